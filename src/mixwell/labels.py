@@ -1,0 +1,198 @@
+"""What a mixed image is called: label policies, which set weights after the forward pass."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixwell.batch import MixedBatch
+from mixwell.value import Value
+
+
+@dataclass(frozen=True)
+class View:
+    """What the forward passes of one step produced, for a label policy to read.
+
+    Attributes:
+        logits: Of the mixed images, shape ``(B, N)``.
+        clean_logits: Of the unmixed images, shape ``(B, N)``, or ``None`` where no such pass was made.
+    """
+
+    logits: Tensor
+    clean_logits: Tensor | None = None
+
+
+class LabelPolicy(Value, ABC):
+    """Sets the weights of a mixed batch's labels."""
+
+    needs_clean = False  # whether it reads the logits of the unmixed images, which cost another forward pass
+
+    @abstractmethod
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return weights ``(B, K)``, float32, without gradient."""
+
+
+class PixelShare(LabelPolicy):
+    """Labels follow the pixels, as the sample policy says: the weights a mixed batch comes with.
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> PixelShare()(NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1])), View(torch.zeros(1, 3)))
+        tensor([[1., 0.]])
+    """
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        return mixed.weights
+
+
+class Similarity(Value, ABC):
+    """Measures how far the prediction for a mixed image is from those for its two sources."""
+
+    @abstractmethod
+    def __call__(
+        self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
+    ) -> tuple[Tensor, Tensor]:
+        """Compare probabilities.
+
+        Args:
+            clean: Of the unmixed images, shape ``(B, N)``.
+            mixed: Of the mixed images, shape ``(B, N)``.
+            labels: Class of each source, shape ``(B, 2)``.
+            sources: Rows of the sources, shape ``(B, 2)``.
+            kappa: Strength.
+
+        Returns:
+            How far from each source, shape ``(B, 2)``, and the same class by class, ``(B, 2, N)``.
+        """
+
+
+class Distance(Similarity):
+    """The Euclidean distance between the probabilities: the closer source gains weight, as the publication says.
+
+    Example:
+        >>> p, labels, sources = torch.eye(2), torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 0]])
+        >>> Distance()(p, p, labels, sources, 1.0)[0]
+        tensor([[0.0000, 1.4142],
+                [0.0000, 1.4142]])
+    """
+
+    def __call__(
+        self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
+    ) -> tuple[Tensor, Tensor]:
+        difference = kappa * (mixed[:, None] - clean[sources]).abs()  # (B, 2, N)
+        return difference.norm(dim=2), difference
+
+
+class Released(Similarity):
+    """The formula of SUMix's released code, per class ``kappa * sqrt(N) * unit(softmax(sign * (mixed - clean)))``.
+
+    Args:
+        sign: ``+1`` as released: weight moves towards the class the model does *not* see. ``-1`` is :class:`Agreement`.
+        zero_shared: Take the other source's class out of the clean prediction also where both sources share it, as released.
+
+    Example:
+        >>> p, labels, sources = torch.eye(2), torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 0]])
+        >>> Released()(p, p, labels, sources, 1.0)[0].shape
+        torch.Size([2, 2])
+    """
+
+    sign: float = 1.0
+    zero_shared: bool = False
+
+    def __call__(
+        self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
+    ) -> tuple[Tensor, Tensor]:
+        other = labels.flip(1)[..., None]
+        keep = torch.zeros_like(other, dtype=torch.bool) if self.zero_shared else other == labels[..., None]
+        seen = clean[sources]  # (B, 2, N)
+        seen = seen.scatter(2, other, seen.gather(2, other) * keep)
+        away = (self.sign * (mixed[:, None] - seen)).softmax(2)
+        terms = kappa * math.sqrt(mixed.shape[1]) * F.normalize(away, dim=2)
+        return terms.gather(2, labels[..., None])[..., 0], terms
+
+
+class Agreement(Released):
+    """:class:`Released` with the sign turned, so that the class the model sees gains weight; keep ``kappa`` at most 1.
+
+    Example:
+        >>> Agreement().sign
+        -1.0
+    """
+
+    sign: float = -1.0
+
+
+SIMILARITIES: dict[str, Similarity] = {"distance": Distance(), "released": Released(), "agreement": Agreement()}
+
+
+class SemanticShare(LabelPolicy):
+    """SUMix's ratio learning: weights follow what the model sees of each source in the mixed image.
+
+    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from that for
+    a source. Nothing depends on the batch's size or the number of classes, and ``lam`` of 0 or 1 stays finite.
+
+    Args:
+        similarity: ``"distance"``, ``"released"``, ``"agreement"`` or a :class:`Similarity`.
+        kappa: Strength. Feedback is positive for ``"distance"`` and ``"agreement"``: labels run away to 0 and 1 above
+            about 1.4 and 1.1.
+
+    Raises:
+        ValueError: The similarity is unknown, ``kappa`` is negative, or the batch does not have two sources with class
+            indices and clean logits.
+
+    Note:
+        The released code scales by the batch size instead of ``kappa * sqrt(N)`` and moves weight towards the class the
+        model does not see; ``SUMix(reference_compat=True)`` reproduces it.
+
+    Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> mixed = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> same = torch.zeros(4, 10)
+        >>> bool(SemanticShare()(mixed, View(same, clean_logits=same)).allclose(mixed.weights, atol=1e-5))
+        True
+    """
+
+    similarity: str | Similarity = "distance"
+    kappa: float = 1.0
+
+    needs_clean = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
+        if not self.kappa >= 0:
+            raise ValueError(f"kappa must not be negative, but got {self.kappa}.")
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        return self.terms(mixed, view)[0]
+
+    def terms(self, mixed: MixedBatch, view: View, kappa: float | None = None) -> tuple[Tensor, Tensor]:
+        """Return the weights ``(B, 2)``, and the distances class by class ``(B, 2, N)`` that SUMix's regulariser needs."""
+        _check_two_sources(mixed)
+        if view.clean_logits is None:
+            raise ValueError("SemanticShare compares with the unmixed images: give View(logits, clean_logits=...).")
+        similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
+        with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
+            clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
+            strength = self.kappa if kappa is None else kappa
+            away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, strength)
+            lam = mixed.weights[:, 0].clamp(1e-6, 1 - 1e-6)
+            own = torch.sigmoid(torch.logit(lam) + away[:, 1] - away[:, 0])
+            return torch.stack((own, 1 - own), 1), by_class
+
+
+def _check_two_sources(mixed: MixedBatch) -> None:
+    if mixed.weights.shape[1] != 2:
+        raise ValueError(
+            f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources; use a "
+            "two-source policy."
+        )
+    if mixed.labels.dim() != 2:
+        raise ValueError(f"SUMix needs class indices, but the labels are dense {tuple(mixed.labels.shape)}.")

@@ -1,0 +1,120 @@
+"""What an error costs: losses that read a mixed batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixwell.batch import MixedBatch, check_classes
+from mixwell.targets import SoftTargets, Targets
+
+
+def cross_entropy(
+    logits: Tensor, mixed: MixedBatch, smoothing: float = 0.0, reduction: str = "mean", *, published: bool = False
+) -> Tensor:
+    """Cross entropy of every source's label, weighted sample by sample.
+
+    ``sum_k w_k CE(logits, y_k)``, the same as the cross entropy of dense soft targets, but without building them.
+    Computed in float32.
+
+    Args:
+        logits: Shape ``(B, N)``.
+        mixed: The mixed batch.
+        smoothing: Share of the labels' mass spread evenly over all classes. Smooth here or in ``mixed.targets``, never both.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
+        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do: for parity only, as it
+            throws the weighting of single samples away.
+
+    Returns:
+        A scalar, or the loss of every sample ``(B,)``.
+
+    Raises:
+        ValueError: Logits do not fit the batch, a label is out of range (looked at on the CPU only), or the reduction is
+            unknown.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> cross_entropy(torch.zeros(4, 10), mixed)
+        tensor(2.3026)
+    """
+    _check(logits, mixed)
+    log_probabilities = logits.float().log_softmax(1)
+    weights = mixed.weights
+    if published:
+        weights = weights.mean(0, keepdim=True).expand_as(weights)
+    if mixed.labels.dim() == 3:
+        each = -torch.einsum("bk,bkn,bn->b", weights, mixed.labels.float(), log_probabilities)
+    else:
+        each = -(weights * log_probabilities.gather(1, mixed.labels)).sum(1)
+    if smoothing:
+        each = (1 - smoothing) * each - smoothing * weights.sum(1) * log_probabilities.mean(1)
+    return _reduced(each, reduction)
+
+
+def binary_cross_entropy(
+    logits: Tensor,
+    mixed: MixedBatch,
+    smoothing: float = 0.0,
+    reduction: str = "mean",
+    *,
+    targets: Targets = SoftTargets(),
+    classes: str = "mean",
+    negative_weight: float = 1.0,
+) -> Tensor:
+    """Binary cross entropy of every class, against targets made from the mixed labels.
+
+    Args:
+        logits: Shape ``(B, N)``.
+        mixed: The mixed batch.
+        smoothing: Share of the labels' mass spread evenly over all classes, before the targets are made binary.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
+        targets: How labels become targets: :class:`SoftTargets`, :class:`TwoHotTargets` or :class:`ThresholdTargets`.
+        classes: ``"mean"`` over the classes, as timm and torchvision do, or ``"sum"``, as OpenMixup does.
+        negative_weight: Factor for classes whose target is zero.
+
+    Returns:
+        A scalar, or the loss of every sample ``(B,)``.
+
+    Raises:
+        ValueError: Logits do not fit the batch, or a reduction is unknown.
+
+    Source: Wightman et al., *ResNet strikes back*, 2021 (arXiv:2110.00476), for training on mixed labels this way.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> binary_cross_entropy(torch.zeros(4, 10), mixed)
+        tensor(0.6931)
+    """
+    _check(logits, mixed)
+    target = targets(mixed, logits.shape[1], smoothing)
+    each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    if negative_weight != 1:
+        each = each * target_weights(target, negative_weight)
+    if classes not in ("mean", "sum"):
+        raise ValueError(f"classes must be mean or sum, but got {classes!r}.")
+    return _reduced(each.mean(1) if classes == "mean" else each.sum(1), reduction)
+
+
+def target_weights(target: Tensor, negative_weight: float) -> Tensor:
+    """Return 1 where a target is positive and ``negative_weight`` elsewhere, shape ``(B, N)``.
+
+    Example:
+        >>> target_weights(torch.tensor([[0.3, 0.0]]), 0.5)
+        tensor([[1.0000, 0.5000]])
+    """
+    return torch.where(target > 0, 1.0, negative_weight)
+
+
+def _check(logits: Tensor, mixed: MixedBatch) -> None:
+    if logits.dim() != 2 or len(logits) != len(mixed.weights):
+        raise ValueError(f"logits must have shape ({len(mixed.weights)}, N) as the batch has, but got {tuple(logits.shape)}.")
+    check_classes(mixed.labels, logits.shape[1])
+
+
+def _reduced(each: Tensor, reduction: str) -> Tensor:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be mean, sum or none, but got {reduction!r}.")
+    return each if reduction == "none" else getattr(each, reduction)()

@@ -1,0 +1,7 @@
+"""One file per training step."""
+
+from mixwell.methods.method import Method
+from mixwell.methods.mixing import Mixing
+from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, sumix_terms
+
+__all__ = ["Method", "Mixing", "SUMix", "SUMixTerms", "UncertaintyHead", "sumix_terms"]

@@ -1,0 +1,59 @@
+"""The plain way: mix, predict, weigh the labels, and learn from the mixed images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mixwell.batch import MixedBatch
+from mixwell.labels import LabelPolicy, PixelShare, View
+from mixwell.losses import cross_entropy
+from mixwell.methods.method import Method
+from mixwell.policy import BatchPolicy, NoMix
+from mixwell.taps import frozen_statistics
+
+Loss = Callable[[Tensor, MixedBatch], Tensor]
+
+
+class Mixing(Method):
+    """Train on the images of any sample policy, with the labels of any label policy.
+
+    Args:
+        model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
+        policy: What goes where; ``None`` trains on the images as they are.
+        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
+        label: What a mixed image is called. A label policy that looks at the unmixed images costs one more forward pass,
+            without gradient and without moving batch-norm statistics.
+        loss: What an error costs, ``(logits, mixed) -> scalar``.
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), CutMix(alpha=0.2))
+        >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        policy: BatchPolicy | None = None,
+        *,
+        num_classes: int | None = None,
+        label: LabelPolicy = PixelShare(),
+        loss: Loss = cross_entropy,
+    ) -> None:
+        super().__init__(model)
+        self.policy = NoMix() if policy is None else policy
+        self.label, self.loss = label, loss
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """See :meth:`Method.forward`."""
+        mixed = self.policy(images, labels, model=self.model)
+        clean_logits = None
+        if self.label.needs_clean:
+            with torch.no_grad(), frozen_statistics(self.model):
+                clean_logits = self.model(images)
+        logits = self.model(mixed.images)
+        mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
+        return {"loss": self.loss(logits, mixed), "output": logits}

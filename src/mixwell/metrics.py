@@ -1,0 +1,168 @@
+"""How good it is: accuracy on clean and on mixed images, calibration, likelihood."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Labelled(Protocol):
+    """What the accuracies on mixed images read: a ``MixedBatch``, or anything with these two fields."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Label of each source, class indices ``(B, K)`` or dense labels ``(B, K, N)``."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """How much of each label the image carries, shape ``(B, K)``."""
+        ...
+
+
+def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """Return how often the right class is among the ``k`` highest, in percent.
+
+    Args:
+        logits: Shape ``(B, N)``; with fewer than ``k`` classes all are taken.
+        labels: Class indices, shape ``(B,)``.
+        k: How many classes count.
+
+    Returns:
+        Scalar in [0, 100].
+
+    Example:
+        >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), torch.tensor([1, 2]))
+        tensor(50.)
+    """
+    _check(logits, labels)
+    highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return 100 * (highest == labels[:, None]).any(1).float().mean()
+
+
+def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
+    """Return how much of the label the highest class covers, in percent.
+
+    The mean over images of the summed weights of those sources whose label is the predicted class.
+
+    Args:
+        logits: Shape ``(B, N)``.
+        mixed: The mixed batch.
+
+    Returns:
+        Scalar; in [0, 100] where weights sum to one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> mixed = SimpleNamespace(labels=torch.tensor([[0, 1]]), weights=torch.tensor([[0.75, 0.25]]))
+        >>> mixed_accuracy(torch.tensor([[0.0, 9.0, 1.0]]), mixed)
+        tensor(25.)
+    """
+    hits = _hits(logits.argmax(1, keepdim=True), mixed.labels)[..., 0]
+    return 100 * (mixed.weights * hits).sum(1).mean()
+
+
+def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
+    """Return the weight of the labels that stand in the right rank, in percent.
+
+    The label of the largest weight must be the highest class, that of the second largest exactly the second highest
+    class, and so on. Of equal weights the later source counts as the larger one. Sources with equal labels can score
+    once only, because a class has one rank.
+
+    Args:
+        logits: Shape ``(B, N)``.
+        mixed: The mixed batch.
+        order: ``"sample"`` ranks and weights the sources of every image by its own weights. ``"batch"`` uses the mean
+            weights of the batch for all, as OpenMixup does; the same where all images share one ratio. ``"given"``
+            takes the mean weights and the sources as they stand, with the last one anywhere from its rank down to the
+            third, as OpenMixup does for Co-Mixup.
+
+    Returns:
+        Scalar; in [0, 100] where weights sum to one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> mixed = SimpleNamespace(labels=torch.tensor([[0, 1]]), weights=torch.tensor([[0.75, 0.25]]))
+        >>> ranked_accuracy(torch.tensor([[9.0, 0.0, 1.0]]), mixed)
+        tensor(75.)
+    """
+    count = mixed.weights.shape[1]
+    depth = max(count, 3) if order == "given" else count
+    hits = _hits(logits.topk(min(depth, logits.shape[1]), dim=1).indices, mixed.labels)  # (B, K, ranks)
+    weights = mixed.weights if order == "sample" else mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights)
+    rank = torch.arange(count, device=hits.device).expand(weights.shape)
+    if order != "given":
+        # A stable sort of the reversed row puts the later of two equal weights first.
+        rank = weights.flip(1).argsort(dim=1, descending=True, stable=True).argsort(1).flip(1)
+    right = rank[..., None] == torch.arange(hits.shape[2], device=hits.device)
+    if order == "given":
+        right[:, -1, count:3] = True
+    return 100 * (weights * (hits * right).sum(2)).sum(1).mean()
+
+
+def expected_calibration_error(
+    logits: Tensor, labels: Tensor, bins: int = 10, *, probabilities: bool = False
+) -> Tensor:
+    """Return by how much confidence and accuracy differ, averaged over equally wide bins of confidence.
+
+    A bin holds confidences in ``(a, b]``; the first one also holds 0. Every bin is weighted by its own count.
+
+    Args:
+        logits: Logits, or with ``probabilities=True`` probabilities, shape ``(B, N)``.
+        labels: Class indices, shape ``(B,)``.
+        bins: How many bins divide [0, 1].
+        probabilities: Whether ``logits`` already went through a softmax.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ValueError: Shapes do not belong together.
+
+    Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
+
+    Example:
+        >>> sure = torch.tensor([[0.8, 0.2], [0.8, 0.2]])
+        >>> expected_calibration_error(sure, torch.tensor([0, 1]), probabilities=True)
+        tensor(0.3000)
+    """
+    _check(logits, labels)
+    scores = logits.float() if probabilities else logits.float().softmax(1)
+    confidence, predicted = scores.max(1)
+    edges = torch.arange(1, bins, device=scores.device) / bins
+    # A bin's count times |accuracy - confidence| is the absolute sum of the differences in it.
+    difference = (predicted == labels).float() - confidence
+    total = scores.new_zeros(bins).index_add_(0, torch.bucketize(confidence, edges), difference)
+    return total.abs().sum() / len(labels)
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean negative log likelihood of the right class, in nats.
+
+    Args:
+        logits: Shape ``(B, N)``; log probabilities do as well.
+        labels: Class indices, shape ``(B,)``.
+
+    Example:
+        >>> negative_log_likelihood(torch.zeros(3, 10), torch.arange(3))
+        tensor(2.3026)
+    """
+    _check(logits, labels)
+    return F.cross_entropy(logits.float(), labels)
+
+
+def _hits(classes: Tensor, labels: Tensor) -> Tensor:
+    """Return how much of every source's label lies on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
+    if labels.ndim == 2:
+        return (labels[:, :, None] == classes[:, None]).float()
+    return labels.gather(2, classes[:, None].expand(-1, labels.shape[1], -1)).float()
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits must have shape (B, N) and labels (B,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
+        )

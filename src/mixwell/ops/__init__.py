@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: no classes and no randomness."""

@@ -1,0 +1,45 @@
+"""Points of a map: the largest value, or one drawn in proportion to the values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> tuple[Tensor, Tensor]:
+    """Find the first largest value of every map.
+
+    Args:
+        maps: Shape ``(S, h, w)``, in [0, 1] where ``levels`` is given.
+        size: Height and width of the image that the maps belong to.
+        levels: Round down to this many levels first, which makes ties.
+
+    Returns:
+        Row and column in the image, shape ``(S,)`` each, int64.
+    """
+    values = maps.flatten(1)
+    if levels is not None:
+        values = (values * levels).long()
+    return _in_image(values.argmax(1), maps, size)
+
+
+def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Draw a point of every map with a probability proportional to its value.
+
+    Args:
+        maps: Non-negative values, shape ``(S, h, w)``.
+        u: Uniform numbers in [0, 1), shape ``(S,)``.
+        size: Height and width of the image that the maps belong to.
+
+    Returns:
+        Row and column in the image, shape ``(S,)`` each, int64.
+    """
+    mass = maps.flatten(1).double().cumsum(1)
+    index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
+    return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)
+
+
+def _in_image(index: Tensor, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    h, w = maps.shape[1:]
+    row, column = index // w, index % w
+    return ((2 * row + 1) * size[0]) // (2 * h), ((2 * column + 1) * size[1]) // (2 * w)  # the middle of the cell

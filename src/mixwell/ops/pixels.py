@@ -1,0 +1,87 @@
+"""Gather, blend and choose whole batches of pixels, in whatever order they lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+LARGE_IMAGE = 64 * 1024  # bytes; from here on a loop over images beats one batched operation on a CPU (docs/lab-book.md)
+
+
+def layout(images: Tensor) -> torch.memory_format | None:
+    """Return the order in which pixels fill memory without a gap, or ``None`` if they do not."""
+    if images.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
+
+
+def memory_order(images: Tensor) -> Tensor:
+    """View dense images so that memory is walked from the first pixel to the last.
+
+    Returns:
+        ``(B, C, H * W)``, or ``(B, H * W, C)`` for channels-last images.
+    """
+    if images.is_contiguous():
+        return images.flatten(2)
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def gather_into(images: Tensor, index: Tensor, out: Tensor) -> Tensor:
+    """Gather rows into ``out``, or into a new tensor where ``out`` is ``images`` itself and still needed."""
+    if out.data_ptr() == images.data_ptr():
+        return images.index_select(0, index)
+    return torch.index_select(images, 0, index, out=out)
+
+
+def blend(partner: Tensor, anchor: Tensor, share: Tensor | float) -> Tensor:
+    """Return ``share`` of the anchor and the rest of the partner; exact where the share is 0 or 1."""
+    if anchor.dtype == torch.uint8:
+        mixed = torch.lerp(partner.float(), anchor.float(), share if isinstance(share, float) else share.float())
+        return mixed.round_().to(torch.uint8)  # halves go to the even neighbour
+    return torch.lerp(partner, anchor, share if isinstance(share, float) else share.to(anchor.dtype))
+
+
+def blend_into(partner: Tensor, anchor: Tensor, share: Tensor | float, out: Tensor) -> None:
+    """Write ``blend(partner, anchor, share)`` to ``out``, which may be either of them."""
+    if anchor.dtype == torch.uint8:
+        out.copy_(blend(partner, anchor, share))
+    elif isinstance(share, float):
+        torch.lerp(partner, anchor, share, out=out)
+    else:
+        torch.lerp(partner, anchor, share.to(anchor.dtype), out=out)
+
+
+def choose_into(partner: Tensor, anchor: Tensor, keep: Tensor, out: Tensor) -> None:
+    """Write the anchor where ``keep`` (a 0/1 factor of the images' dtype) is 1 and the partner elsewhere, exactly."""
+    if anchor.dtype == torch.uint8:
+        torch.add(partner, (anchor - partner).mul_(keep), out=out)  # differences wrap around and come back
+    else:
+        torch.lerp(partner, anchor, keep, out=out)
+
+
+def one_by_one(images: Tensor, partner: list[int], out: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Walk a batch image by image: row, anchor, partner, and where the mixed image goes.
+
+    In place (``out`` is ``images``) the rows come along the cycles of the pairing, so that a partner is read before it is
+    overwritten and one image of scratch is enough.
+    """
+    if out.data_ptr() != images.data_ptr():
+        yield from zip(range(len(partner)), images, (images[p] for p in partner), out, strict=True)
+        return
+    if len(set(partner)) < len(partner):  # not a permutation: no order of the rows would do
+        yield from one_by_one(images.clone(memory_format=torch.preserve_format), partner, out)
+        return
+    seen = [False] * len(partner)
+    scratch = torch.empty_like(images[0])
+    for first in range(len(partner)):
+        if seen[first]:
+            continue
+        scratch.copy_(images[first])
+        row = first
+        while not seen[row]:
+            seen[row] = True
+            following = partner[row]
+            yield row, out[row], scratch if following == first else images[following], out[row]
+            row = following

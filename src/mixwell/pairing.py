@@ -1,0 +1,116 @@
+"""Who with whom: every anchor's partner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import field
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Batch
+from mixwell.value import Value, set_field
+
+
+class Pairing(Value, ABC):
+    """Chooses a partner for every image of a batch.
+
+    ``involutive`` says that the partner of the partner is the anchor, which scope ``"pair"`` needs.
+    """
+
+    involutive = False
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the partner of every row, shape ``(B,)``, int64."""
+
+
+class Permutation(Pairing):
+    """A random permutation; an image may get itself (in 63 % of batches at least one does).
+
+    Example:
+        >>> sorted(Permutation()(Batch(torch.rand(4, 3, 8, 8), torch.arange(4))).tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return batch.randperm()
+
+
+class Derangement(Pairing):
+    """A random permutation that gives no image itself: one step of random length along a random cycle.
+
+    A batch of one has no derangement and keeps its image.
+
+    Example:
+        >>> partner = Derangement()(Batch(torch.rand(5, 3, 8, 8), torch.arange(5)))
+        >>> bool((partner == torch.arange(5)).any())
+        False
+    """
+
+    def __call__(self, batch: Batch) -> Tensor:
+        n = len(batch)
+        order = batch.randperm()
+        step = (batch.rand(1) * (n - 1)).long() + 1
+        ahead = (torch.arange(n, device=order.device) + step) % n
+        return torch.empty_like(order).scatter_(0, order, order[ahead])
+
+
+class Roll(Pairing):
+    """The row ``shift`` places before, as torchvision pairs (with ``shift=1``); needs a shuffled loader.
+
+    Args:
+        shift: Rows to look back.
+
+    Example:
+        >>> Roll()(Batch(torch.rand(3, 3, 8, 8), torch.arange(3)))
+        tensor([2, 0, 1])
+    """
+
+    shift: int = field(default=1, kw_only=False)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        n = len(batch)
+        return (torch.arange(n, device=batch.device) - self.shift) % n
+
+
+class Reverse(Pairing):
+    """Row *i* with row *B - 1 - i*, as timm pairs; the middle row of an odd batch gets itself.
+
+    Example:
+        >>> Reverse()(Batch(torch.rand(3, 3, 8, 8), torch.arange(3)))
+        tensor([2, 1, 0])
+    """
+
+    involutive = True
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return torch.arange(len(batch) - 1, -1, -1, device=batch.device)
+
+
+class Given(Pairing):
+    """Partners known beforehand.
+
+    Args:
+        partner: Partner of every row.
+
+    Raises:
+        ValueError: The batch has another length, or a partner is not one of its rows.
+
+    Example:
+        >>> Given([1, 0, 2])(Batch(torch.rand(3, 3, 8, 8), torch.arange(3)))
+        tensor([1, 0, 2])
+    """
+
+    partner: tuple[int, ...] = field(default=(), kw_only=False)
+
+    def __post_init__(self) -> None:
+        set_field(self, "partner", tuple(int(p) for p in self.partner))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        n = len(batch)
+        if len(self.partner) != n:
+            raise ValueError(f"Given has {len(self.partner)} partners, but the batch has {n} images; give one for each.")
+        if not all(0 <= p < n for p in self.partner):
+            raise ValueError(f"Given needs partners between 0 and {n - 1}, but got {self.partner}.")
+        return torch.tensor(self.partner, device=batch.device)

@@ -1,0 +1,9 @@
+"""What is mixed with what, and where: the only code that reads or writes pixels."""
+
+from mixwell.plan.base import Plan
+from mixwell.plan.blend import BlendPlan
+from mixwell.plan.box import BoxPlan
+from mixwell.plan.choice import ChoicePlan
+from mixwell.plan.mask import MaskPlan, PatchPlan
+
+__all__ = ["BlendPlan", "BoxPlan", "ChoicePlan", "MaskPlan", "PatchPlan", "Plan"]

@@ -1,0 +1,189 @@
+"""What every plan is: a record of all that was drawn for one batch, and a pure function of images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Pairs, check_images
+from mixwell.ops.pixels import LARGE_IMAGE, layout
+
+
+class Plan(ABC):
+    """Everything drawn for one batch, as small tensors; applying it is a pure function.
+
+    The same plan can be applied again: to a second view, to segmentation maps, to images of another type or size.
+
+    Attributes:
+        sources: Rows every mixed image is made of, the anchor first, shape ``(B, K)``.
+        lam: Nominal ratio, the drawn share of the anchor, shape ``(B,)``.
+        weights: Label weight of every source, shape ``(B, K)``, float32.
+        size: Height and width the plan was drawn for.
+    """
+
+    _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold
+
+    def __init__(self, pairs: Pairs, weights: Tensor) -> None:
+        n = len(pairs)
+        partner = pairs.partner if pairs.partner.dim() == 2 else pairs.partner[:, None]
+        anchor = torch.arange(n, device=partner.device)
+        self.sources = torch.cat((anchor[:, None], partner), 1)
+        self.lam = pairs.lam.expand(n)
+        self.weights = weights.float().expand(n, -1)
+        self.size = pairs.size
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Tell whether a source's pixels stand elsewhere in the mixed image than in the clean one."""
+        return False
+
+    def __len__(self) -> int:
+        return self.sources.shape[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(sources={tuple(self.sources.shape)}, size={self.size})"
+
+    @abstractmethod
+    def share(self, size: tuple[int, int]) -> Tensor:
+        """Return every source's share of every pixel of images of this size, shape ``(B, K, H, W)``, float32."""
+
+    @abstractmethod
+    def _mix(self, images: Tensor) -> Tensor:
+        """Mix functionally: differentiable and compilable."""
+
+    @abstractmethod
+    def _mix_batch(self, images: Tensor, out: Tensor) -> None:
+        """Mix dense images of one layout into ``out``, which may be ``images``, in few large operations."""
+
+    def _mix_large(self, images: Tensor, out: Tensor) -> None:
+        """Do the same image by image, where that is faster."""
+        self._mix_batch(images, out)
+
+    def apply(self, images: Tensor, out: Tensor | None = None) -> Tensor:
+        """Mix a batch.
+
+        Args:
+            images: Shape ``(B, C, H, W)``, floating point or uint8 (rounded to nearest), of any size.
+            out: Buffer for the result, like ``images``; it may be ``images`` itself. A loop that hands in the same buffer
+                saves the page faults of a new one, which on a CPU cost more than the mixing.
+
+        Returns:
+            Mixed images of the same shape, type and memory format: ``out`` where it is given.
+
+        Raises:
+            TypeError: Images are of another type.
+            ValueError: The batch or the buffer has another shape than the plan needs.
+
+        Example:
+            >>> from mixwell import CutMix
+            >>> images = torch.rand(4, 3, 8, 8)
+            >>> plan = CutMix().draw(images, torch.arange(4))
+            >>> bool((plan.apply(images) == plan.apply(images)).all())
+            True
+        """
+        check_images(images)
+        self._check_rows(images)
+        if out is not None and (out.shape != images.shape or out.dtype != images.dtype or out.device != images.device):
+            raise ValueError(
+                f"out must be like the images, {tuple(images.shape)} {images.dtype} on {images.device}, but is "
+                f"{tuple(out.shape)} {out.dtype} on {out.device}."
+            )
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
+            mixed = self._mix(images)
+            return mixed if out is None else out.copy_(mixed)
+        if out is None:
+            out = torch.empty_like(images)
+        if layout(images) is None or layout(images) != layout(out):
+            return out.copy_(self._mix(images))
+        large = images.device.type == "cpu" and images[0].numel() * images.element_size() > LARGE_IMAGE
+        (self._mix_large if large else self._mix_batch)(images, out)
+        return out
+
+    def apply_segmentation(self, maps: Tensor) -> Tensor:
+        """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
+
+        Args:
+            maps: Shape ``(B, H, W)`` or ``(B, 1, H, W)``, any type.
+
+        Returns:
+            The mixed maps; no id appears that was in no source.
+        """
+        self._check_rows(maps)
+        images = maps[:, None] if maps.dim() == 3 else maps
+        owner = self.share((images.shape[2], images.shape[3])).argmax(1, keepdim=True)
+        mixed = self._source(images, 0)
+        for k in range(1, self.sources.shape[1]):
+            mixed = torch.where(owner == k, self._source(images, k), mixed)
+        return mixed[:, 0] if maps.dim() == 3 else mixed
+
+    def to(self, device: torch.device | str) -> Plan:
+        """Return the plan on another device."""
+        return Plan.from_state_dict(_sent(self.state_dict(), device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
+        names = ("sources", "lam", "weights", "size", *self._geometry)
+        state = {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
+        if "plans" in state:
+            state["plans"] = tuple(plan.state_dict() for plan in state["plans"])
+        return state
+
+    @staticmethod
+    def from_state_dict(state: dict[str, Any]) -> Plan:
+        """Make a saved plan again.
+
+        Raises:
+            ValueError: The state is not a saved plan.
+
+        Example:
+            >>> from mixwell import CutMix
+            >>> plan = CutMix().draw(torch.rand(4, 3, 8, 8), torch.arange(4))
+            >>> Plan.from_state_dict(plan.state_dict())
+            BoxPlan(sources=(4, 2), size=(8, 8))
+        """
+        kinds = {kind.__name__: kind for kind in _all_kinds(Plan)}
+        kind = kinds.get(state.get("kind", ""))
+        names = () if kind is None else ("sources", "lam", "weights", "size", *kind._geometry)
+        if kind is None or set(state) != {"kind", *names}:
+            raise ValueError(f"Not a saved plan: expected the state_dict() of one of {sorted(kinds)}, got {sorted(state)}.")
+        plan = kind.__new__(kind)
+        for name in names:
+            setattr(plan, name, tuple(state[name]) if name == "size" else state[name])
+        if "plans" in names:
+            plan.plans = tuple(Plan.from_state_dict(inner) for inner in state["plans"])
+        return plan
+
+    def _check_rows(self, images: Tensor) -> None:
+        if images.shape[0] != len(self):
+            raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")
+
+    def _differentiable(self, images: Tensor) -> bool:
+        return images.requires_grad
+
+    def _source(self, images: Tensor, k: int) -> Tensor:
+        """Return source ``k`` of every row, moved to where it stands in the mixed image."""
+        return images if k == 0 else images.index_select(0, self.sources[:, k])
+
+
+def _all_kinds(kind: type[Plan]) -> list[type[Plan]]:
+    return [k for sub in kind.__subclasses__() for k in (sub, *_all_kinds(sub))]
+
+
+def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    sent = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in state.items()}
+    if "plans" in sent:
+        sent["plans"] = tuple(_sent(inner, device) for inner in sent["plans"])
+    return sent
+
+
+def on_host(t: Tensor) -> bool:
+    """Tell whether reading a tensor's numbers stalls nothing."""
+    return t.device.type == "cpu"
+
+
+def shared(t: Tensor) -> bool:
+    """Tell whether all rows are the same one, expanded."""
+    return t.stride(0) == 0 or t.shape[0] == 1

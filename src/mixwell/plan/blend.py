@@ -1,0 +1,42 @@
+"""One ratio for all pixels of an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Pairs
+from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one
+from mixwell.plan.base import Plan, on_host, shared
+
+
+class BlendPlan(Plan):
+    """Every pixel is ``lam`` of the anchor and the rest of the partner.
+
+    Args:
+        pairs: The pairs; ``pairs.lam`` is the share.
+    """
+
+    def __init__(self, pairs: Pairs) -> None:
+        super().__init__(pairs, torch.stack((pairs.lam, 1 - pairs.lam), 1))
+
+    def share(self, size: tuple[int, int]) -> Tensor:
+        """See :meth:`Plan.share`."""
+        return self.weights[:, :, None, None].expand(-1, -1, *size)
+
+    def _differentiable(self, images: Tensor) -> bool:
+        return images.requires_grad or self.lam.requires_grad
+
+    def _mix(self, images: Tensor) -> Tensor:
+        return blend(self._source(images, 1), images, self.lam[:, None, None, None])
+
+    def _mix_batch(self, images: Tensor, out: Tensor) -> None:
+        anchors, mixed = memory_order(images), memory_order(out)
+        partners = gather_into(anchors, self.sources[:, 1], mixed)
+        lam = float(self.lam[0]) if on_host(self.lam) and shared(self.lam) else self.lam[:, None, None]
+        blend_into(partners, anchors, lam, mixed)
+
+    def _mix_large(self, images: Tensor, out: Tensor) -> None:
+        lam = self.lam.tolist()
+        for row, anchor, partner, mixed in one_by_one(images, self.sources[:, 1].tolist(), out):
+            blend_into(partner, anchor, lam[row], mixed)

@@ -1,0 +1,113 @@
+"""Rectangles of other images, pasted as they are or scaled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Pairs
+from mixwell.ops.boxes import area, covered, rescaled, visible
+from mixwell.ops.masks import mask_into
+from mixwell.ops.pixels import gather_into, memory_order, one_by_one
+from mixwell.ops.resample import paste_scaled, scaled_crop
+from mixwell.plan.base import Plan, on_host, shared
+
+
+class BoxPlan(Plan):
+    """Boxes of other images are pasted over the anchor, later ones over earlier ones.
+
+    Args:
+        pairs: The pairs; ``pairs.partner`` may be ``(B, K - 1)``, one partner per box.
+        boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, shape ``(S, 4)`` or ``(S, K - 1, 4)``.
+        source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes what lies in the same place.
+        interpolation: How to scale: ``"nearest"``, ``"bilinear"`` or ``"area"``.
+        weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``; for two sources only.
+    """
+
+    _geometry = ("boxes", "source_boxes", "interpolation")
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        boxes: Tensor,
+        source_boxes: Tensor | None = None,
+        interpolation: str = "nearest",
+        weight: Tensor | None = None,
+    ) -> None:
+        boxes = boxes if boxes.dim() == 3 else boxes[:, None]
+        if weight is not None:
+            weights = torch.stack((weight, 1 - weight), 1)
+        elif boxes.shape[1] == 1:
+            pasted = area(boxes).float() / (pairs.size[0] * pairs.size[1])  # (S, 1)
+            weights = torch.cat((1 - pasted, pasted), 1)
+        else:
+            weights = visible(boxes, pairs.size, pairs.size).mean((2, 3))
+        super().__init__(pairs, weights)
+        self.boxes = boxes.expand(len(pairs), -1, -1)
+        self.source_boxes = None
+        if source_boxes is not None:
+            source_boxes = source_boxes if source_boxes.dim() == 3 else source_boxes[:, None]
+            self.source_boxes = source_boxes.expand(len(pairs), -1, -1)
+        self.interpolation = interpolation
+
+    @property
+    def moves_pixels(self) -> bool:
+        """See :meth:`Plan.moves_pixels`."""
+        return self.source_boxes is not None
+
+    def share(self, size: tuple[int, int]) -> Tensor:
+        """See :meth:`Plan.share`."""
+        return visible(self.boxes, self.size, size)
+
+    def _mix(self, images: Tensor) -> Tensor:
+        inside = covered(self.boxes, self.size, (images.shape[2], images.shape[3]))
+        mixed = images
+        for k in range(1, self.sources.shape[1]):
+            mixed = torch.where(inside[:, k - 1, None], self._source(images, k), mixed)
+        return mixed
+
+    def _mix_batch(self, images: Tensor, out: Tensor) -> None:
+        if self.source_boxes is not None or self.boxes.shape[1] > 1 or self.size != tuple(images.shape[2:]):
+            out.copy_(self._mix(images))
+        elif on_host(self.boxes) and shared(self.boxes):
+            self._paste_shared(images, out)
+        else:
+            boxes = self.boxes[:1] if shared(self.boxes) else self.boxes
+            outside = ~covered(boxes, self.size, self.size)  # (S, 1, H, W)
+            anchors, mixed = memory_order(images), memory_order(out)
+            mask_into(gather_into(anchors, self.sources[:, 1], mixed), anchors, outside, images, mixed)
+
+    def _paste_shared(self, images: Tensor, out: Tensor) -> None:
+        top, bottom, left, right = self.boxes[0, 0].tolist()
+        window = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+        if out.data_ptr() != images.data_ptr():
+            out.copy_(images)
+        if top < bottom and left < right:
+            out[window] = images.index_select(0, self.sources[:, 1])[window]
+
+    def _mix_large(self, images: Tensor, out: Tensor) -> None:
+        if self.boxes.shape[1] > 1 or self.size != tuple(images.shape[2:]):
+            out.copy_(self._mix(images))
+            return
+        boxes = self.boxes[:, 0].tolist()
+        source_boxes = None if self.source_boxes is None else self.source_boxes[:, 0].tolist()
+        for row, anchor, partner, mixed in one_by_one(images, self.sources[:, 1].tolist(), out):
+            if mixed.data_ptr() != anchor.data_ptr():
+                mixed.copy_(anchor)
+            top, bottom, left, right = boxes[row]
+            if top < bottom and left < right:
+                patch = partner[:, top:bottom, left:right]
+                if source_boxes is not None:
+                    sides = (bottom - top, right - left)
+                    patch = scaled_crop(partner[None], source_boxes[row], *sides, self.interpolation)[0]
+                mixed[:, top:bottom, left:right] = patch
+
+    def _source(self, images: Tensor, k: int) -> Tensor:
+        source = super()._source(images, k)
+        if k == 0 or self.source_boxes is None:
+            return source
+        boxes, source_boxes = self.boxes[:, k - 1], self.source_boxes[:, k - 1]
+        if self.size != tuple(images.shape[2:]):
+            boxes, source_boxes = (rescaled(box, self.size, images.shape[2:]) for box in (boxes, source_boxes))
+        interpolation = self.interpolation if images.is_floating_point() or images.dtype == torch.uint8 else "nearest"
+        return paste_scaled(source, boxes, source_boxes, interpolation)

@@ -1,0 +1,58 @@
+"""Another plan for every sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Pairs
+from mixwell.plan.base import Plan
+from mixwell.plan.mask import MaskPlan
+
+
+class ChoicePlan(Plan):
+    """Every sample follows one of several plans over the same pairs; it touches pixels only through them.
+
+    Args:
+        plans: Two-source plans with the same sources.
+        choice: Which plan each sample follows, shape ``(B,)``, int64.
+    """
+
+    _geometry = ("plans", "choice")
+
+    def __init__(self, plans: tuple[Plan, ...], choice: Tensor) -> None:
+        self.plans, self.choice = plans, choice
+        self.sources, self.size = plans[0].sources, plans[0].size
+        self.lam, self.weights = self._pick([p.lam for p in plans]), self._pick([p.weights for p in plans])
+
+    def share(self, size: tuple[int, int]) -> Tensor:
+        """See :meth:`Plan.share`."""
+        return self._pick([plan.share(size) for plan in self.plans])
+
+    def _pick(self, values: list[Tensor]) -> Tensor:
+        picked = values[0]
+        for k, value in enumerate(values[1:], 1):
+            picked = torch.where((self.choice == k).view(-1, *(1,) * (value.dim() - 1)), value, picked)
+        return picked
+
+    def _mix(self, images: Tensor) -> Tensor:
+        return self._pick([plan._mix(images) for plan in self.plans])
+
+    def _mix_batch(self, images: Tensor, out: Tensor) -> None:
+        out.copy_(self._pick([plan.apply(images) for plan in self.plans]))
+
+    _mix_large = _mix_batch
+
+    def _source(self, images: Tensor, k: int) -> Tensor:
+        return self._pick([plan._source(images, k) for plan in self.plans])
+
+
+def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:
+    """Combine plans over the same pairs, as a single mask where no plan moves pixels: one pass over the images."""
+    chosen = ChoicePlan(plans, choice)
+    if any(plan.moves_pixels for plan in plans):
+        return chosen
+    pairs = Pairs(chosen.sources[:, 1], chosen.lam, chosen.size)
+    mask = MaskPlan(pairs, chosen.share(chosen.size)[:, :1])
+    mask.weights = chosen.weights  # a plan may carry the drawn ratio instead of its share of the pixels
+    return mask

@@ -1,0 +1,88 @@
+"""CutMix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from mixwell.batch import Pairs
+from mixwell.ops.boxes import area, clipped, cut_size, inside
+from mixwell.plan import BoxPlan
+from mixwell.policy import Policy
+
+_PLACES: dict[str, Callable[..., Tensor]] = {"clip": clipped, "inside": inside}
+
+
+class CutMix(Policy):
+    """Paste a box of the partner at the same place of the anchor; labels follow the area.
+
+    The box has ``sqrt(1 - lam)`` of each side of the image, so that its area is ``1 - lam`` before clipping.
+
+    Args:
+        alpha: Law of ``lam``. The paper uses 1; 0.2 is what SUMix's tables use, 1 the usual choice on ImageNet.
+        pairing: See :class:`Policy`.
+        scope: See :class:`Policy`.
+        box: ``"clip"`` draws the centre over the whole image and clips the box at the border, as published;
+            ``"inside"`` draws among the places where the whole box fits.
+        minmax: Draw both sides uniformly between these shares of the image's sides instead, fully inside, as timm's
+            ``cutmix_minmax``; ``alpha`` and ``box`` then have no effect.
+        correct_lam: Label by the area really pasted; ``False`` labels by the drawn ratio. timm's author saw the correction
+            hurt on CUB.
+        odd: ``"floor"`` loses a pixel of an odd side, as published; ``"exact"`` keeps it, as timm does.
+        aspect: Range of the box's height over its width, relative to the image's, drawn uniformly on a log scale.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+
+    Note:
+        Clipping removes over a third of the mixing: at alpha 1 and 224 pixels the mean weight of the anchor is 0.68, at 32
+        pixels 0.71, against 0.50 with ``box="inside"``.
+
+    Source: Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019
+    (arXiv:1905.04899).
+
+    Example:
+        >>> import torch
+        >>> mixed = CutMix(alpha=0.2)(torch.rand(8, 3, 32, 32), torch.arange(8))
+        >>> bool(mixed.weights.sum(1).allclose(torch.ones(8)))
+        True
+    """
+
+    box: str = "clip"
+    minmax: tuple[float, float] | None = None
+    correct_lam: bool = True
+    odd: str = "floor"
+    aspect: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.box not in _PLACES:
+            raise ValueError(f"box must be one of {', '.join(_PLACES)}, but got {self.box!r}.")
+        if self.odd not in ("floor", "exact"):
+            raise ValueError(f"odd must be floor or exact, but got {self.odd!r}.")
+        if self.minmax is not None and not 0 <= self.minmax[0] < self.minmax[1] <= 1:
+            raise ValueError(f"minmax must be two shares of the side, 0 <= low < high <= 1, but got {self.minmax}.")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect must be two positive ratios in order, but got {self.aspect}.")
+
+    def plan(self, pairs: Pairs) -> BoxPlan:
+        """See :meth:`Policy.plan`."""
+        if self.minmax is not None:
+            return self._between(pairs, *self.minmax)
+        stretch = None
+        if self.aspect != (1.0, 1.0):
+            low, high = self.aspect
+            stretch = low * (high / low) ** pairs.rand(1)[:, 0]
+        height, width = cut_size(pairs.lam, pairs.size, stretch)
+        boxes = _PLACES[self.box](height, width, pairs.rand(2), pairs.size, self.odd)
+        return BoxPlan(pairs, boxes, weight=None if self.correct_lam else pairs.lam)
+
+    def _between(self, pairs: Pairs, low: float, high: float) -> BoxPlan:
+        draw = pairs.rand(4)
+        height, width = (
+            (int(side * low) + draw[:, k] * max(int(side * high) - int(side * low), 1)).long()
+            for k, side in enumerate(pairs.size)
+        )
+        boxes = inside(height, width, draw[:, 2:], pairs.size)
+        return BoxPlan(pairs.with_lam(1 - area(boxes) / (pairs.size[0] * pairs.size[1])), boxes)

@@ -1,0 +1,244 @@
+"""What goes where: the base of all sample policies, and the policies made of other policies."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import field
+from itertools import accumulate
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Batch, MixedBatch, Pairs, check_saliency
+from mixwell.pairing import Pairing, Permutation
+from mixwell.plan import BlendPlan, Plan
+from mixwell.plan.choice import choose_per_sample
+from mixwell.ratio import Ratio, as_ratio
+from mixwell.value import Value, set_field
+
+Model = torch.nn.Module | Callable[[Tensor], Tensor]
+SaliencySource = Callable[[Model | None, Tensor, Tensor], Tensor]
+SCOPES = ("batch", "sample", "pair")
+
+
+class BatchPolicy(Value, ABC):
+    """Anything that mixes a batch: the sample policies, and the policies made of them."""
+
+    @abstractmethod
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        """Draw a plan; ``partner`` is given where several policies share their pairs."""
+
+    def draw(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        model: Model | None = None,
+        saliency: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Plan:
+        """Draw everything random for one batch, without touching a pixel.
+
+        Args:
+            images: Shape ``(B, C, H, W)``, floating point or uint8; never written.
+            labels: Class indices ``(B,)``, int64, or dense labels ``(B, N)``.
+            model: The classifier, for saliency sources that look at it; it is left as it was found.
+            saliency: Maps ``(B, h, w)`` to use instead of the policy's own source.
+            generator: Source of randomness; one on the CPU gives the same plan on every device.
+
+        Returns:
+            The plan, on the images' device; ``plan.apply(images)`` mixes.
+
+        Raises:
+            TypeError: Images or labels are of a type that cannot be mixed.
+            ValueError: Shapes do not fit, or a saliency map that is needed is missing.
+        """
+        with torch.no_grad():
+            return self._draw(Batch(images, labels, model=model, saliency=saliency, generator=generator))
+
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        model: Model | None = None,
+        saliency: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        out: Tensor | None = None,
+    ) -> MixedBatch:
+        """Mix a batch: draw a plan and apply it.
+
+        Args:
+            images: See :meth:`draw`.
+            labels: See :meth:`draw`.
+            model: See :meth:`draw`.
+            saliency: See :meth:`draw`.
+            generator: See :meth:`draw`.
+            out: Buffer for the mixed images, see :meth:`mixwell.plan.Plan.apply`.
+
+        Returns:
+            Mixed images, the labels of their sources and the weight of each.
+
+        Raises:
+            TypeError: See :meth:`draw`.
+            ValueError: See :meth:`draw`.
+        """
+        plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
+        return MixedBatch(plan.apply(images, out), labels[plan.sources], plan.weights, plan)
+
+
+class Policy(BatchPolicy):
+    """A policy over pairs: an author writes ``plan(pairs)`` and inherits the rest.
+
+    Args:
+        alpha: Law of the mixing ratio; a number means ``Beta(alpha)``.
+        pairing: Who is mixed with whom.
+        scope: How often to draw: once per ``"batch"``, as published, once per ``"sample"``, or once per ``"pair"`` of rows
+            that are each other's partner (as timm does; needs ``pairing=Reverse()``).
+
+    Raises:
+        ValueError: The scope is unknown or does not fit the pairing, or ``alpha`` is not positive.
+    """
+
+    alpha: float | Ratio = 1.0
+    pairing: Pairing = Permutation()
+    scope: str = "batch"
+
+    saliency: ClassVar[SaliencySource | None] = None
+    uses_saliency: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, but got {self.scope!r}.")
+        if self.scope == "pair" and not self.pairing.involutive:
+            raise ValueError(f'scope="pair" needs partners that choose each other: use pairing=Reverse(), not {self.pairing}.')
+        set_field(self, "_ratio", self._law())
+
+    def _law(self) -> Ratio:
+        """Return the law of ``pairs.lam``, which a policy may derive from its settings."""
+        return as_ratio(self.alpha)
+
+    @abstractmethod
+    def plan(self, pairs: Pairs) -> Plan:
+        """Decide what goes where; all randomness comes from ``pairs``."""
+
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        partner = self.pairing(batch) if partner is None else partner
+        n = len(batch)
+        if n == 1:  # nobody to mix with
+            return BlendPlan(Pairs(partner, torch.ones(1, device=batch.device), batch.size))
+        ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
+        lam = batch.send(ratio(1 if self.scope == "batch" else n, batch.source_device, batch.generator))
+        once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
+        lam = lam if once is None else lam[once]
+        maps = self._maps(batch) if self.uses_saliency else None
+        return self.plan(Pairs(partner, lam, batch.size, batch=batch, maps=maps, once=once))
+
+    def _maps(self, batch: Batch) -> Tensor | None:
+        if batch.saliency is not None or self.saliency is None:
+            return batch.saliency
+        maps = self.saliency(batch.model, batch.images, batch.labels)
+        check_saliency(maps, len(batch))
+        return maps
+
+
+class NoMix(BatchPolicy):
+    """Leave the batch as it is, the plain baseline and a member of :class:`OneOf`.
+
+    Example:
+        >>> NoMix()(torch.rand(2, 3, 4, 4), torch.tensor([0, 1])).weights
+        tensor([[1., 0.],
+                [1., 0.]])
+    """
+
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        partner = torch.arange(len(batch), device=batch.device) if partner is None else partner
+        return BlendPlan(Pairs(partner, torch.ones(1, device=batch.device), batch.size))
+
+
+class OneOf(BatchPolicy):
+    """One policy out of several, chosen anew for every batch or every sample.
+
+    Args:
+        policies: The candidates.
+        weights: How likely each is; ``None`` makes them equally likely. They need not sum to one.
+        scope: Choose once per ``"batch"`` (each policy pairs as it likes), or per ``"sample"`` (all share ``pairing``, and
+            policies that move no pixels are merged into one mask: one pass over the images).
+        pairing: Who is mixed with whom when the choice is per sample.
+
+    Raises:
+        ValueError: There are no policies, or weights that do not fit them.
+
+    Example:
+        >>> from mixwell import CutMix, MixUp
+        >>> OneOf([MixUp(alpha=0.2), CutMix()], weights=[1, 3])
+        OneOf(policies=(MixUp(alpha=0.2), CutMix()), weights=(1, 3))
+    """
+
+    policies: tuple[BatchPolicy, ...] = field(default=(), kw_only=False)
+    weights: tuple[float, ...] | None = None
+    scope: str = "batch"
+    pairing: Pairing = Permutation()
+
+    def __post_init__(self) -> None:
+        set_field(self, "policies", tuple(self.policies))
+        weights = (1.0,) * len(self.policies) if self.weights is None else tuple(self.weights)
+        if self.weights is not None:
+            set_field(self, "weights", weights)
+        if not self.policies or not all(isinstance(p, BatchPolicy) for p in self.policies):
+            raise ValueError(f"OneOf needs a list of policies, but got {list(self.policies)}.")
+        if len(weights) != len(self.policies) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise ValueError(
+                f"OneOf needs one non-negative weight per policy, not all zero, but got {list(weights)} for "
+                f"{len(self.policies)} policies."
+            )
+        if self.scope not in ("batch", "sample"):
+            raise ValueError(f"scope of OneOf must be batch or sample, but got {self.scope!r}.")
+        set_field(self, "_edges", tuple(edge / sum(weights) for edge in accumulate(weights))[:-1])
+
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        edges: tuple[float, ...] = self._edges  # type: ignore[attr-defined]  # set when the settings were checked
+        if self.scope == "batch":
+            u = batch.rand_on_host()
+            return self.policies[sum(u >= edge for edge in edges)]._draw(batch, partner)
+        partner = self.pairing(batch) if partner is None else partner
+        u = batch.rand(len(batch))
+        choice = torch.zeros_like(u, dtype=torch.int64)
+        for edge in edges:
+            choice += u >= edge
+        return choose_per_sample(tuple(policy._draw(batch, partner) for policy in self.policies), choice)
+
+
+class Sometimes(BatchPolicy):
+    """Mix with probability ``p``, and leave the batch or the sample alone otherwise.
+
+    Args:
+        policy: The policy.
+        p: Probability of mixing, in [0, 1]. The authors of CutMix use 0.5 on CIFAR.
+        scope: Decide once per ``"batch"``, as published, or per ``"sample"``.
+
+    Raises:
+        ValueError: ``p`` is no probability.
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> Sometimes(CutMix(), p=0.25)
+        Sometimes(policy=CutMix(), p=0.25)
+    """
+
+    policy: BatchPolicy = field(default=NoMix(), kw_only=False)
+    p: float = 0.5
+    scope: str = "batch"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p must be a probability between 0 and 1, but got {self.p}.")
+        pairing = getattr(self.policy, "pairing", Permutation())
+        either = OneOf((self.policy, NoMix()), weights=(self.p, 1 - self.p), scope=self.scope, pairing=pairing)
+        set_field(self, "_either", either)
+
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        either: OneOf = self._either  # type: ignore[attr-defined]  # set when the settings were checked
+        return either._draw(batch, partner)

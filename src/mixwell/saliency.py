@@ -1,0 +1,233 @@
+"""Where it matters: maps that say how important every pixel is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mixwell.ops.finegrained import fine_grained
+from mixwell.ops.residual import spectral_residual
+from mixwell.taps import undisturbed
+from mixwell.value import Value, set_field
+
+
+class Saliency(Value, ABC):
+    """Says how important every pixel of every image is.
+
+    A map may be smaller than the image; whoever uses it scales positions, or the map, to the image's size. Any callable
+    with the same arguments and result serves as well.
+    """
+
+    @abstractmethod
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the saliency of a batch.
+
+        Args:
+            model: The classifier; sources that look at pixels alone take None.
+            images: Shape ``(B, C, H, W)``.
+            labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
+
+        Returns:
+            Non-negative maps, shape ``(B, h, w)``, float32.
+        """
+
+
+class SpectralResidual(Saliency):
+    """The unusual part of the image's spectrum, turned back into an image; needs no model.
+
+    Args:
+        max_size: Images whose longer side exceeds this are reduced to it first, and the map stays at that size; None
+            leaves every image as it is.
+
+    Raises:
+        ValueError: ``max_size`` is not positive.
+
+    Note: the published code reduces to a square and scales the map back; here the proportions stay, and the user of
+    the map scales it.
+
+    Source: Hou and Zhang, *Saliency Detection: A Spectral Residual Approach*, CVPR 2007.
+
+    Example:
+        >>> SpectralResidual(max_size=64)(None, torch.rand(2, 3, 100, 200), torch.zeros(2)).shape
+        torch.Size([2, 32, 64])
+    """
+
+    max_size: int | None = 128
+
+    def __post_init__(self) -> None:
+        _check_size(self.max_size)
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        _check_images(images)
+        if images.shape[1] == 3:
+            red, green, blue = images.unbind(1)
+            grey = (red.float() * 0.2989).add_(green.float(), alpha=0.587).add_(blue.float(), alpha=0.114)
+        else:
+            grey = images.mean(1, dtype=torch.float32)
+        return spectral_residual(_reduced(grey[:, None], self.max_size)[:, 0])
+
+
+class FineGrained(Saliency):
+    """Contrast of every pixel with six windows around it, in whole grey levels as OpenCV computes it; needs no model.
+
+    The grey levels need the images as they were before normalisation: give ``mean`` and ``std``, or every image is
+    stretched to the full range. Images of dtype uint8 are taken as they are.
+
+    Args:
+        mean: What was subtracted from images in [0, 1]: one number, or one for each channel.
+        std: What they were divided by then; ``mean=0.0, std=1.0`` says that images are in [0, 1].
+        channels: Order in which three channels are weighted. ``"bgr"`` on RGB images repeats the published code.
+        wrap: Let sums above 255 wrap around as OpenCV's bytes do.
+        max_size: Images whose longer side exceeds this are reduced to it first, and the map stays at that size; None
+            leaves every image as it is.
+
+    Raises:
+        ValueError: Only one of ``mean`` and ``std`` is given, ``std`` or ``max_size`` is not positive, ``channels`` is
+            neither of the two; or, when called, images do not have as many channels as ``mean`` and ``std``.
+
+    Note: the published code of SaliencyMix hands normalised floats to OpenCV, which reads them as bytes: a map unrelated
+    to the image. That map is not reproduced.
+
+    Source: Montabone and Soto, *Human detection using a mobile platform and novel features derived from a visual
+    saliency mechanism*, Image and Vision Computing 2010.
+
+    Example:
+        >>> images = torch.zeros(1, 3, 32, 32)
+        >>> images[..., 20:24, 8:12] = 1
+        >>> divmod(FineGrained()(None, images, torch.zeros(1)).argmax().item(), 32)
+        (21, 9)
+    """
+
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    wrap: bool = False
+    max_size: int | None = 128
+
+    def __post_init__(self) -> None:
+        _check_size(self.max_size)
+        if self.channels not in ("rgb", "bgr"):
+            raise ValueError(f'channels must be "rgb" or "bgr", got {self.channels!r}')
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"mean and std go together, got mean={self.mean} and std={self.std}: give both or neither")
+        if self.mean is not None and self.std is not None:
+            set_field(self, "mean", _numbers(self.mean))
+            set_field(self, "std", _numbers(self.std))
+            if min(self.std if isinstance(self.std, tuple) else (self.std,)) <= 0:
+                raise ValueError(f"std must be positive, got {self.std}")
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        _check_images(images)
+        return fine_grained(self._grey(self._levels(images)), self.wrap)
+
+    def _levels(self, images: Tensor) -> Tensor:
+        """Return every channel in whole levels from 0 to 255, reduced in size."""
+        small = _reduced(images, self.max_size)
+        if not images.is_floating_point():
+            return small.round()
+        if self.mean is None or self.std is None:
+            low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
+            return ((small - low) * (255 / (high - low).clamp(min=torch.finfo(torch.float32).tiny))).round_()
+        levels = small.clone()
+        for channel, mean, std in zip(levels.unbind(1), *self._normalisation(images), strict=True):
+            channel.mul_(255 * std).add_(255 * mean)
+        return levels.round_().clamp_(0, 255)
+
+    def _normalisation(self, images: Tensor) -> tuple[Sequence[float], Sequence[float]]:
+        """Return mean and std of every channel; as numbers, because a tensor would have to be sent to the device."""
+        count = images.shape[1]
+        mean, std = (value if isinstance(value, tuple) else (value,) * count for value in (self.mean, self.std))
+        if len(mean) != count or len(std) != count:
+            raise ValueError(
+                f"mean and std must be one number or {count} numbers for images of shape {tuple(images.shape)}, "
+                f"got {len(mean)} and {len(std)}"
+            )
+        return mean, std
+
+    def _grey(self, levels: Tensor) -> Tensor:
+        """Weight three channels as OpenCV does, in units of 2**-15 (exact in float32); average any other number."""
+        if levels.shape[1] != 3:
+            return levels.mean(1).round_()
+        red, green, blue = levels.unbind(1) if self.channels == "rgb" else levels.flip(1).unbind(1)
+        return (red * 9798).add_(green, alpha=19235).add_(blue, alpha=3735).add_(2**14).div_(2**15).floor_()
+
+
+class InputGradient(Saliency):
+    """How strongly the loss depends on every pixel: root mean square over channels of the input gradient.
+
+    Every image's own loss, not the batch mean, so that maps do not depend on the batch. The model is run in eval mode
+    and left as it was: training flags, parameters' gradients, batch-norm statistics.
+
+    Raises:
+        ValueError: There is no model, or images are not floating point.
+
+    Source: Simonyan et al., *Deep Inside Convolutional Networks*, ICLR workshop 2014; with the root mean square over
+    channels: Kim et al., *Puzzle Mix*, ICML 2020.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+        >>> InputGradient()(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 4])).shape
+        torch.Size([2, 8, 8])
+    """
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        _check_images(images)
+        if model is None:
+            raise ValueError("InputGradient needs the model: call the policy with model=..., or pass saliency= maps")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
+                "pass saliency= maps"
+            )
+        if isinstance(model, DistributedDataParallel):  # whose forward would wait for gradients of the parameters
+            model = model.module
+        with undisturbed(model), _constant(model), torch.enable_grad():
+            pixels = images.detach().requires_grad_()
+            logits = model(pixels).float()
+            labels = labels.to(logits.dtype) if labels.is_floating_point() else labels
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+        return gradient.float().square().mean(1).sqrt()
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """Treat the parameters as constants, which saves the half of a backward pass that computes their gradients."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _reduced(images: Tensor, max_size: int | None) -> Tensor:
+    """Return float32 images whose longer side is at most ``max_size``."""
+    height, width = images.shape[2:]
+    longer = max(height, width)
+    if max_size is None or longer <= max_size:
+        return images.float()
+    size = [max(1, round(side * max_size / longer)) for side in (height, width)]
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+
+
+def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
+    return float(value) if isinstance(value, (int, float)) else tuple(map(float, value))
+
+
+def _check_size(max_size: int | None) -> None:
+    if max_size is not None and max_size < 1:
+        raise ValueError(f"max_size must be positive or None, got {max_size}")
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")

@@ -1,0 +1,151 @@
+"""How the labels of a mixed batch become dense targets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import field
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import MixedBatch
+from mixwell.value import Value
+
+
+class Targets(Value, ABC):
+    """Builds dense targets ``(B, N)`` in [0, 1], for losses that look at every class."""
+
+    @abstractmethod
+    def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        """Return targets, shape ``(B, N)``, float32."""
+
+
+class SoftTargets(Targets):
+    """Every class has its share of the labels: :meth:`MixedBatch.targets`.
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> SoftTargets()(NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1])), 3)
+        tensor([[0., 1., 0.]])
+    """
+
+    def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        return mixed.targets(num_classes, smoothing)
+
+
+class ThresholdTargets(Targets):
+    """A class is present if its share exceeds a threshold.
+
+    Args:
+        threshold: In [0, 1).
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> ThresholdTargets(0.2)(NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1])), 3)
+        tensor([[0., 1., 0.]])
+    """
+
+    threshold: float = field(default=0.2, kw_only=False)
+
+    def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        return (mixed.targets(num_classes, smoothing) > self.threshold).float()
+
+
+class Rescale(Value, ABC):
+    """Raises small weights, so that a class with little area still counts."""
+
+    @abstractmethod
+    def __call__(self, weights: Tensor) -> Tensor:
+        """Return new weights of the same shape."""
+
+
+class PowerRescale(Rescale):
+    """``(w / threshold) ** exponent`` below the threshold, and 1 above it.
+
+    Args:
+        threshold: Weight from which on a class counts fully.
+        exponent: Below 1 lifts small weights; its sign does not matter, as published.
+
+    Source: Liu et al., *Harnessing Hard Mixed Samples with Decoupled Regularizer*, NeurIPS 2023 (arXiv:2203.10761).
+
+    Example:
+        >>> PowerRescale(threshold=0.8, exponent=0.5)(torch.tensor([0.2, 0.9]))
+        tensor([0.5000, 1.0000])
+    """
+
+    threshold: float = 1.0
+    exponent: float = 1.0
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        return torch.where(weights >= self.threshold, 1.0, (weights / self.threshold) ** abs(self.exponent))
+
+
+class ExponentialRescale(Rescale):
+    """An exponential ramp from 0 at weight 0 to 1 at the threshold, and 1 above it.
+
+    Args:
+        threshold: Weight from which on a class counts fully.
+        base: Steepness; 1 is undefined. Its sign does not matter, as published.
+
+    Raises:
+        ValueError: The base is 1.
+
+    Source: Liu et al., *Harnessing Hard Mixed Samples with Decoupled Regularizer*, NeurIPS 2023 (arXiv:2203.10761).
+
+    Example:
+        >>> ExponentialRescale(threshold=0.5, base=2.0)(torch.tensor([0.0, 0.6]))
+        tensor([0., 1.])
+    """
+
+    threshold: float = 1.0
+    base: float = 2.0
+
+    def __post_init__(self) -> None:
+        if abs(self.base) in (0.0, 1.0):
+            raise ValueError(f"base must be neither 0 nor 1, but got {self.base}.")
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        base = abs(self.base)
+        start = base ** (-2 * self.threshold)
+        return torch.where(weights >= self.threshold, 1.0, (base ** (2 * weights - 2 * self.threshold) - start) / (1 - start))
+
+
+class TwoHotTargets(Targets):
+    """Every source's class is fully present, whatever its share.
+
+    Args:
+        scale: Factor on the targets.
+        rescale: Let the weights speak after all, lifted by a :class:`Rescale`.
+
+    Note:
+        Published code gives a class that both sources share a target of 2; here targets end at 1. ``clamp=False`` is the
+        published form.
+
+    Source: Beyer et al., *Are we done with ImageNet?*, 2020 (arXiv:2006.07159), and OpenMixup for the options.
+
+    Example:
+        >>> from mixwell import Constant, MixUp, Roll
+        >>> mixed = MixUp(alpha=Constant(0.9), pairing=Roll())(torch.rand(2, 3, 4, 4), torch.tensor([0, 2]))
+        >>> TwoHotTargets()(mixed, 3)
+        tensor([[1., 0., 1.],
+                [1., 0., 1.]])
+    """
+
+    scale: float = 1.0
+    rescale: Rescale | None = None
+    clamp: bool = True
+
+    def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
+        weights = torch.ones_like(mixed.weights) if self.rescale is None else self.rescale(mixed.weights)
+        targets = mixed.with_weights(weights).targets(num_classes, smoothing) * self.scale
+        return targets.clamp_max(1.0) if self.clamp or self.scale < 1 else targets
+
+
+def classy_vision_smoothing(smoothing: float) -> float:
+    """Return the smoothing that equals ClassyVision's ``(t + s / N) / (1 + s)``.
+
+    Example:
+        >>> round(classy_vision_smoothing(0.1), 4)
+        0.0909
+    """
+    return smoothing / (1 + smoothing)

@@ -1,0 +1,1 @@
+"""The training program: ``mixwell train RECIPE``. Nothing in the library imports it."""

@@ -1,0 +1,149 @@
+"""From a config to the objects that train: classifier, method, optimiser, learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixwell import models, spec
+from mixwell.methods import Method
+from mixwell.policy import Policy
+from mixwell.train.checkpoint import read_weights
+from mixwell.train.config import Config
+from mixwell.train.data import DataSet
+from mixwell.train.errors import RunError
+
+
+def classifier(config: Config, data: DataSet) -> nn.Module:
+    """Return the classifier, freshly initialised or with the weights the config names.
+
+    Raises:
+        RunError: no such model, or the weights do not fit it.
+    """
+    try:
+        model = models.build(config.model, len(data.classes), data.channels)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    if config.weights:
+        _pretrained(model, config)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[reportCallIssue]
+
+
+def _pretrained(model: nn.Module, config: Config) -> None:
+    """Load weights of the same architecture; a classifier layer for other classes is left as it was initialised."""
+    from pathlib import Path
+
+    state, own = read_weights(Path(config.weights)), model.state_dict()
+    head = [name for name, module in model.named_modules() if module is model.get_classifier()]  # type: ignore[operator]
+    odd = {name for name in own.keys() | state.keys() if name not in own or name not in state or own[name].shape != state[name].shape}
+    wrong = sorted(name for name in odd if name.rpartition(".")[0] not in head)
+    if wrong:
+        raise RunError(f"the weights in {config.weights} do not fit {config.model}: {wrong[0]} and {len(wrong) - 1} more differ")
+    model.load_state_dict({name: value for name, value in state.items() if name not in odd}, strict=False)
+
+
+def policy(config: Config) -> Policy | None:
+    """Return the mixing policy, or None for plain training.
+
+    Raises:
+        RunError: the expression names no policy, or has a wrong setting.
+    """
+    if config.policy.lower() in ("none", ""):
+        return None
+    found = _parsed("policy", config.policy)
+    if not isinstance(found, Policy):
+        raise RunError(f"policy must be a mixing policy such as CutMix(alpha=0.2), and is {config.policy}")
+    return found
+
+
+def method(config: Config, model: nn.Module, num_classes: int) -> Method:
+    """Return the training method around a classifier.
+
+    Raises:
+        RunError: the expression names no method, has a wrong setting, or the method cannot use the policy.
+    """
+    make, mix = _parsed("method", config.method), policy(config)
+    target = getattr(make, "func", make)  # a method with settings is a partial constructor
+    if not (isinstance(target, type) and issubclass(target, Method)):
+        raise RunError(f"method must be a training method such as SUMix, and is {config.method}")
+    if mix is None and target.__name__ != "Mixing":
+        raise RunError(f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or --method Mixing for none")
+    try:
+        return make(model, mix, num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise RunError(str(error)) from None
+
+
+def _parsed(field: str, text: str) -> Any:
+    try:
+        return spec.parse(text)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{field}: {error}") from None
+
+
+def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
+    """Return the optimiser over the groups of a method, each of which remembers its own peak learning rate.
+
+    Raises:
+        RunError: no such optimiser.
+    """
+    groups = [{"weight_decay": config.weight_decay, **group} for group in method.param_groups()]
+    if not config.decay_all:
+        groups = [part for group in groups for part in _by_shape(group)]
+    if config.optimizer == "sgd":
+        made = torch.optim.SGD(groups, config.lr, config.momentum)
+    elif config.optimizer == "adamw":
+        made = torch.optim.AdamW(groups, config.lr)
+    else:
+        made = _timm_optimizer(config, groups)
+    for group in made.param_groups:
+        group["peak"] = group["lr"]
+    return made
+
+
+def _by_shape(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Part biases and norm weights, which decay does not suit, from matrices and filters."""
+    params = list(group["params"])
+    flat, deep = [p for p in params if p.ndim < 2], [p for p in params if p.ndim >= 2]
+    return [part for part in ({**group, "params": deep}, {**group, "params": flat, "weight_decay": 0.0}) if part["params"]]
+
+
+def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    try:
+        from timm.optim import create_optimizer_v2
+
+        return create_optimizer_v2(groups, config.optimizer, lr=config.lr, momentum=config.momentum)  # type: ignore[arg-type]
+    except ImportError:
+        raise RunError(f"optimizer {config.optimizer!r} needs timm: pip install timm, or use sgd or adamw") from None
+    except (ValueError, AssertionError, TypeError) as error:
+        raise RunError(f"optimizer {config.optimizer!r} is not available: {error}; use sgd or adamw") from None
+
+
+def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
+    """Return the learning rate as a function of the optimiser step and a group's peak.
+
+    Linear warm-up to the peak, then half a cosine down to ``lr_min``, changed at every step:
+    ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
+
+    Args:
+        config: Epochs, warm-up and lowest rate.
+        steps: Optimiser steps per epoch.
+
+    Example:
+        >>> rate = schedule(Config(epochs=10, warmup=2), steps=5)
+        >>> [round(rate(step, 1.0), 3) for step in (0, 9, 10, 30, 50)]
+        [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warm, total = round(config.warmup * steps), config.epochs * steps
+
+    def rate(step: int, peak: float) -> float:
+        if step < warm:
+            return peak * (step + 1) / warm
+        angle = math.pi * (step - warm) / max(total - warm, 1)
+        return config.lr_min + (peak - config.lr_min) / 2 * (1 + math.cos(angle))
+
+    return rate

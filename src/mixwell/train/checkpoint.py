@@ -1,0 +1,153 @@
+"""Checkpoints that survive a kill at any moment and a full disk.
+
+``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (all else).
+A folder gets that name only when everything in it is on the disk, and only then does the one before it go. Nothing is
+unpickled that could run code.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mixwell.train.config import Config
+from mixwell.train.errors import RunError
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: whoever looks finds the old content or the new, never a part."""
+    part = path.with_name(path.name + ".part")
+    _write_through(part, content)
+    part.replace(path)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def weights(state: dict[str, Tensor], **facts: str) -> bytes:
+    """Return tensors as safetensors; shared or strided ones are stored whole."""
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    return safetensors.torch.save(plain, facts)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a weights file, ``.safetensors`` or a pickle of plain tensors.
+
+    Raises:
+        RunError: the file is missing, damaged, or would have to run code to be read.
+    """
+    if not path.is_file():
+        raise RunError(f"no weights at {path}: expected a .safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every format has its own exceptions
+        raise RunError(f"cannot read the weights in {path}: {str(error).splitlines()[0]}") from None
+    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name")
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of Python's, NumPy's and torch's random numbers, as tensors and plain values."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  (libraries that we call may draw from it)
+    state = {
+        "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Continue the random numbers where ``random_state`` was taken."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Store the checkpoint of an epoch beside the previous one, then remove the previous one.
+
+    Args:
+        run: The run directory.
+        epoch: Epochs completed.
+        model: State of the method.
+        state: Everything else: tensors and plain values, arbitrarily nested.
+    """
+    folder = run / "checkpoint"
+    folder.mkdir(parents=True, exist_ok=True)
+    part, final = folder / "part", folder / f"epoch-{epoch:05d}"
+    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed here
+    part.mkdir()
+    content = io.BytesIO()
+    torch.save(state, content)
+    _write_through(part / "model.safetensors", weights(model))
+    _write_through(part / "state.pt", content.getvalue())
+    _sync_folder(part)
+    part.rename(final)
+    _sync_folder(folder)
+    for old in folder.glob("epoch-*"):
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system can do that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def latest(run: Path) -> Path | None:
+    """Return the folder of the newest complete checkpoint, if there is one."""
+    return max((run / "checkpoint").glob("epoch-*"), default=None)
+
+
+def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint of the same config and number of processes.
+
+    Returns:
+        State of the method, and everything else that was saved.
+
+    Raises:
+        RunError: the checkpoint is damaged, or belongs to another recipe, config or number of processes.
+    """
+    try:
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        theirs = Config.read(state["config"])
+    except RunError:
+        raise
+    except Exception as error:
+        raise RunError(f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from None
+    if theirs.recipe != config.recipe:
+        raise RunError(f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume its own run")
+    changed = [d for d in theirs.differences(config) if d.split()[0] not in Config.MAY_CHANGE]
+    if changed:
+        raise RunError(f"{folder} was made with another config ({'; '.join(changed)}): start a new run with --out")
+    if state["world"] != world:
+        raise RunError(f"{folder} was written by {state['world']} processes, and here are {world}: start as many again")
+    return read_weights(folder / "model.safetensors"), state

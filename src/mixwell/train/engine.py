@@ -1,0 +1,106 @@
+"""The Accelerate engine of a run, its random numbers, and the facts about the machine that go beside its results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from mixwell.train.config import Config
+from mixwell.train.errors import RunError
+
+PACKAGES = ("mixwell", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
+
+
+def check_device(name: str) -> None:
+    """Complain about a device that is not here.
+
+    Raises:
+        RunError: the name is none, or torch cannot reach the device.
+    """
+    if name == "auto":
+        return
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count()
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count)), *["mps"] * torch.backends.mps.is_available()])
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise RunError(f"device {name!r} is not there ({reason}): use one of auto, {there}") from None
+
+
+def engine(config: Config) -> Accelerator:
+    """Return the engine that a config asks for, in the processes that ``torchrun`` or ``accelerate launch`` started.
+
+    Raises:
+        RunError: the device or precision is not available here, or the processes cannot find each other.
+    """
+    check_device(config.device)
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise RunError("precision fp16 needs a CUDA GPU: use bf16 or fp32 here")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.device.startswith("cuda:"):
+        torch.cuda.set_device(config.device)
+    torch.backends.cudnn.benchmark = True
+    # Accelerate keeps its settings in singletons, so a second run in one process would inherit those of the first.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    try:
+        return Accelerator(
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
+            gradient_accumulation_steps=config.accumulate,
+            cpu=config.device == "cpu",
+        )
+    except torch.distributed.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RunError(f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {str(error).splitlines()[0]}") from None
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's random numbers, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries that we call may draw from it)
+    torch.manual_seed(seed)
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a reader needs to know about the machine and the code behind a result."""
+    device = accelerator.device
+    return {
+        "python": platform.python_version(),
+        **{name: version for name in PACKAGES if (version := _version(name))},
+        "commit": _commit(),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": accelerator.num_processes,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the sources, when they are a checkout and not an installed package."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,45 @@
+"""Immutable settings whose repr is their name and reads back."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, dataclass_transform
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Value:
+    """Base of everything that is a setting: subclassing makes a frozen, keyword-only dataclass.
+
+    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. Checks go into
+    ``__post_init__``, so that a wrong setting fails where it is written and not in the first training step.
+
+    Example:
+        >>> class Blur(Value):
+        ...     sigma: float = 1.0
+        ...     radius: int = 3
+        >>> Blur(sigma=2.0)
+        Blur(sigma=2.0)
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclass(frozen=True, kw_only=True, repr=False)(cls)
+
+    def __repr__(self) -> str:
+        changed = (
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+            if f.repr and not _is_default(f, getattr(self, f.name))
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
+    default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+    return type(default) is type(value) and bool(default == value)
+
+
+def set_field(value: Value, name: str, new: Any) -> None:
+    """Normalise a field inside ``__post_init__`` (a list given as a tuple, say), the only place where one may change."""
+    object.__setattr__(value, name, new)
