@@ -2,7 +2,7 @@
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.labels import LabelPolicy, PixelShare, SemanticShare, View
-from mixwell.losses import binary_cross_entropy, cross_entropy
+from mixwell.losses import binary_cross_entropy, cross_entropy, target_weights
 from mixwell.methods import Method, Mixing, SUMix, UncertaintyHead, sumix_terms
 from mixwell.metrics import (
     expected_calibration_error,
@@ -12,13 +12,13 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.pairing import Derangement, Given, Pairing, Permutation, Reverse, Roll
-from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan
+from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, choose_per_sample
 from mixwell.policies import CutMix, FMix, MixUp, ResizeMix, SaliencyMix
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
 from mixwell.saliency import FineGrained, InputGradient, Saliency, SpectralResidual
 from mixwell.spec import names, parse
-from mixwell.taps import Tap, classifier_of
+from mixwell.taps import Tap, classifier_of, pooled
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
 
@@ -76,6 +76,7 @@ __all__ = [
     "Value",
     "View",
     "binary_cross_entropy",
+    "choose_per_sample",
     "classifier_of",
     "cross_entropy",
     "expected_calibration_error",
@@ -83,7 +84,9 @@ __all__ = [
     "names",
     "negative_log_likelihood",
     "parse",
+    "pooled",
     "ranked_accuracy",
     "sumix_terms",
+    "target_weights",
     "top_k_accuracy",
 ]

@@ -51,7 +51,10 @@ class PixelShare(LabelPolicy):
 
 
 class Similarity(Value, ABC):
-    """Measures how far the prediction for a mixed image is from those for its two sources."""
+    """Measures how far the prediction for a mixed image is from those for its two sources.
+
+    All inputs are float32 and carry no gradient.
+    """
 
     @abstractmethod
     def __call__(
@@ -62,7 +65,7 @@ class Similarity(Value, ABC):
         Args:
             clean: Of the unmixed images, shape ``(B, N)``.
             mixed: Of the mixed images, shape ``(B, N)``.
-            labels: Class of each source, shape ``(B, 2)``.
+            labels: Label of each source, class indices ``(B, 2)`` or dense ``(B, 2, N)``.
             sources: Rows of the sources, shape ``(B, 2)``.
             kappa: Strength.
 
@@ -92,8 +95,13 @@ class Released(Similarity):
     """The formula of SUMix's released code, per class ``kappa * sqrt(N) * unit(softmax(sign * (mixed - clean)))``.
 
     Args:
-        sign: ``+1`` as released: weight moves towards the class the model does *not* see. ``-1`` is :class:`Agreement`.
-        zero_shared: Take the other source's class out of the clean prediction also where both sources share it, as released.
+        sign: ``1`` as released: weight moves towards the class the model does *not* see. ``-1`` is
+            :class:`Agreement`.
+        reference: Keep two slips of the released code: its scale is the batch size B instead of ``sqrt(N)``, and it
+            takes the other source's class out of the clean prediction even where both sources share that class.
+
+    Raises:
+        ValueError: The sign is neither 1 nor -1, or labels are dense.
 
     Example:
         >>> p, labels, sources = torch.eye(2), torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 0]])
@@ -102,17 +110,24 @@ class Released(Similarity):
     """
 
     sign: float = 1.0
-    zero_shared: bool = False
+    reference: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign must be 1 or -1, but got {self.sign}.")
 
     def __call__(
         self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
     ) -> tuple[Tensor, Tensor]:
+        if labels.dim() != 2:
+            raise ValueError(f"{self} needs class indices, but the labels are dense {tuple(labels.shape)}.")
         other = labels.flip(1)[..., None]
-        keep = torch.zeros_like(other, dtype=torch.bool) if self.zero_shared else other == labels[..., None]
+        keep = torch.zeros_like(other, dtype=torch.bool) if self.reference else other == labels[..., None]
         seen = clean[sources]  # (B, 2, N)
         seen = seen.scatter(2, other, seen.gather(2, other) * keep)
         away = (self.sign * (mixed[:, None] - seen)).softmax(2)
-        terms = kappa * math.sqrt(mixed.shape[1]) * F.normalize(away, dim=2)
+        scale = len(mixed) if self.reference else math.sqrt(mixed.shape[1])
+        terms = kappa * scale * F.normalize(away, dim=2)
         return terms.gather(2, labels[..., None])[..., 0], terms
 
 
@@ -127,27 +142,33 @@ class Agreement(Released):
     sign: float = -1.0
 
 
-SIMILARITIES: dict[str, Similarity] = {"distance": Distance(), "released": Released(), "agreement": Agreement()}
+SIMILARITIES: dict[str, Similarity] = {
+    "distance": Distance(),
+    "released": Released(),
+    "agreement": Agreement(),
+    "reference": Released(reference=True),
+}
 
 
 class SemanticShare(LabelPolicy):
     """SUMix's ratio learning: weights follow what the model sees of each source in the mixed image.
 
-    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from that for
-    a source. Nothing depends on the batch's size or the number of classes, and ``lam`` of 0 or 1 stays finite.
+    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from that
+    for a source. Nothing depends on the batch's size or the number of classes, a weight of 0 stays 0, and a row keeps
+    its sum.
 
     Args:
-        similarity: ``"distance"``, ``"released"``, ``"agreement"`` or a :class:`Similarity`.
+        similarity: ``"distance"``, ``"released"``, ``"agreement"``, ``"reference"`` or a :class:`Similarity`.
         kappa: Strength. Feedback is positive for ``"distance"`` and ``"agreement"``: labels run away to 0 and 1 above
             about 1.4 and 1.1.
 
     Raises:
-        ValueError: The similarity is unknown, ``kappa`` is negative, or the batch does not have two sources with class
-            indices and clean logits.
+        ValueError: The similarity is unknown, ``kappa`` is negative, the batch does not have two sources, or clean
+            logits are missing.
 
     Note:
         The released code scales by the batch size instead of ``kappa * sqrt(N)`` and moves weight towards the class the
-        model does not see; ``SUMix(reference_compat=True)`` reproduces it.
+        model does not see; ``"reference"`` reproduces it.
 
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
@@ -167,32 +188,25 @@ class SemanticShare(LabelPolicy):
     def __post_init__(self) -> None:
         if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
-        if not self.kappa >= 0:
-            raise ValueError(f"kappa must not be negative, but got {self.kappa}.")
+        if not 0 <= self.kappa < math.inf:
+            raise ValueError(f"kappa must be a finite number from 0 on, but got {self.kappa}.")
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         return self.terms(mixed, view)[0]
 
-    def terms(self, mixed: MixedBatch, view: View, kappa: float | None = None) -> tuple[Tensor, Tensor]:
-        """Return the weights ``(B, 2)``, and the distances class by class ``(B, 2, N)`` that SUMix's regulariser needs."""
-        _check_two_sources(mixed)
+    def terms(self, mixed: MixedBatch, view: View) -> tuple[Tensor, Tensor]:
+        """Return the weights ``(B, 2)``, and the distances class by class ``(B, 2, N)`` for the regulariser."""
+        if mixed.weights.shape[1] != 2:
+            raise ValueError(
+                f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources: "
+                "use a two-source policy."
+            )
         if view.clean_logits is None:
             raise ValueError("SemanticShare compares with the unmixed images: give View(logits, clean_logits=...).")
         similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
         with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
-            strength = self.kappa if kappa is None else kappa
-            away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, strength)
-            lam = mixed.weights[:, 0].clamp(1e-6, 1 - 1e-6)
-            own = torch.sigmoid(torch.logit(lam) + away[:, 1] - away[:, 0])
-            return torch.stack((own, 1 - own), 1), by_class
-
-
-def _check_two_sources(mixed: MixedBatch) -> None:
-    if mixed.weights.shape[1] != 2:
-        raise ValueError(
-            f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources; use a "
-            "two-source policy."
-        )
-    if mixed.labels.dim() != 2:
-        raise ValueError(f"SUMix needs class indices, but the labels are dense {tuple(mixed.labels.shape)}.")
+            away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
+            # The logarithm of weight 0 is minus infinity and stays so: who is not in the image gets no label.
+            share = (mixed.weights.clamp_min(0).log() - away).softmax(1)
+            return share * mixed.weights.sum(1, keepdim=True), by_class

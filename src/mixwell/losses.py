@@ -21,7 +21,8 @@ def cross_entropy(
     Args:
         logits: Shape ``(B, N)``.
         mixed: The mixed batch.
-        smoothing: Share of the labels' mass spread evenly over all classes. Smooth here or in ``mixed.targets``, never both.
+        smoothing: Share of the labels' mass spread evenly over all classes, in [0, 1). Smooth here or in
+            ``mixed.targets``, never both.
         reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
         published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do: for parity only, as it
             throws the weighting of single samples away.
@@ -30,8 +31,9 @@ def cross_entropy(
         A scalar, or the loss of every sample ``(B,)``.
 
     Raises:
-        ValueError: Logits do not fit the batch, a label is out of range (looked at on the CPU only), or the reduction is
-            unknown.
+        TypeError: The logits are not a tensor.
+        ValueError: Logits do not fit the batch, a label is out of range (looked at on the CPU only), or a setting is
+            wrong.
 
     Example:
         >>> from mixwell import MixUp
@@ -39,13 +41,15 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(4, 10), mixed)
         tensor(2.3026)
     """
-    _check(logits, mixed)
+    check_logits(logits, mixed)
+    check_smoothing(smoothing)
     log_probabilities = logits.float().log_softmax(1)
     weights = mixed.weights
     if published:
         weights = weights.mean(0, keepdim=True).expand_as(weights)
     if mixed.labels.dim() == 3:
-        each = -torch.einsum("bk,bkn,bn->b", weights, mixed.labels.float(), log_probabilities)
+        targets = (weights[..., None] * mixed.labels).sum(1)  # not einsum, which autocast would run in bfloat16
+        each = -(targets * log_probabilities).sum(1)
     else:
         each = -(weights * log_probabilities.gather(1, mixed.labels)).sum(1)
     if smoothing:
@@ -68,17 +72,20 @@ def binary_cross_entropy(
     Args:
         logits: Shape ``(B, N)``.
         mixed: The mixed batch.
-        smoothing: Share of the labels' mass spread evenly over all classes, before the targets are made binary.
+        smoothing: Share of the labels' mass spread evenly over all classes, in [0, 1), before the targets are made
+            binary.
         reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``.
         targets: How labels become targets: :class:`SoftTargets`, :class:`TwoHotTargets` or :class:`ThresholdTargets`.
         classes: ``"mean"`` over the classes, as timm and torchvision do, or ``"sum"``, as OpenMixup does.
-        negative_weight: Factor for classes whose target is zero.
+        negative_weight: Factor for classes whose target is zero before smoothing.
 
     Returns:
         A scalar, or the loss of every sample ``(B,)``.
 
     Raises:
-        ValueError: Logits do not fit the batch, or a reduction is unknown.
+        TypeError: The logits are not a tensor.
+        ValueError: Logits do not fit the batch, a label is out of range (looked at on the CPU only), or a setting is
+            wrong.
 
     Source: Wightman et al., *ResNet strikes back*, 2021 (arXiv:2110.00476), for training on mixed labels this way.
 
@@ -88,13 +95,14 @@ def binary_cross_entropy(
         >>> binary_cross_entropy(torch.zeros(4, 10), mixed)
         tensor(0.6931)
     """
-    _check(logits, mixed)
+    check_logits(logits, mixed)
+    check_smoothing(smoothing)
+    if classes not in ("mean", "sum"):
+        raise ValueError(f"classes must be mean or sum, but got {classes!r}.")
     target = targets(mixed, logits.shape[1], smoothing)
     each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     if negative_weight != 1:
-        each = each * target_weights(target, negative_weight)
-    if classes not in ("mean", "sum"):
-        raise ValueError(f"classes must be mean or sum, but got {classes!r}.")
+        each = each * target_weights(targets(mixed, logits.shape[1]), negative_weight)
     return _reduced(each.mean(1) if classes == "mean" else each.sum(1), reduction)
 
 
@@ -108,10 +116,20 @@ def target_weights(target: Tensor, negative_weight: float) -> Tensor:
     return torch.where(target > 0, 1.0, negative_weight)
 
 
-def _check(logits: Tensor, mixed: MixedBatch) -> None:
+def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
+    """Raise unless there is a row of logits for every mixed image and a column for every label."""
+    if not isinstance(logits, Tensor):
+        got = type(logits).__name__
+        raise TypeError(f"logits must be a tensor of shape (B, N), but got {got}: wrap a model that returns more.")
     if logits.dim() != 2 or len(logits) != len(mixed.weights):
-        raise ValueError(f"logits must have shape ({len(mixed.weights)}, N) as the batch has, but got {tuple(logits.shape)}.")
+        raise ValueError(f"logits must have shape ({len(mixed.weights)}, N), but got {tuple(logits.shape)}.")
     check_classes(mixed.labels, logits.shape[1])
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Raise unless smoothing leaves some of the labels."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
 
 
 def _reduced(each: Tensor, reduction: str) -> Tensor:

@@ -92,8 +92,8 @@ class FineGrained(Saliency):
         ValueError: Only one of ``mean`` and ``std`` is given, ``std`` or ``max_size`` is not positive, ``channels`` is
             neither of the two; or, when called, images do not have as many channels as ``mean`` and ``std``.
 
-    Note: the published code of SaliencyMix hands normalised floats to OpenCV, which reads them as bytes: a map unrelated
-    to the image. That map is not reproduced.
+    Note: the published code of SaliencyMix hands normalised floats to OpenCV, which reads them as bytes; the resulting
+    map has nothing to do with the image and is not reproduced.
 
     Source: Montabone and Soto, *Human detection using a mobile platform and novel features derived from a visual
     saliency mechanism*, Image and Vision Computing 2010.
@@ -115,13 +115,16 @@ class FineGrained(Saliency):
         _check_size(self.max_size)
         if self.channels not in ("rgb", "bgr"):
             raise ValueError(f'channels must be "rgb" or "bgr", got {self.channels!r}')
-        if (self.mean is None) != (self.std is None):
-            raise ValueError(f"mean and std go together, got mean={self.mean} and std={self.std}: give both or neither")
-        if self.mean is not None and self.std is not None:
-            set_field(self, "mean", _numbers(self.mean))
-            set_field(self, "std", _numbers(self.std))
-            if min(self.std if isinstance(self.std, tuple) else (self.std,)) <= 0:
-                raise ValueError(f"std must be positive, got {self.std}")
+        if self.mean is None or self.std is None:
+            if self.mean is not self.std:
+                raise ValueError(
+                    f"mean and std go together, got mean={self.mean} and std={self.std}: give both or neither"
+                )
+            return
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            set_field(self, name, value if isinstance(value, (int, float)) else tuple(value))
+        if min(_per_channel(self.std, 1)) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
         _check_images(images)
@@ -135,21 +138,17 @@ class FineGrained(Saliency):
         if self.mean is None or self.std is None:
             low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
             return ((small - low) * (255 / (high - low).clamp(min=torch.finfo(torch.float32).tiny))).round_()
-        levels = small.clone()
-        for channel, mean, std in zip(levels.unbind(1), *self._normalisation(images), strict=True):
-            channel.mul_(255 * std).add_(255 * mean)
-        return levels.round_().clamp_(0, 255)
-
-    def _normalisation(self, images: Tensor) -> tuple[Sequence[float], Sequence[float]]:
-        """Return mean and std of every channel; as numbers, because a tensor would have to be sent to the device."""
-        count = images.shape[1]
-        mean, std = (value if isinstance(value, tuple) else (value,) * count for value in (self.mean, self.std))
-        if len(mean) != count or len(std) != count:
+        # As numbers, because a tensor of them would have to be sent to the device.
+        mean, std = (_per_channel(value, images.shape[1]) for value in (self.mean, self.std))
+        if {len(mean), len(std)} != {images.shape[1]}:
             raise ValueError(
-                f"mean and std must be one number or {count} numbers for images of shape {tuple(images.shape)}, "
-                f"got {len(mean)} and {len(std)}"
+                f"mean and std must be one number or {images.shape[1]} numbers for images of shape "
+                f"{tuple(images.shape)}, got {len(mean)} and {len(std)}"
             )
-        return mean, std
+        levels = small.clone()
+        for channel, shift, scale in zip(levels.unbind(1), mean, std, strict=True):
+            channel.mul_(255 * scale).add_(255 * shift)
+        return levels.round_().clamp_(0, 255)
 
     def _grey(self, levels: Tensor) -> Tensor:
         """Weight three channels as OpenCV does, in units of 2**-15 (exact in float32); average any other number."""
@@ -186,13 +185,15 @@ class InputGradient(Saliency):
                 f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
                 "pass saliency= maps"
             )
-        if isinstance(model, DistributedDataParallel):  # whose forward would wait for gradients of the parameters
-            model = model.module
-        with undisturbed(model), _constant(model), torch.enable_grad():
+        if isinstance(model, DistributedDataParallel):  # whose own forward would wait for the parameters' gradients
+            inner: nn.Module = model.module
+        else:
+            inner = model
+        with undisturbed(inner), _constant(inner), torch.enable_grad():
             pixels = images.detach().requires_grad_()
-            logits = model(pixels).float()
-            labels = labels.to(logits.dtype) if labels.is_floating_point() else labels
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+            logits = inner(pixels).float()
+            target = labels.to(logits.dtype) if labels.is_floating_point() else labels
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), pixels)
         return gradient.float().square().mean(1).sqrt()
 
 
@@ -219,8 +220,8 @@ def _reduced(images: Tensor, max_size: int | None) -> Tensor:
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
 
 
-def _numbers(value: float | Sequence[float]) -> float | tuple[float, ...]:
-    return float(value) if isinstance(value, (int, float)) else tuple(map(float, value))
+def _per_channel(value: float | Sequence[float], count: int) -> Sequence[float]:
+    return (value,) * count if isinstance(value, (int, float)) else value
 
 
 def _check_size(max_size: int | None) -> None:

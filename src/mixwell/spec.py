@@ -6,10 +6,12 @@ import ast
 import difflib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import mixwell.labels as labels
+import mixwell.losses as losses
 import mixwell.methods as methods
 import mixwell.pairing as pairing
 import mixwell.policies as policies
@@ -29,12 +31,15 @@ KINDS: dict[str, type] = {
     "rescale": targets.Rescale,
     "similarity": labels.Similarity,
 }
+LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
+# What methods and losses are given when they are used, and not in text.
+LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 
 
-def known() -> dict[str, type]:
-    """Return every class that may be named in text."""
+def known() -> dict[str, Callable[..., Any]]:
+    """Return every class and every loss that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
-    return {
+    return LOSSES | {
         name: cls
         for module in modules
         for name, cls in vars(module).items()
@@ -46,7 +51,8 @@ def names(kind: str) -> list[str]:
     """List what there is of a kind, sorted.
 
     Args:
-        kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"`` or ``"label"``.
+        kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``, ``"target"``,
+            ``"rescale"`` or ``"similarity"``.
 
     Raises:
         ValueError: There is no such kind.
@@ -55,9 +61,11 @@ def names(kind: str) -> list[str]:
         >>> names("ratio")
         ['Beta', 'Constant', 'Folded', 'Uniform']
     """
+    if kind == "loss":
+        return sorted(LOSSES)
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, but got {kind!r}.")
-    return sorted(name for name, cls in known().items() if issubclass(cls, KINDS[kind]))
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or loss, but got {kind!r}.")
+    return sorted(name for name, cls in known().items() if inspect.isclass(cls) and issubclass(cls, KINDS[kind]))
 
 
 def parse(text: str, extra: dict[str, type] | None = None) -> Any:
@@ -69,43 +77,53 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
 
     Returns:
         The object. A method, which still needs its model, comes as a ``functools.partial`` that takes
-        ``(model, policy, num_classes=...)``.
+        ``(model, policy, num_classes=...)``, and a loss as one that takes ``(logits, mixed)``.
 
     Raises:
-        ValueError: The text is no such call, or a name or setting is unknown; the nearest right one is named.
+        TypeError: What came is not text.
+        ValueError: The text is no such call, or a name or setting is unknown (the nearest right one is named) or wrong.
 
     Example:
         >>> parse("SaliencyMix(alpha=0.2, saliency=SpectralResidual())")
         SaliencyMix(alpha=0.2, saliency=SpectralResidual())
     """
+    if not isinstance(text, str):
+        raise TypeError(f"Expected text like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings(action="ignore"):  # Python's remarks on the style of code: this is none
+            tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {text[:80]!r}.") from None
-    return _build(tree.body, known() | (extra or {}), text)
+        tree = None
+    if not isinstance(tree, ast.Name | ast.Call):
+        raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {_short(text)}.")
+    return _build(tree, known() | (extra or {}))
 
 
-def _build(node: ast.expr, classes: dict[str, type], text: str) -> Any:
+def _build(node: ast.expr, makers: dict[str, Callable[..., Any]]) -> Any:
     if isinstance(node, ast.Name):
-        return _call(_class(node.id, classes), [], {})
+        return _call(_maker(node.id, makers), [], [])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        positional = [_build(arg, classes, text) for arg in node.args]
-        keywords = {k.arg or "**": _build(k.value, classes, text) for k in node.keywords}
-        return _call(_class(node.func.id, classes), positional, keywords)
+        maker = _maker(node.func.id, makers)
+        positional = [_build(arg, makers) for arg in node.args]
+        return _call(maker, positional, [(k.arg or "**", _build(k.value, makers)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
-        return tuple(_build(element, classes, text) for element in node.elts)
+        return tuple(_build(element, makers) for element in node.elts)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(
-            f"Expected constructor calls with literals, such as CutMix(alpha=0.2), but got {text[:80]!r}."
+            f"Expected constructor calls with literals, such as CutMix(alpha=0.2), but got {_short(ast.unparse(node))}."
         ) from None
 
 
-def _class(name: str, classes: dict[str, type]) -> type:
-    if name not in classes:
-        raise ValueError(f"Unknown name {name!r}{nearest(name, classes)}.")
-    return classes[name]
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if name not in makers:
+        raise ValueError(f"Unknown name {name!r}{nearest(name, makers)}")
+    return makers[name]
 
 
 def nearest(name: str, choices: Any) -> str:
@@ -120,17 +138,20 @@ def nearest(name: str, choices: Any) -> str:
     return f"; did you mean {lower[close[0]]}?" if close else f"; there are {', '.join(sorted(lower.values()))}"
 
 
-def _call(cls: type, positional: list[Any], keywords: dict[str, Any]) -> Any:
-    parameters = inspect.signature(cls).parameters
-    for name in keywords:
-        if name not in parameters:
-            raise ValueError(f"{cls.__name__} has no setting {name!r}{nearest(name, parameters)}.")
-    make: Callable[..., Any] = functools.partial(cls, **keywords) if issubclass(cls, methods.Method) else cls
-    if make is not cls:
-        if positional:
-            raise ValueError(f"{cls.__name__} takes settings by name here; its model and policy come later.")
-        return make
+def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str, Any]]) -> Any:
+    partial = not inspect.isclass(make) or issubclass(make, methods.Method)
+    settings = [name for name in inspect.signature(make).parameters if not (partial and name in LATER)]
+    what, keywords = make.__name__, dict(named)
+    if partial and positional:
+        raise ValueError(f"{what} takes settings by name here: {', '.join(settings)}.")
+    for name, _ in named:
+        if name not in settings:
+            raise ValueError(f"{what} has no setting {name!r} here{nearest(name, settings)}")
+    if len(keywords) < len(named):
+        raise ValueError(f"{what} got a setting twice.")
+    if partial:
+        return functools.partial(make, **keywords)
     try:
-        return cls(*positional, **keywords)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__} cannot be made: {error}.") from None
+        return make(*positional, **keywords)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{what} cannot be made ({error}): its settings are {', '.join(settings)}, by name.") from None

@@ -17,8 +17,8 @@ class Tap:
 
     Install taps before ``torch.compile`` and before wrapping in ``DistributedDataParallel``: a hook that is added to a
     compiled model never fires, and the graph of an untapped copy of the model may be reused for the tapped one. Only
-    the last run is kept, with its graph, until ``take()``. A deep copy of the model gets a tap of its own; it is at hand
-    when the tap was copied along with the model, as attributes of one module are.
+    the last run is kept, with its graph, until ``take()``. A deep copy of the model feeds a tap of its own, which is at
+    hand where model and tap are copied together, as attributes of one module are.
 
     Args:
         model: Any model.

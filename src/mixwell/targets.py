@@ -13,7 +13,7 @@ from mixwell.value import Value
 
 
 class Targets(Value, ABC):
-    """Builds dense targets ``(B, N)`` in [0, 1], for losses that look at every class."""
+    """Builds dense targets ``(B, N)`` for losses that look at every class."""
 
     @abstractmethod
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -39,6 +39,9 @@ class ThresholdTargets(Targets):
     Args:
         threshold: In [0, 1).
 
+    Raises:
+        ValueError: The threshold is out of range.
+
     Example:
         >>> from mixwell import NoMix
         >>> ThresholdTargets(0.2)(NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1])), 3)
@@ -46,6 +49,10 @@ class ThresholdTargets(Targets):
     """
 
     threshold: float = field(default=0.2, kw_only=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold must lie in [0, 1), but got {self.threshold}.")
 
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
         return (mixed.targets(num_classes, smoothing) > self.threshold).float()
@@ -66,6 +73,9 @@ class PowerRescale(Rescale):
         threshold: Weight from which on a class counts fully.
         exponent: Below 1 lifts small weights; its sign does not matter, as published.
 
+    Raises:
+        ValueError: The threshold is not positive.
+
     Source: Liu et al., *Harnessing Hard Mixed Samples with Decoupled Regularizer*, NeurIPS 2023 (arXiv:2203.10761).
 
     Example:
@@ -76,6 +86,9 @@ class PowerRescale(Rescale):
     threshold: float = 1.0
     exponent: float = 1.0
 
+    def __post_init__(self) -> None:
+        _check_positive("threshold", self.threshold)
+
     def __call__(self, weights: Tensor) -> Tensor:
         return torch.where(weights >= self.threshold, 1.0, (weights / self.threshold) ** abs(self.exponent))
 
@@ -85,10 +98,10 @@ class ExponentialRescale(Rescale):
 
     Args:
         threshold: Weight from which on a class counts fully.
-        base: Steepness; 1 is undefined. Its sign does not matter, as published.
+        base: Steepness; 0 and 1 are undefined. Its sign does not matter, as published.
 
     Raises:
-        ValueError: The base is 1.
+        ValueError: The base is 0 or 1, or the threshold is not positive.
 
     Source: Liu et al., *Harnessing Hard Mixed Samples with Decoupled Regularizer*, NeurIPS 2023 (arXiv:2203.10761).
 
@@ -101,13 +114,16 @@ class ExponentialRescale(Rescale):
     base: float = 2.0
 
     def __post_init__(self) -> None:
+        _check_positive("threshold", self.threshold)
         if abs(self.base) in (0.0, 1.0):
             raise ValueError(f"base must be neither 0 nor 1, but got {self.base}.")
 
     def __call__(self, weights: Tensor) -> Tensor:
         base = abs(self.base)
         start = base ** (-2 * self.threshold)
-        return torch.where(weights >= self.threshold, 1.0, (base ** (2 * weights - 2 * self.threshold) - start) / (1 - start))
+        return torch.where(
+            weights >= self.threshold, 1.0, (base ** (2 * weights - 2 * self.threshold) - start) / (1 - start)
+        )
 
 
 class TwoHotTargets(Targets):
@@ -116,10 +132,14 @@ class TwoHotTargets(Targets):
     Args:
         scale: Factor on the targets.
         rescale: Let the weights speak after all, lifted by a :class:`Rescale`.
+        clamp: End targets at 1.
+
+    Raises:
+        ValueError: The scale is not positive.
 
     Note:
-        Published code gives a class that both sources share a target of 2; here targets end at 1. ``clamp=False`` is the
-        published form.
+        Published code gives a class that both sources share a target of 2, unless ``scale`` is below 1; here targets end at
+        1. ``clamp=False`` is the published form.
 
     Source: Beyer et al., *Are we done with ImageNet?*, 2020 (arXiv:2006.07159), and OpenMixup for the options.
 
@@ -135,6 +155,9 @@ class TwoHotTargets(Targets):
     rescale: Rescale | None = None
     clamp: bool = True
 
+    def __post_init__(self) -> None:
+        _check_positive("scale", self.scale)
+
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
         weights = torch.ones_like(mixed.weights) if self.rescale is None else self.rescale(mixed.weights)
         targets = mixed.with_weights(weights).targets(num_classes, smoothing) * self.scale
@@ -149,3 +172,8 @@ def classy_vision_smoothing(smoothing: float) -> float:
         0.0909
     """
     return smoothing / (1 + smoothing)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, but got {value}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
 
@@ -28,11 +29,20 @@ class Value:
 
     def __repr__(self) -> str:
         changed = (
-            f"{f.name}={getattr(self, f.name)!r}"
+            f"{f.name}={_text(getattr(self, f.name))}"
             for f in dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
-            if f.repr and not _is_default(f, getattr(self, f.name))
+            if f.init and f.repr and not _is_default(f, getattr(self, f.name))
         )
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _text(value: Any) -> str:
+    """Write a setting; numbers of NumPy, whose repr names their type and would not read back, as plain ones."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return repr(int(value) if isinstance(value, numbers.Integral) else float(value))
+    if type(value) is tuple:
+        return f"({', '.join(map(_text, value))}{',' * (len(value) == 1)})"
+    return repr(value)
 
 
 def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from mixwell.taps import frozen_statistics
 
 
 class Method(nn.Module, ABC):
     """Owns the classifier and whatever else training needs; ``self.model`` is what you evaluate and ship.
 
+    Calling a method is always a training step: it mixes and returns a loss in eval mode too, which only reaches the
+    model.
+
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
+
+    Raises:
+        TypeError: The model is no module.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, but got {type(model).__name__}.")
         self.model = model
 
     @abstractmethod
@@ -41,3 +54,20 @@ class Method(nn.Module, ABC):
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the parameters for the optimiser, grouped where some want their own learning rate or decay."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+def check_policy(policy: object) -> None:
+    """Raise unless a policy can mix a batch: a policy object, or any callable that takes its place."""
+    if isinstance(policy, type) or not callable(policy):
+        raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
+
+
+@contextmanager
+def clean_pass(model: nn.Module, *, grad: bool = False, statistics: bool = False) -> Iterator[None]:
+    """Predict the unmixed images beside the mixed ones, by default without gradient or moving batch-norm statistics."""
+    running = nullcontext() if statistics else frozen_statistics(model)
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), running:
+        yield
+    if not grad and not torch.compiler.is_compiling():
+        # Until torch 2.9, autocast reuses weights that it cast without gradient: the mixed pass would train nothing.
+        torch.clear_autocast_cache()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
 from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import cross_entropy
-from mixwell.methods.method import Method
+from mixwell.losses import check_logits, cross_entropy
+from mixwell.methods.method import Method, check_policy, clean_pass
 from mixwell.policy import BatchPolicy, NoMix
-from mixwell.taps import frozen_statistics
 
 Loss = Callable[[Tensor, MixedBatch], Tensor]
 
@@ -24,11 +22,15 @@ class Mixing(Method):
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
         policy: What goes where; ``None`` trains on the images as they are.
         num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        label: What a mixed image is called. A label policy that looks at the unmixed images costs one more forward pass,
-            without gradient and without moving batch-norm statistics.
+        label: What a mixed image is called. A label policy that looks at the unmixed images costs one more forward
+            pass, without gradient and without moving batch-norm statistics.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 
+    Raises:
+        TypeError: The model is no module, or the policy cannot mix.
+
     Example:
+        >>> import torch
         >>> from mixwell import CutMix
         >>> method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), CutMix(alpha=0.2))
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
@@ -45,6 +47,7 @@ class Mixing(Method):
     ) -> None:
         super().__init__(model)
         self.policy = NoMix() if policy is None else policy
+        check_policy(self.policy)
         self.label, self.loss = label, loss
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -52,8 +55,9 @@ class Mixing(Method):
         mixed = self.policy(images, labels, model=self.model)
         clean_logits = None
         if self.label.needs_clean:
-            with torch.no_grad(), frozen_statistics(self.model):
+            with clean_pass(self.model):
                 clean_logits = self.model(images)
         logits = self.model(mixed.images)
+        check_logits(logits, mixed)
         mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
         return {"loss": self.loss(logits, mixed), "output": logits}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.labels import Released, SemanticShare, Similarity, View
-from mixwell.losses import cross_entropy
-from mixwell.methods.method import Method
+from mixwell.labels import SemanticShare, Similarity, View
+from mixwell.losses import check_logits, check_smoothing, cross_entropy
+from mixwell.methods.method import Method, check_policy, clean_pass
 from mixwell.policy import BatchPolicy
-from mixwell.taps import Tap, classifier_of, frozen_statistics, pooled
+from mixwell.taps import Tap, pooled
 
 
 class UncertaintyHead(nn.Module):
@@ -29,8 +26,9 @@ class UncertaintyHead(nn.Module):
     Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
 
     Example:
-        >>> UncertaintyHead(16, 10)(torch.rand(4, 16)).norm(dim=1)
-        tensor([1., 1., 1., 1.], grad_fn=<LinalgVectorNormBackward0>)
+        >>> import torch
+        >>> UncertaintyHead(16, 10)(torch.rand(4, 16, 2, 2)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(self, features: int, num_classes: int) -> None:
@@ -46,6 +44,7 @@ def normalised_uncertainty(raw: Tensor) -> Tensor:
     """Turn raw outputs ``(B, N)`` into uncertainties: softmax, then rows of length one.
 
     Example:
+        >>> import torch
         >>> normalised_uncertainty(torch.zeros(1, 4))
         tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
@@ -110,36 +109,47 @@ def sumix_terms(
         form: ``"linear"`` takes ``-(semantic + uncertainty)`` for logits, ``"exp"`` its exponential, as released, which
             lies in (0, 1] and hardly trains anything.
         smoothing: Label smoothing of the main term.
-        reference_compat: The released loss: its semantic term scaled by the batch size, ``form="exp"``, and the batch's
-            mean weight for every sample.
-        published: Use the batch's mean weight for every sample; ``None`` follows ``reference_compat``.
+        published: See :func:`cross_entropy`. The released loss is this with ``form="exp"`` and
+            ``share=SemanticShare(similarity="reference")``.
 
     Returns:
         The parts.
 
     Raises:
-        ValueError: The batch does not have two sources with class indices.
+        TypeError: The logits are not a tensor.
+        ValueError: The batch does not have two sources, or the outputs differ in shape.
 
     Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
 
     Example:
+        >>> import torch
         >>> from mixwell import CutMix
         >>> mixed = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
         >>> logits, head = torch.randn(4, 10), normalised_uncertainty(torch.randn(4, 10))
         >>> bool(sumix_terms(mixed, logits, logits, head, head).loss.isfinite())
         True
     """
-    kappa = None
+    check_logits(logits, mixed)
+    shapes = {tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"logits and uncertainties must have one shape (B, N), but got {sorted(shapes)}: check num_classes."
+        )
     if reference_compat:
-        share, form = SemanticShare(similarity=Released(zero_shared=True)), "exp"
-        kappa = len(logits) / math.sqrt(logits.shape[1])
-    weights, semantic = share.terms(mixed, View(logits, clean_logits), kappa)
-    learned = mixed.with_weights(weights)
-    main = cross_entropy(logits, learned, smoothing, published=reference_compat if published is None else published)
+        share, form = SemanticShare(similarity="reference"), "exp"
+    weights, semantic = share.terms(mixed, View(logits, clean_logits))
+    main = cross_entropy(
+        logits, mixed.with_weights(weights), smoothing, published=reference_compat if published is None else published
+    )
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
     features = FORMS[form](together + semantic)
-    each = F.cross_entropy(features.flatten(0, 1), mixed.labels.flatten(), reduction="none").view_as(mixed.labels)
-    regulariser = gamma * (mixed.weights * each).sum(1).mean()  # the drawn ratio here, not the learned one
+    labels = mixed.labels.flatten(0, 1)
+    each = F.cross_entropy(
+        features.flatten(0, 1), labels if labels.dim() == 1 else labels.to(features.dtype), reduction="none"
+    )
+    regulariser = (
+        gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
+    )  # the drawn ratio, not the learned one
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)
 
 
@@ -150,10 +160,11 @@ class SUMix(Method):
     weight. A second head, used in training only, learns how uncertain each image is.
 
     Args:
-        model: The classifier; its last linear layer, or ``get_classifier()``, tells where the uncertainty head reads.
+        model: The classifier; what goes into ``get_classifier()``, or its last linear layer, is what the second head reads.
         policy: Any policy with two sources.
         num_classes: Number of classes N.
-        gamma: Weight of the regulariser: 0.5 in most of the paper's settings, 1.0 on Tiny-ImageNet; 0 switches it off.
+        gamma: Weight of the regulariser: 0.5 in most of the paper's settings, 1.0 on Tiny-ImageNet; 0 switches it off, and
+            there is no second head.
         similarity: See :class:`SemanticShare`.
         kappa: See :class:`SemanticShare`.
         is_norm: Read uncertainty from a head of its own; ``False`` takes the raw logits, as the paper's ImageNet settings.
@@ -162,11 +173,13 @@ class SUMix(Method):
         clean_grad: Let gradients flow through the clean pass, as released; costs a backward pass more.
         clean_ce: Weight of an ordinary loss on the unmixed images; needs ``clean_grad=True``.
         clean_statistics: Let the clean pass move batch-norm statistics, as released.
-        reference_compat: The released step as it is: :func:`sumix_terms`, clean pass with gradient and statistics.
-        classifier: Name of the module whose input the uncertainty head reads, where it cannot be found.
+        reference_compat: The released step as it is: ``"reference"`` similarity, ``form="exp"``, the batch's mean weight for
+            every sample, clean pass with gradient and statistics.
+        classifier: Name of the layer whose input the uncertainty head reads, where it cannot be found.
 
     Raises:
-        ValueError: A setting is out of range, or the classifier is not found.
+        TypeError: The model is no module, or the policy cannot mix.
+        ValueError: A setting is out of range or contradicts another, or the classifier is not found.
 
     Note:
         The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second head
@@ -176,6 +189,7 @@ class SUMix(Method):
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
     Example:
+        >>> import torch
         >>> from mixwell import CutMix
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
         >>> method = SUMix(model, CutMix(alpha=0.2), num_classes=10)
@@ -201,27 +215,31 @@ class SUMix(Method):
         classifier: str | None = None,
     ) -> None:
         super().__init__(model)
+        check_policy(policy)
+        check_smoothing(smoothing)
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
         if gamma < 0 or clean_ce < 0:
             raise ValueError(f"gamma and clean_ce must not be negative, but got {gamma} and {clean_ce}.")
-        if clean_ce and not (clean_grad or reference_compat):
+        if reference_compat:
+            if (similarity, kappa, form) != ("distance", 1.0, "linear"):
+                raise ValueError("reference_compat sets similarity, kappa and form itself: leave them out.")
+            similarity, form, clean_grad, clean_statistics = "reference", "exp", True, True
+        if clean_ce and not clean_grad:
             raise ValueError("clean_ce trains on the unmixed images, which needs clean_grad=True.")
         self.policy, self.gamma, self.form, self.smoothing = policy, gamma, form, smoothing
         self.share = SemanticShare(similarity=similarity, kappa=kappa)
-        self.clean_grad, self.clean_ce = clean_grad or reference_compat, clean_ce
-        self.clean_statistics = clean_statistics or reference_compat
-        self.reference_compat = reference_compat
+        self.clean_grad, self.clean_ce, self.clean_statistics = clean_grad, clean_ce, clean_statistics
+        self.published = reference_compat
         self.tap = self.head = None
-        if is_norm:
-            name, module = classifier_of(model) if classifier is None else (classifier, model.get_submodule(classifier))
-            self.tap = Tap(model, name, of="input")
-            self.head = UncertaintyHead(_width(module), num_classes)
+        if is_norm and gamma:
+            self.tap = Tap(model, classifier, of="input")
+            self.head = UncertaintyHead(_width(self.tap.name, model.get_submodule(self.tap.name)), num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also returns the regulariser and how far the learned ratio is from the drawn one."""
         mixed = self.policy(images, labels, model=self.model)
-        with self._clean_pass():
+        with clean_pass(self.model, grad=self.clean_grad, statistics=self.clean_statistics):
             clean_logits, clean_uncertainty = self._predict(images)
         logits, uncertainty = self._predict(mixed.images)
         terms = sumix_terms(
@@ -234,7 +252,7 @@ class SUMix(Method):
             gamma=self.gamma,
             form=self.form,
             smoothing=self.smoothing,
-            reference_compat=self.reference_compat,
+            published=self.published,
         )
         loss = terms.loss
         if self.clean_ce:
@@ -246,15 +264,12 @@ class SUMix(Method):
         logits = self.model(images)
         return logits, logits if self.head is None or self.tap is None else self.head(self.tap.take())
 
-    def _clean_pass(self) -> AbstractContextManager[object]:
-        stack = ExitStack()
-        stack.enter_context(nullcontext() if self.clean_grad else torch.no_grad())
-        stack.enter_context(nullcontext() if self.clean_statistics else frozen_statistics(self.model))
-        return stack
 
-
-def _width(module: nn.Module) -> int:
+def _width(name: str, module: nn.Module) -> int:
     width = getattr(module, "in_features", None) or getattr(module, "in_channels", None)
     if not isinstance(width, int):
-        raise ValueError(f"The classifier must be a linear or convolutional layer, but is {type(module).__name__}; name it.")
+        raise ValueError(
+            f"The classifier must be a linear or convolutional layer, but {name!r} is a {type(module).__name__}: give the "
+            'name of the layer that makes the logits, as in classifier="head.fc".'
+        )
     return width

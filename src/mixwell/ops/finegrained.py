@@ -51,8 +51,7 @@ def _contrast(levels: Tensor, integral: Tensor, radius: int) -> Tensor:
     """Return the mean of the other pixels in the window minus the pixel, cut to a whole number."""
     window = _window(_window(integral, radius, 1), radius, 2)
     rows, columns = (
-        _window(torch.arange(size + 1, device=levels.device, dtype=torch.int32), radius, 0)
-        for size in levels.shape[1:]
+        _window(torch.arange(size + 1, device=levels.device, dtype=torch.int32), radius, 0) for size in levels.shape[1:]
     )
     count = rows[:, None] * columns
     # Exact in float32: both terms stay below 2**24, and with fewer than 2**16 pixels in a window no fraction comes

@@ -35,6 +35,12 @@ def published_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tenso
     return torch.fft.irfftn(leaning, s=size, dim=(1, 2))
 
 
+def normalised(field: Tensor) -> Tensor:
+    """Bring every field ``(S, H, W)`` to [0, 1], as a grey image."""
+    from_zero = field - field.amin((1, 2), keepdim=True)
+    return from_zero / from_zero.amax((1, 2), keepdim=True)
+
+
 def _amplitude(size: tuple[int, int], decay: float, like: Tensor) -> Tensor:
     down = torch.fft.fftfreq(size[0], dtype=like.dtype, device=like.device)
     # Not rfftfreq: at odd widths the published grid holds one column more, which callers cut off.

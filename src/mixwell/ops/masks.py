@@ -35,9 +35,9 @@ def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:
 def mask_order(mask: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Bring a mask ``(S, 1, H, W)`` into the memory order of ``images``, as a factor of ``dtype``."""
     if images.is_contiguous():
-        return mask.to(dtype).flatten(2)
+        return mask.to(dtype)
     # Broadcasting along the innermost dimension defeats vectorisation: written out it is four times faster.
-    return mask.to(dtype).flatten(2).transpose(1, 2).expand(-1, -1, images.shape[1]).contiguous()
+    return mask.to(dtype).permute(0, 2, 3, 1).expand(-1, -1, -1, images.shape[1]).contiguous()
 
 
 def factor_dtype(mask: Tensor, images: Tensor) -> torch.dtype:

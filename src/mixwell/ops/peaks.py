@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> tuple[Tensor, Tensor]:
+def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> Tensor:
     """Find the first largest value of every map.
 
     Args:
@@ -15,7 +15,7 @@ def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> tup
         levels: Round down to this many levels first, which makes ties.
 
     Returns:
-        Row and column in the image, shape ``(S,)`` each, int64.
+        Row and column in the image, shape ``(S, 2)``, int64.
     """
     values = maps.flatten(1)
     if levels is not None:
@@ -23,7 +23,7 @@ def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> tup
     return _in_image(values.argmax(1), maps, size)
 
 
-def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     """Draw a point of every map with a probability proportional to its value.
 
     Args:
@@ -32,14 +32,15 @@ def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> tuple[Tensor, Te
         size: Height and width of the image that the maps belong to.
 
     Returns:
-        Row and column in the image, shape ``(S,)`` each, int64.
+        Row and column in the image, shape ``(S, 2)``, int64.
     """
     mass = maps.flatten(1).double().cumsum(1)
     index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
     return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)
 
 
-def _in_image(index: Tensor, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _in_image(index: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:
     h, w = maps.shape[1:]
     row, column = index // w, index % w
-    return ((2 * row + 1) * size[0]) // (2 * h), ((2 * column + 1) * size[1]) // (2 * w)  # the middle of the cell
+    middle = ((2 * row + 1) * size[0] // (2 * h), (2 * column + 1) * size[1] // (2 * w))  # of the map's cell
+    return torch.stack(middle, 1)

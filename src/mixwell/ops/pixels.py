@@ -21,11 +21,9 @@ def memory_order(images: Tensor) -> Tensor:
     """View dense images so that memory is walked from the first pixel to the last.
 
     Returns:
-        ``(B, C, H * W)``, or ``(B, H * W, C)`` for channels-last images.
+        ``(B, C, H, W)``, or ``(B, H, W, C)`` for channels-last images.
     """
-    if images.is_contiguous():
-        return images.flatten(2)
-    return images.permute(0, 2, 3, 1).flatten(1, 2)
+    return images if images.is_contiguous() else images.permute(0, 2, 3, 1)
 
 
 def gather_into(images: Tensor, index: Tensor, out: Tensor) -> Tensor:

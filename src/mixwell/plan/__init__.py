@@ -3,7 +3,7 @@
 from mixwell.plan.base import Plan
 from mixwell.plan.blend import BlendPlan
 from mixwell.plan.box import BoxPlan
-from mixwell.plan.choice import ChoicePlan
+from mixwell.plan.choice import ChoicePlan, choose_per_sample
 from mixwell.plan.mask import MaskPlan, PatchPlan
 
-__all__ = ["BlendPlan", "BoxPlan", "ChoicePlan", "MaskPlan", "PatchPlan", "Plan"]
+__all__ = ["BlendPlan", "BoxPlan", "ChoicePlan", "MaskPlan", "PatchPlan", "Plan", "choose_per_sample"]

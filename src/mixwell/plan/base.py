@@ -27,10 +27,10 @@ class Plan(ABC):
     _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:
-        n = len(pairs)
-        partner = pairs.partner if pairs.partner.dim() == 2 else pairs.partner[:, None]
+        n, partner = len(pairs), pairs.partner
         anchor = torch.arange(n, device=partner.device)
-        self.sources = torch.cat((anchor[:, None], partner), 1)
+        several = partner.unbind(1) if partner.dim() == 2 else (partner,)
+        self.sources = torch.stack((anchor, *several), 1)
         self.lam = pairs.lam.expand(n)
         self.weights = weights.float().expand(n, -1)
         self.size = pairs.size
@@ -98,7 +98,7 @@ class Plan(ABC):
             out = torch.empty_like(images)
         if layout(images) is None or layout(images) != layout(out):
             return out.copy_(self._mix(images))
-        large = images.device.type == "cpu" and images[0].numel() * images.element_size() > LARGE_IMAGE
+        large = on_host(images) and images.numel() // len(images) * images.element_size() > LARGE_IMAGE
         (self._mix_large if large else self._mix_batch)(images, out)
         return out
 
@@ -114,9 +114,9 @@ class Plan(ABC):
         self._check_rows(maps)
         images = maps[:, None] if maps.dim() == 3 else maps
         owner = self.share((images.shape[2], images.shape[3])).argmax(1, keepdim=True)
-        mixed = self._source(images, 0)
+        mixed = self._source(images, 0, nearest=True)
         for k in range(1, self.sources.shape[1]):
-            mixed = torch.where(owner == k, self._source(images, k), mixed)
+            mixed = torch.where(owner == k, self._source(images, k, nearest=True), mixed)
         return mixed[:, 0] if maps.dim() == 3 else mixed
 
     def to(self, device: torch.device | str) -> Plan:
@@ -163,8 +163,8 @@ class Plan(ABC):
     def _differentiable(self, images: Tensor) -> bool:
         return images.requires_grad
 
-    def _source(self, images: Tensor, k: int) -> Tensor:
-        """Return source ``k`` of every row, moved to where it stands in the mixed image."""
+    def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
+        """Return source ``k`` of every row, moved to where it stands in the mixed image, without new values on request."""
         return images if k == 0 else images.index_select(0, self.sources[:, k])
 
 

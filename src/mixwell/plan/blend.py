@@ -33,7 +33,7 @@ class BlendPlan(Plan):
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         anchors, mixed = memory_order(images), memory_order(out)
         partners = gather_into(anchors, self.sources[:, 1], mixed)
-        lam = float(self.lam[0]) if on_host(self.lam) and shared(self.lam) else self.lam[:, None, None]
+        lam = float(self.lam[0]) if on_host(self.lam) and shared(self.lam) else self.lam[:, None, None, None]
         blend_into(partners, anchors, lam, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:

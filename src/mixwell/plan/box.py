@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import area, covered, rescaled, visible
+from mixwell.ops.boxes import anchor_share, covered, rescaled, visible
 from mixwell.ops.masks import mask_into
 from mixwell.ops.pixels import gather_into, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
@@ -38,8 +38,8 @@ class BoxPlan(Plan):
         if weight is not None:
             weights = torch.stack((weight, 1 - weight), 1)
         elif boxes.shape[1] == 1:
-            pasted = area(boxes).float() / (pairs.size[0] * pairs.size[1])  # (S, 1)
-            weights = torch.cat((1 - pasted, pasted), 1)
+            own = anchor_share(boxes[:, 0], pairs.size)
+            weights = torch.stack((own, 1 - own), 1)
         else:
             weights = visible(boxes, pairs.size, pairs.size).mean((2, 3))
         super().__init__(pairs, weights)
@@ -102,12 +102,11 @@ class BoxPlan(Plan):
                     patch = scaled_crop(partner[None], source_boxes[row], *sides, self.interpolation)[0]
                 mixed[:, top:bottom, left:right] = patch
 
-    def _source(self, images: Tensor, k: int) -> Tensor:
-        source = super()._source(images, k)
+    def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
+        source = super()._source(images, k, nearest)
         if k == 0 or self.source_boxes is None:
             return source
         boxes, source_boxes = self.boxes[:, k - 1], self.source_boxes[:, k - 1]
         if self.size != tuple(images.shape[2:]):
             boxes, source_boxes = (rescaled(box, self.size, images.shape[2:]) for box in (boxes, source_boxes))
-        interpolation = self.interpolation if images.is_floating_point() or images.dtype == torch.uint8 else "nearest"
-        return paste_scaled(source, boxes, source_boxes, interpolation)
+        return paste_scaled(source, boxes, source_boxes, "nearest" if nearest else self.interpolation)

@@ -25,6 +25,11 @@ class ChoicePlan(Plan):
         self.sources, self.size = plans[0].sources, plans[0].size
         self.lam, self.weights = self._pick([p.lam for p in plans]), self._pick([p.weights for p in plans])
 
+    @property
+    def moves_pixels(self) -> bool:
+        """See :meth:`Plan.moves_pixels`."""
+        return any(plan.moves_pixels for plan in self.plans)
+
     def share(self, size: tuple[int, int]) -> Tensor:
         """See :meth:`Plan.share`."""
         return self._pick([plan.share(size) for plan in self.plans])
@@ -43,14 +48,14 @@ class ChoicePlan(Plan):
 
     _mix_large = _mix_batch
 
-    def _source(self, images: Tensor, k: int) -> Tensor:
-        return self._pick([plan._source(images, k) for plan in self.plans])
+    def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
+        return self._pick([plan._source(images, k, nearest) for plan in self.plans])
 
 
 def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:
     """Combine plans over the same pairs, as a single mask where no plan moves pixels: one pass over the images."""
     chosen = ChoicePlan(plans, choice)
-    if any(plan.moves_pixels for plan in plans):
+    if chosen.moves_pixels:
         return chosen
     pairs = Pairs(chosen.sources[:, 1], chosen.lam, chosen.size)
     mask = MaskPlan(pairs, chosen.share(chosen.size)[:, :1])

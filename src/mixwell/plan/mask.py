@@ -86,11 +86,11 @@ class PatchPlan(MaskPlan):
 
     _mix_large = _mix_batch
 
-    def _source(self, images: Tensor, k: int) -> Tensor:
+    def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         cells = round(self.moves.shape[2] ** 0.5)
         if images.shape[2] % cells or images.shape[3] % cells:
             raise ValueError(f"Moving {cells} x {cells} cells needs sides that {cells} divides, got {tuple(images.shape[2:])}.")
-        return move_cells(super()._source(images, k), self.moves[:, k], cells)
+        return move_cells(super()._source(images, k, nearest), self.moves[:, k], cells)
 
 
 def _check_mask(mask: Tensor, pairs: Pairs) -> Tensor:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import area, clipped, cut_size, inside
+from mixwell.ops.boxes import Rule, anchor_share, clipped, cut_side, inside, place
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
 
-_PLACES: dict[str, Callable[..., Tensor]] = {"clip": clipped, "inside": inside}
+_RULES: dict[str, Rule] = {"clip": clipped, "inside": inside}
 
 
 class CutMix(Policy):
@@ -57,8 +53,8 @@ class CutMix(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.box not in _PLACES:
-            raise ValueError(f"box must be one of {', '.join(_PLACES)}, but got {self.box!r}.")
+        if self.box not in _RULES:
+            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.odd not in ("floor", "exact"):
             raise ValueError(f"odd must be floor or exact, but got {self.odd!r}.")
         if self.minmax is not None and not 0 <= self.minmax[0] < self.minmax[1] <= 1:
@@ -74,15 +70,10 @@ class CutMix(Policy):
         if self.aspect != (1.0, 1.0):
             low, high = self.aspect
             stretch = low * (high / low) ** pairs.rand(1)[:, 0]
-        height, width = cut_size(pairs.lam, pairs.size, stretch)
-        boxes = _PLACES[self.box](height, width, pairs.rand(2), pairs.size, self.odd)
+        boxes = place(_RULES[self.box], pairs.size, cut_side(pairs.lam, stretch), pairs.rand(2), self.odd)
         return BoxPlan(pairs, boxes, weight=None if self.correct_lam else pairs.lam)
 
     def _between(self, pairs: Pairs, low: float, high: float) -> BoxPlan:
-        draw = pairs.rand(4)
-        height, width = (
-            (int(side * low) + draw[:, k] * max(int(side * high) - int(side * low), 1)).long()
-            for k, side in enumerate(pairs.size)
-        )
-        boxes = inside(height, width, draw[:, 2:], pairs.size)
-        return BoxPlan(pairs.with_lam(1 - area(boxes) / (pairs.size[0] * pairs.size[1])), boxes)
+        side = low + (high - low) * pairs.rand(2)
+        boxes = place(inside, pairs.size, side, pairs.rand(2))
+        return BoxPlan(pairs.with_lam(anchor_share(boxes, pairs.size)), boxes)

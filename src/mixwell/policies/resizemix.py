@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
-
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import centred, shifted
+from mixwell.ops.boxes import Rule, clipped, place, shifted, whole_image
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio, Uniform
 
-_PLACES: dict[str, Callable[..., Tensor]] = {"inside": shifted, "clip": centred}
+_RULES: dict[str, Rule] = {"inside": shifted, "clip": clipped}
 INTERPOLATIONS = ("nearest", "bilinear", "area")
 
 
@@ -41,6 +36,7 @@ class ResizeMix(Policy):
     Source: Qin et al., *ResizeMix: Mixing Data with Preserved Object Information and True Labels*, 2020 (arXiv:2012.11101).
 
     Example:
+        >>> import torch
         >>> mixed = ResizeMix()(torch.rand(8, 3, 32, 32), torch.arange(8))
         >>> bool(mixed.weights[0, 0] >= 1 - 0.8**2)
         True
@@ -52,17 +48,13 @@ class ResizeMix(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.box not in _PLACES:
-            raise ValueError(f"box must be one of {', '.join(_PLACES)}, but got {self.box!r}.")
+        if self.box not in _RULES:
+            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but got {self.interpolation!r}.")
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
-        tau, centre = pairs.lam, pairs.rand(2)
-        height, width = ((side * tau).long() for side in pairs.size)
-        row, column = ((side * centre[:, k]).long() for k, side in enumerate(pairs.size))
-        boxes = _PLACES[self.box](height, width, row, column, pairs.size)
-        whole = torch.zeros_like(boxes)
-        whole[:, 1], whole[:, 3] = pairs.size
-        return BoxPlan(pairs.with_lam(1 - tau**2), boxes, whole, self.interpolation)
+        tau = pairs.lam
+        boxes = place(_RULES[self.box], pairs.size, tau[:, None].expand(-1, 2), pairs.rand(2))
+        return BoxPlan(pairs.with_lam(1 - tau**2), boxes, whole_image(boxes, pairs.size), self.interpolation)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import centred, cut_size, shifted
+from mixwell.ops.boxes import Rule, clipped_around, cut_side, place, shifted_around
 from mixwell.ops.peaks import drawn_by, peaks
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import FineGrained
 
-_PLACES: dict[str, Callable[..., Tensor]] = {"clip": centred, "inside": shifted}
+_RULES: dict[str, Rule] = {"clip": clipped_around, "inside": shifted_around}
 
 
 class SaliencyMix(Policy):
@@ -60,8 +56,8 @@ class SaliencyMix(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.box not in _PLACES:
-            raise ValueError(f"box must be one of {', '.join(_PLACES)}, but got {self.box!r}.")
+        if self.box not in _RULES:
+            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.levels is not None and self.levels < 1:
             raise ValueError(f"levels must be at least 1, but got {self.levels}.")
 
@@ -69,8 +65,7 @@ class SaliencyMix(Policy):
         """See :meth:`Policy.plan`."""
         maps = pairs.saliency_b[: len(pairs.lam)]  # one box per batch follows the first image's partner
         if self.draw_centre:
-            row, column = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size)
+            centre = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size)
         else:
-            row, column = peaks(maps, pairs.size, self.levels)
-        height, width = cut_size(pairs.lam, pairs.size)
-        return BoxPlan(pairs, _PLACES[self.box](height, width, row, column, pairs.size))
+            centre = peaks(maps, pairs.size, self.levels)
+        return BoxPlan(pairs, place(_RULES[self.box], pairs.size, cut_side(pairs.lam).expand(len(centre), -1), centre))

@@ -11,7 +11,7 @@ from torch import nn
 
 from mixwell import models, spec
 from mixwell.methods import Method
-from mixwell.policy import Policy
+from mixwell.policy import BatchPolicy
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet
@@ -46,7 +46,7 @@ def _pretrained(model: nn.Module, config: Config) -> None:
     model.load_state_dict({name: value for name, value in state.items() if name not in odd}, strict=False)
 
 
-def policy(config: Config) -> Policy | None:
+def policy(config: Config) -> BatchPolicy | None:
     """Return the mixing policy, or None for plain training.
 
     Raises:
@@ -55,7 +55,7 @@ def policy(config: Config) -> Policy | None:
     if config.policy.lower() in ("none", ""):
         return None
     found = _parsed("policy", config.policy)
-    if not isinstance(found, Policy):
+    if not isinstance(found, BatchPolicy):
         raise RunError(f"policy must be a mixing policy such as CutMix(alpha=0.2), and is {config.policy}")
     return found
 
@@ -67,7 +67,7 @@ def method(config: Config, model: nn.Module, num_classes: int) -> Method:
         RunError: the expression names no method, has a wrong setting, or the method cannot use the policy.
     """
     make, mix = _parsed("method", config.method), policy(config)
-    target = getattr(make, "func", make)  # a method with settings is a partial constructor
+    target = getattr(make, "func", make)  # a method comes as a partial of its class
     if not (isinstance(target, type) and issubclass(target, Method)):
         raise RunError(f"method must be a training method such as SUMix, and is {config.method}")
     if mix is None and target.__name__ != "Mixing":

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from mixwell.train.errors import RunError, nearest
+from mixwell.spec import nearest
+from mixwell.train.errors import RunError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -117,7 +118,7 @@ class Config:
     def _checked(cls, name: str, value: Any) -> Any:
         types = cls.types()
         if name not in types:
-            raise RunError(f"the config has an unknown field {name!r}: {nearest(name, types)}")
+            raise RunError(f"the config has an unknown field {name!r}{nearest(name, types)}")
         kind = types[name]
         if kind is float and type(value) is int:
             return float(value)

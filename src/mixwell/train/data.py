@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell.spec import nearest
 from mixwell.train.config import Config
-from mixwell.train.errors import RunError, nearest
+from mixwell.train.errors import RunError
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -238,7 +239,7 @@ def load(config: Config) -> DataSet:
         RunError: the data set is unknown, missing, unreadable or too small; the sentence says what to do.
     """
     if config.dataset not in SETS:
-        raise RunError(f"no data set called {config.dataset!r}: {nearest(config.dataset, SETS)}")
+        raise RunError(f"no data set called {config.dataset!r}{nearest(config.dataset, SETS)}")
     data = SETS[config.dataset](config)
     train, classes = data.train, len(data.classes)
     if config.subset > len(train):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
-from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -18,20 +16,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise RunError(f"{message} (see {self.prog} --help)")
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Return ``"did you mean X?"``, or the list of names when none comes close.
-
-    Example:
-        >>> nearest("epoch", ["epochs", "lr"])
-        "did you mean 'epochs'?"
-        >>> nearest("zzz", ["epochs", "lr"])
-        'there are epochs, lr'
-    """
-    names = list(names)
-    close = difflib.get_close_matches(word, names, 1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
 
 
 def full_disk(error: OSError) -> bool:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mixwell.train import build
+from mixwell.train.checkpoint import read_weights
+from mixwell.train.config import Config
+from mixwell.train.data import load
+from mixwell.train.engine import engine
+from mixwell.train.loader import Place, loaders
 
 
 def score(logits: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
@@ -72,3 +81,29 @@ def evaluate(
         sums += score(logits, labels, bins)
     model.train(training)
     return summarise(accelerator.reduce(sums, "sum"))  # type: ignore[arg-type]
+
+
+def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10) -> dict[str, float]:
+    """Measure the classifier that a run has kept.
+
+    Args:
+        config: The run's config.
+        run: Its directory.
+        split: ``"test"``, or ``"val"`` for what was held out.
+        bins: Intervals of the calibration error.
+
+    Returns:
+        What ``summarise`` returns, and ``images``.
+
+    Raises:
+        RunError: there is no model yet, or its data set is missing.
+    """
+    accelerator = engine(config)
+    data = load(config)
+    model = build.classifier(replace(config, weights=""), data)
+    model.load_state_dict(read_weights(run / "model.safetensors"))
+    place = Place(accelerator.device, accelerator.process_index, accelerator.num_processes)
+    _, val, test = loaders(config, data, place)
+    batches = test if split == "test" else val
+    measures = evaluate(model.to(accelerator.device), batches, accelerator, bins)
+    return {**measures, "images": len(batches.split)}

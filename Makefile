@@ -1,0 +1,55 @@
+# Every target sets up its own environment first, in .venv; all it needs is Python 3.11 or newer.
+# Options: JOBS=2 (test processes) ARGS=... (for pytest or the benchmark) DEMO_ARGS=... (for the demo) PYTHON=...
+PYTHON ?=
+JOBS ?= 2
+ARGS ?=
+DEMO_ARGS ?=
+export PYTHON
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10
+
+.PHONY: help setup demo test test-all check docs bench lock clean
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
+
+setup: $(STAMP)  ## create .venv with the pinned packages and the mixwell command
+
+$(STAMP): pyproject.toml requirements.lock
+	@python=$$(scripts/python) && { $(BIN)/python -c '' 2>/dev/null || \
+		{ rm -rf .venv && scripts/uv venv --quiet --python "$$python" .venv; }; }
+	scripts/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	scripts/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup  ## train plain, CutMix and CutMix + SUMix on real digits; table, pictures and report in demo/
+	$(BIN)/mixwell demo $(DEMO_ARGS)
+
+test: setup  ## run the suite
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: setup  ## run the suite and the full product of the catalogue
+	$(PYTEST) $(ARGS)
+
+check: setup  ## lint, format, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+docs: setup  ## write the README's table of policies from the docstrings
+	$(BIN)/python docs/make_readme_table.py
+
+bench: setup  ## time our policies (see benchmarks/)
+	$(BIN)/python benchmarks/mixing.py $(ARGS)
+
+lock:  ## pin the newest versions that pyproject.toml admits
+	scripts/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet \
+		--output-file requirements.lock
+
+clean:  ## remove everything that make has made, results of runs excepted
+	rm -rf .venv .uv build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+"""Batches of every kind to mix, a small classifier, and how the tests mix."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from catalogue import CLASSES
+from torch import Tensor, nn
+
+from mixwell import BatchPolicy, MixedBatch
+
+LAYOUTS = ("contiguous", "channels_last", "strided")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
+SHAPES = ((4, 3, 8, 8), (5, 1, 9, 14), (6, 4, 17, 6), (1, 3, 8, 8), (3, 3, 160, 160), (2, 1, 150, 300))
+
+
+class Case(NamedTuple):
+    """What a batch looks like."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    layout: str
+
+    def images(self, device: torch.device | str = "cpu", seed: int = 0) -> Tensor:
+        """Make images, the same ones for the same seed."""
+        b, c, h, w = self.shape
+        noise = torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed))
+        pixels = (noise * 40 + 128).clamp(0, 255).round() if self.dtype == torch.uint8 else noise
+        pixels = pixels.to(device, self.dtype)
+        if self.layout == "channels_last":
+            return pixels.contiguous(memory_format=torch.channels_last)
+        if self.layout == "strided":  # every other column of a wider picture
+            wide = pixels.new_zeros(b, c, h, 2 * w)
+            wide[..., ::2] = pixels
+            return wide[..., ::2]
+        return pixels
+
+    def labels(self, device: torch.device | str = "cpu") -> Tensor:
+        """Make class indices."""
+        return torch.arange(self.shape[0], device=device) % CLASSES
+
+
+EVERY_CASE = [Case(shape, dtype, layout) for shape in SHAPES for dtype in DTYPES for layout in LAYOUTS]
+SOME_CASES = [
+    Case(SHAPES[0], torch.float32, "contiguous"),
+    Case(SHAPES[1], torch.float64, "channels_last"),
+    Case(SHAPES[2], torch.bfloat16, "channels_last"),
+    Case(SHAPES[1], torch.uint8, "contiguous"),
+    Case(SHAPES[2], torch.float16, "strided"),
+    Case(SHAPES[3], torch.float32, "contiguous"),
+    Case(SHAPES[4], torch.float32, "contiguous"),
+    Case(SHAPES[4], torch.uint8, "channels_last"),
+]
+FLOAT = SOME_CASES[0]
+
+each_case = pytest.mark.parametrize(
+    "cases", [SOME_CASES, pytest.param(EVERY_CASE, marks=pytest.mark.slow)], ids=["some", "every"]
+)
+
+
+class Classifier(nn.Module):
+    """A small model for images of any channel count, size and floating dtype, with everything that may be disturbed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout(0.5)
+        self.conv = nn.Conv2d(1, 5, 3, padding=1)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to logits."""
+        features = self.conv(self.norm(images.float().mean(1, keepdim=True))).relu()
+        return self.head(self.drop(features.mean((2, 3))))
+
+
+def fixed_classifier(device: torch.device | str = "cpu") -> Classifier:
+    """Return the same classifier every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return Classifier().to(device)
+
+
+def mix(policy: BatchPolicy, images: Tensor, labels: Tensor | None = None, seed: int = 0, **more: Any) -> MixedBatch:
+    """Mix with a generator of its own, and with what an input gradient needs."""
+    labels = torch.arange(len(images), device=images.device) % CLASSES if labels is None else labels
+    if images.dtype == torch.uint8:  # no gradient can be taken there: saliency is known beforehand
+        more.setdefault("saliency", images.float().mean(1))
+    more.setdefault("model", fixed_classifier(images.device))
+    return policy(images, labels, generator=torch.Generator().manual_seed(seed), **more)
+
+
+def with_settings(policy: BatchPolicy, **settings: Any) -> BatchPolicy | None:
+    """Return the policy with other settings, or None where it has no such setting or refuses the combination."""
+    if not set(settings) <= {field.name for field in fields(policy)}:  # type: ignore[arg-type]
+        return None
+    try:
+        return replace(policy, **settings)  # type: ignore[type-var]
+    except ValueError:
+        return None
+
+
+def follows_pixels(policy: BatchPolicy) -> bool:
+    """Tell whether label weights are the sources' shares of the pixels."""
+    return getattr(policy, "correct_lam", True)

@@ -1,0 +1,252 @@
+"""The house rules, read off the sources: who imports whom, how long, how deep, how named, what may not be said."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+import mixwell
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = Path("src/mixwell")
+FILE_LINES, FUNCTION_LINES, COMPLEXITY, README_LINES = 300, 50, 10, 150
+
+# A part imports only from rows above its own; "" is the package itself, as in ``from mixwell import CutMix``.
+ORDER = [
+    {"ops"},
+    {"value"},
+    {"batch"},
+    {"plan"},
+    {"ratio", "pairing", "taps"},
+    {"saliency"},
+    {"policy"},
+    {"policies"},
+    {"targets"},
+    {"losses", "labels", "metrics"},
+    {"methods"},
+    {"models", "integrations", "spec"},
+    {""},
+    {"train", "__main__"},
+]
+RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
+MAY_IMPORT = {
+    "models": {"timm", "torchvision"},
+    "integrations": {"timm", "torchvision", "lightning", "transformers"},
+    "train": {
+        *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
+        *("sklearn", "tensorboard", "timm", "torchvision"),
+    },
+}
+EVERYWHERE = {*sys.stdlib_module_names, "torch", "mixwell"}
+BANNED_NAMES = {"util", "utils", "common", "helper", "helpers", "misc"}
+# The brackets keep these patterns from matching themselves.
+BANNED_TEXT = {
+    "a machine's path": r"(?<![\w.~$}/])/(?:[h]ome|[r]oot|[w]ork|[t]mp|[m]nt|[U]sers)/",
+    "a package index": r"[p]ypi\.|[p]ythonhosted|[w]hl/c(?:pu|u)|npmj[s]\.|--(?:extra-)?inde[x]-url|--find-link[s]",
+    "an address in a private network": r"\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}(?::\d+|/)",
+}
+WITHOUT_PAPER = {"Mixing", "NoMix", "OneOf", "Sometimes"}  # of the policies, methods and saliency sources
+
+Check = Callable[[Path, str], Iterator[str]]
+
+
+def part_of(path: Path) -> str:
+    """Return the part of the library that a file belongs to."""
+    name = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    return "" if name == "__init__" else name
+
+
+def at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk a tree, without what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for other in child.orelse:
+                yield from at_run_time(other)
+        else:
+            yield from at_run_time(child)
+
+
+def imported(path: Path, source: str) -> Iterator[str]:
+    """Yield the full name of everything that a file imports, however late it does so."""
+    package = path.relative_to("src").parent.parts
+    for node in at_run_time(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield from (".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def one_way(path: Path, source: str) -> Iterator[str]:
+    """Complain about imports from the same row or from below."""
+    here = part_of(path)
+    if here not in RANK:
+        yield f"{here} has no place in ORDER"
+        return
+    for name in imported(path, source):
+        package, *rest = name.split(".")
+        there = rest[0] if rest and rest[0] in RANK else ""
+        if package == "mixwell" and there != here and RANK[there] >= RANK[here]:
+            yield f"{here} imports {name}, which is not above it in ORDER"
+
+
+def third_party(path: Path, source: str) -> Iterator[str]:
+    """Complain about packages that this part of the library may not need."""
+    allowed = EVERYWHERE | MAY_IMPORT.get(part_of(path), set())
+    packages = {name.split(".")[0] for name in imported(path, source)}
+    yield from (f"{part_of(path) or 'mixwell'} imports {name}" for name in sorted(packages - allowed))
+
+
+def file_name(path: Path, source: str) -> Iterator[str]:
+    """Complain about names that say nothing."""
+    yield from (f"{part} says nothing" for part in path.with_suffix("").parts if part.strip("_") in BANNED_NAMES)
+
+
+def file_length(path: Path, source: str) -> Iterator[str]:
+    """Complain about long files."""
+    lines = len(source.splitlines())
+    if lines > FILE_LINES:
+        yield f"{lines} lines, at most {FILE_LINES}"
+
+
+def complexity(function: ast.AST) -> int:
+    """Count the ways through a function, as McCabe does: one more for each branch, loop and inner function."""
+    branches = ast.If | ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.match_case
+    inner = ast.FunctionDef | ast.AsyncFunctionDef  # the function itself is among them, and counts as one
+    nodes = list(ast.walk(function))
+    otherwise = sum(isinstance(node, ast.Try) and bool(node.orelse) for node in nodes)
+    return otherwise + sum(isinstance(node, branches | inner) for node in nodes)
+
+
+def functions(path: Path, source: str) -> Iterator[str]:
+    """Complain about long and about branching functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES:
+                yield f"{node.name} has {lines} lines, at most {FUNCTION_LINES}"
+            if complexity(node) > COMPLEXITY:
+                yield f"{node.name} has complexity {complexity(node)}, at most {COMPLEXITY}"
+
+
+def wording(path: Path, source: str) -> Iterator[str]:
+    """Complain about text that ties the repository to one machine or network."""
+    for number, line in zip(count(1), source.splitlines(), strict=False):
+        yield from (f"line {number} names {what}" for what, pattern in BANNED_TEXT.items() if re.search(pattern, line))
+
+
+def committed() -> Iterator[Path]:
+    """Yield the files of the repository, without what .gitignore leaves out."""
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.endswith("/")}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(set(folders) - ignored - {".git"})
+        yield from (Path(folder, name).relative_to(ROOT) for name in sorted(names))
+
+
+@cache
+def texts() -> dict[Path, str]:
+    """Read every text file of the repository."""
+    found = {}
+    for path in committed():
+        try:
+            found[path] = (ROOT / path).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, FileNotFoundError):  # a picture; a file that another process has just removed
+            continue
+    return found
+
+
+def refuse(check: Check, files: dict[Path, str]) -> None:
+    """Fail with every complaint of a check on a line of its own."""
+    complaints = [f"{path}: {complaint}" for path, text in files.items() for complaint in check(path, text)]
+    assert not complaints, "\n".join(["", *complaints])
+
+
+def test_readme_is_short() -> None:
+    """A newcomer reads the README in a minute."""
+    assert len(texts()[Path("README.md")].splitlines()) < README_LINES
+
+
+@pytest.mark.parametrize("check", [one_way, third_party], ids=lambda check: check.__name__)
+def test_library(check: Check) -> None:
+    """The sources of the library keep the order."""
+    sources = {path: text for path, text in texts().items() if path.is_relative_to(SOURCE) and path.suffix == ".py"}
+    assert len(sources) > 5
+    refuse(check, sources)
+
+
+@pytest.mark.parametrize("check", [file_name, file_length, functions], ids=lambda check: check.__name__)
+def test_all_python(check: Check) -> None:
+    """Tests, examples and benchmarks are as short and plain as the library."""
+    sources = {path: text for path, text in texts().items() if path.suffix == ".py"}
+    refuse(check, sources)
+
+
+def test_wording() -> None:
+    """No file names a machine's path or the place packages come from."""
+    refuse(wording, texts())
+
+
+@pytest.mark.parametrize("name", mixwell.__all__)
+def test_public_names_are_documented(name: str) -> None:
+    """Every public name says what it is, and what comes from a paper says from which."""
+    value = getattr(mixwell, name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    doc = vars(value).get("__doc__") or "" if inspect.isclass(value) else value.__doc__ or ""
+    generated = doc.startswith(f"{name}(")  # what a dataclass without a docstring gets
+    assert len(doc) * (not generated) > 20, f"{name} needs a docstring of its own"
+    if inspect.isclass(value):
+        methods = [key for key, member in vars(value).items() if inspect.isfunction(member) and key[0] != "_"]
+        silent = [key for key in methods if not inspect.getdoc(getattr(value, key))]
+        assert silent == [], f"methods of {name} without a docstring, also in its bases"
+        published = {name for kind in ("policy", "method", "saliency") for name in mixwell.names(kind)} - WITHOUT_PAPER
+        if name in published:
+            assert "Source:" in doc, f"{name} does not name its paper: end the docstring with a line 'Source: ...'"
+
+
+LATE = "def f():\n    from .policies.cutmix import CutMix\n"
+TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import timm\n    from .train import loop\n"
+BRANCHES = "def f(x):\n" + "".join(f"    if x == {n}:\n        return {n}\n" for n in range(10))
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "source", "complaints"),
+    [
+        (one_way, "plan.py", "from .value import Value\nfrom . import ops\n", 0),
+        (one_way, "plan.py", LATE, 1),
+        (one_way, "plan.py", "from . import policy\n", 1),
+        (one_way, "plan.py", TYPES, 0),
+        (one_way, "ratio.py", "from mixwell.pairing import Roll\n", 1),
+        (one_way, "policies/cutmix.py", "from ..methods import sumix\n", 1),
+        (one_way, "policies/cutmix.py", "from mixwell import CutMix\n", 1),
+        (one_way, "policies/cutmix.py", "from .mixup import MixUp\n", 0),
+        (one_way, "spec.py", "from importlib import import_module\nimport_module('mixwell.train.cli')\n", 1),
+        (one_way, "novelty.py", "", 1),
+        (third_party, "plan.py", "import math\nimport torch.nn.functional as F\n", 0),
+        (third_party, "plan.py", "def f():\n    import numpy\n", 1),
+        (third_party, "integrations/timm.py", "import timm\nimport accelerate\n", 1),
+        (third_party, "train/loop.py", "import accelerate\n", 0),
+        (file_name, "ops/_helpers.py", "", 1),
+        (file_length, "plan.py", "\n" * 301, 1),
+        (functions, "plan.py", BRANCHES, 1),
+        (functions, "plan.py", BRANCHES.replace("if x == 9:\n        return 9", "return 9"), 0),
+        (functions, "plan.py", "def f():\n" + "    f()\n" * 50, 1),
+        (wording, "plan.py", "open('" + "/" + "tmp/x')\n", 1),
+        (wording, "plan.py", "# see https://" + "py" + "pi.example/simple\n", 1),
+    ],
+)
+def test_checks_bite(check: Check, path: str, source: str, complaints: int) -> None:
+    """Each check finds what it is for, and nothing in code that keeps the rule."""
+    assert len(list(check(SOURCE / path, source))) == complaints
