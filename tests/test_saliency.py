@@ -218,6 +218,8 @@ def test_channel_order() -> None:
     grey = image[:, :1]
     assert FineGrained()(None, grey.expand(-1, 4, -1, -1), LABELS).equal(FineGrained()(None, grey, LABELS))
     assert FineGrained()(None, grey, LABELS).equal(fine_grained(grey[:, 0]))
+    images = torch.rand(2, 4, 12, 12)
+    assert SpectralResidual()(None, images, LABELS).allclose(spectral_residual(images.mean(1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [SpectralResidual, FineGrained])

@@ -181,6 +181,7 @@ def test_distributed(process_group: None) -> None:
     owner = Owner(model)
     wrapped = nn.parallel.DistributedDataParallel(owner)
     inner = nn.parallel.DistributedDataParallel(model)
+    inner.register_forward_pre_hook(lambda *_: pytest.fail("the wrapper exchanges buffers: saliency must go around it"))
     for _ in range(2):
         logits, feature = wrapped(images)
         assert InputGradient()(inner, images, labels).allclose(expected, atol=1e-6)
@@ -203,6 +204,7 @@ class Timm(nn.Module):
 def test_classifier_of(model: nn.Module) -> None:
     """The stated classifier wins over the last linear layer; what cannot be tapped says what to do."""
     assert classifier_of(model) == ("head", model.head)
+    assert classifier_of(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.ReLU()))[0] == "1"
     stated = Timm(None)
     assert classifier_of(stated) == ("fc", stated.fc)
     with pytest.raises(ValueError, match="Identity"):

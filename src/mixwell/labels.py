@@ -153,9 +153,9 @@ SIMILARITIES: dict[str, Similarity] = {
 class SemanticShare(LabelPolicy):
     """SUMix's ratio learning: weights follow what the model sees of each source in the mixed image.
 
-    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from that
-    for a source. Nothing depends on the batch's size or the number of classes, a weight of 0 stays 0, and a row keeps
-    its sum.
+    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from
+    that for a source. A weight of 0 stays 0, and a row keeps its sum. Nothing depends on the batch's size, nor with
+    ``"distance"`` on the number of classes.
 
     Args:
         similarity: ``"distance"``, ``"released"``, ``"agreement"``, ``"reference"`` or a :class:`Similarity`.

@@ -137,7 +137,8 @@ class FineGrained(Saliency):
             return small.round()
         if self.mean is None or self.std is None:
             low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
-            return ((small - low) * (255 / (high - low).clamp(min=torch.finfo(torch.float32).tiny))).round_()
+            span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)  # flat images become 0, not 0 / 0
+            return (small - low).div_(span).mul_(255).round_()
         # As numbers, because a tensor of them would have to be sent to the device.
         mean, std = (_per_channel(value, images.shape[1]) for value in (self.mean, self.std))
         if {len(mean), len(std)} != {images.shape[1]}:
@@ -185,15 +186,14 @@ class InputGradient(Saliency):
                 f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
                 "pass saliency= maps"
             )
-        if isinstance(model, DistributedDataParallel):  # whose own forward would wait for the parameters' gradients
+        if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
             inner: nn.Module = model.module
         else:
             inner = model
         with undisturbed(inner), _constant(inner), torch.enable_grad():
             pixels = images.detach().requires_grad_()
             logits = inner(pixels).float()
-            target = labels.to(logits.dtype) if labels.is_floating_point() else labels
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, target, reduction="sum"), pixels)
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
         return gradient.float().square().mean(1).sqrt()
 
 

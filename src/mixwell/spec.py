@@ -51,8 +51,8 @@ def names(kind: str) -> list[str]:
     """List what there is of a kind, sorted.
 
     Args:
-        kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``, ``"target"``,
-            ``"rescale"`` or ``"similarity"``.
+        kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``,
+            ``"target"``, ``"rescale"`` or ``"similarity"``.
 
     Raises:
         ValueError: There is no such kind.

@@ -138,8 +138,8 @@ class TwoHotTargets(Targets):
         ValueError: The scale is not positive.
 
     Note:
-        Published code gives a class that both sources share a target of 2, unless ``scale`` is below 1; here targets end at
-        1. ``clamp=False`` is the published form.
+        Published code gives a class that both sources share a target of 2, unless ``scale`` is below 1; here targets
+        end at 1. ``clamp=False`` is the published form.
 
     Source: Beyer et al., *Are we done with ImageNet?*, 2020 (arXiv:2006.07159), and OpenMixup for the options.
 

@@ -51,5 +51,5 @@ def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def set_field(value: Value, name: str, new: Any) -> None:
-    """Normalise a field inside ``__post_init__`` (a list given as a tuple, say), the only place where one may change."""
+    """Normalise a field (a list given for a tuple, say) inside ``__post_init__``, where alone one may change."""
     object.__setattr__(value, name, new)

@@ -117,7 +117,7 @@ def sumix_terms(
 
     Raises:
         TypeError: The logits are not a tensor.
-        ValueError: The batch does not have two sources, or the outputs differ in shape.
+        ValueError: The batch does not have two sources, the outputs differ in shape, or the form is unknown.
 
     Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
 
@@ -142,39 +142,47 @@ def sumix_terms(
         logits, mixed.with_weights(weights), smoothing, published=reference_compat if published is None else published
     )
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
-    features = FORMS[form](together + semantic)
-    labels = mixed.labels.flatten(0, 1)
-    each = F.cross_entropy(
-        features.flatten(0, 1), labels if labels.dim() == 1 else labels.to(features.dtype), reduction="none"
-    )
-    regulariser = (
-        gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
-    )  # the drawn ratio, not the learned one
+    features = _form(form)(together + semantic)
+    each = F.cross_entropy(features.flatten(0, 1), _target(mixed.labels.flatten(0, 1)), reduction="none")
+    # Weighted by the drawn ratio, not by the learned one.
+    regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)
+
+
+def _form(name: str) -> Callable[[Tensor], Tensor]:
+    if name not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {name!r}.")
+    return FORMS[name]
+
+
+def _target(labels: Tensor) -> Tensor:
+    """Return labels as torch's cross entropy takes them: class indices, or probabilities in the logits' type."""
+    return labels.float() if labels.is_floating_point() else labels
 
 
 class SUMix(Method):
     """Train any two-source policy with a learned mixing ratio and an uncertainty regulariser.
 
-    The unmixed images are predicted too; where the mixed image looks more like one of its sources, that source's label gains
-    weight. A second head, used in training only, learns how uncertain each image is.
+    The unmixed images are predicted too; where the mixed image looks more like one of its sources, that source's label
+    gains weight. A second head, used in training only, learns how uncertain each image is.
 
     Args:
-        model: The classifier; what goes into ``get_classifier()``, or its last linear layer, is what the second head reads.
+        model: The classifier; the second head reads what goes into ``get_classifier()``, or into its last linear layer.
         policy: Any policy with two sources.
         num_classes: Number of classes N.
-        gamma: Weight of the regulariser: 0.5 in most of the paper's settings, 1.0 on Tiny-ImageNet; 0 switches it off, and
-            there is no second head.
+        gamma: Weight of the regulariser: 0.5 in most of the paper's settings, 1.0 on Tiny-ImageNet; 0 switches it off,
+            and there is no second head.
         similarity: See :class:`SemanticShare`.
         kappa: See :class:`SemanticShare`.
-        is_norm: Read uncertainty from a head of its own; ``False`` takes the raw logits, as the paper's ImageNet settings.
+        is_norm: Read uncertainty from a head of its own; ``False`` takes the raw logits, as the released ImageNet
+            settings do.
         form: See :func:`sumix_terms`.
         smoothing: Label smoothing of the main term.
         clean_grad: Let gradients flow through the clean pass, as released; costs a backward pass more.
         clean_ce: Weight of an ordinary loss on the unmixed images; needs ``clean_grad=True``.
         clean_statistics: Let the clean pass move batch-norm statistics, as released.
-        reference_compat: The released step as it is: ``"reference"`` similarity, ``form="exp"``, the batch's mean weight for
-            every sample, clean pass with gradient and statistics.
+        reference_compat: The released step as it is: ``"reference"`` similarity, ``form="exp"``, the batch's mean
+            weight for every sample, clean pass with gradient and statistics.
         classifier: Name of the layer whose input the uncertainty head reads, where it cannot be found.
 
     Raises:
@@ -182,9 +190,9 @@ class SUMix(Method):
         ValueError: A setting is out of range or contradicts another, or the classifier is not found.
 
     Note:
-        The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second head
-        (``docs/sumix.md``); the default repairs all three, and its clean pass has no gradient, which saves a third of
-        the step.
+        The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second
+        head (``docs/sumix.md``); the default repairs all three, and its clean pass has no gradient, which saves a third
+        of the step.
 
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
@@ -217,8 +225,7 @@ class SUMix(Method):
         super().__init__(model)
         check_policy(policy)
         check_smoothing(smoothing)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
+        _form(form)
         if gamma < 0 or clean_ce < 0:
             raise ValueError(f"gamma and clean_ce must not be negative, but got {gamma} and {clean_ce}.")
         if reference_compat:
@@ -237,7 +244,7 @@ class SUMix(Method):
             self.head = UncertaintyHead(_width(self.tap.name, model.get_submodule(self.tap.name)), num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also returns the regulariser and how far the learned ratio is from the drawn one."""
+        """See :meth:`Method.forward`; also logs the regulariser and how far the learned ratio is from the drawn."""
         mixed = self.policy(images, labels, model=self.model)
         with clean_pass(self.model, grad=self.clean_grad, statistics=self.clean_statistics):
             clean_logits, clean_uncertainty = self._predict(images)
@@ -256,7 +263,8 @@ class SUMix(Method):
         )
         loss = terms.loss
         if self.clean_ce:
-            loss = loss + self.clean_ce * F.cross_entropy(clean_logits.float(), labels, label_smoothing=self.smoothing)
+            clean_loss = F.cross_entropy(clean_logits.float(), _target(labels), label_smoothing=self.smoothing)
+            loss = loss + self.clean_ce * clean_loss
         shift = (terms.weights[:, 0] - mixed.weights[:, 0]).abs().mean()
         return {"loss": loss, "output": logits, "regulariser": terms.regulariser.detach(), "ratio_shift": shift}
 
@@ -269,7 +277,7 @@ def _width(name: str, module: nn.Module) -> int:
     width = getattr(module, "in_features", None) or getattr(module, "in_channels", None)
     if not isinstance(width, int):
         raise ValueError(
-            f"The classifier must be a linear or convolutional layer, but {name!r} is a {type(module).__name__}: give the "
-            'name of the layer that makes the logits, as in classifier="head.fc".'
+            f"The classifier must be a linear or convolutional layer, but {name!r} is a {type(module).__name__}: give "
+            'the name of the layer that makes the logits, as in classifier="head.fc".'
         )
     return width

@@ -32,7 +32,11 @@ def build(name: str, num_classes: int, in_chans: int = 3) -> nn.Module:
         return globals()[name](num_classes, in_chans)
     if not name.startswith("timm/"):
         close = difflib.get_close_matches(name, NAMES, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(NAMES)}, and timm/NAME for timm's models."
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"there are {', '.join(NAMES)}, and timm/NAME for timm's models."
+        )
         raise ValueError(f"no model called {name!r}: {hint}")
     try:
         import timm  # seconds to import, so only when asked for

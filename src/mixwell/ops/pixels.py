@@ -66,20 +66,21 @@ def one_by_one(images: Tensor, partner: list[int], out: Tensor) -> Iterator[tupl
     overwritten and one image of scratch is enough.
     """
     if out.data_ptr() != images.data_ptr():
-        yield from zip(range(len(partner)), images, (images[p] for p in partner), out, strict=True)
+        anchors = images.unbind()
+        yield from zip(range(len(partner)), anchors, [anchors[p] for p in partner], out.unbind(), strict=True)
         return
     if len(set(partner)) < len(partner):  # not a permutation: no order of the rows would do
         yield from one_by_one(images.clone(memory_format=torch.preserve_format), partner, out)
         return
+    rows, scratch = out.unbind(), torch.empty_like(out[0])
     seen = [False] * len(partner)
-    scratch = torch.empty_like(images[0])
     for first in range(len(partner)):
         if seen[first]:
             continue
-        scratch.copy_(images[first])
+        scratch.copy_(rows[first])
         row = first
         while not seen[row]:
             seen[row] = True
             following = partner[row]
-            yield row, out[row], scratch if following == first else images[following], out[row]
+            yield row, rows[row], scratch if following == first else rows[following], rows[row]
             row = following

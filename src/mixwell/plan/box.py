@@ -67,40 +67,53 @@ class BoxPlan(Plan):
         return mixed
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
-        if self.source_boxes is not None or self.boxes.shape[1] > 1 or self.size != tuple(images.shape[2:]):
+        if not self._plain(images) or self.source_boxes is not None:
             out.copy_(self._mix(images))
         elif on_host(self.boxes) and shared(self.boxes):
-            self._paste_shared(images, out)
+            anchors, targets = self._windows(images, out)
+            targets.copy_(anchors.index_select(0, self.sources[:, 1]))
         else:
             boxes = self.boxes[:1] if shared(self.boxes) else self.boxes
             outside = ~covered(boxes, self.size, self.size)  # (S, 1, H, W)
             anchors, mixed = memory_order(images), memory_order(out)
             mask_into(gather_into(anchors, self.sources[:, 1], mixed), anchors, outside, images, mixed)
 
-    def _paste_shared(self, images: Tensor, out: Tensor) -> None:
-        top, bottom, left, right = self.boxes[0, 0].tolist()
-        window = (slice(None), slice(None), slice(top, bottom), slice(left, right))
+    def _mix_large(self, images: Tensor, out: Tensor) -> None:
+        partner = self.sources[:, 1].tolist()
+        if not self._plain(images):
+            out.copy_(self._mix(images))
+        elif self.source_boxes is None and shared(self.boxes):
+            anchors, targets = self._windows(images, out)
+            for _, _, source, target in one_by_one(anchors, partner, targets):
+                target.copy_(source)
+        else:
+            boxes = self.boxes[:, 0].tolist()
+            source_boxes = boxes if self.source_boxes is None else self.source_boxes[:, 0].tolist()
+            for row, anchor, source, mixed in one_by_one(images, partner, out):
+                if mixed.data_ptr() != anchor.data_ptr():
+                    mixed.copy_(anchor)
+                self._paste(source, boxes[row], source_boxes[row], mixed)
+
+    def _plain(self, images: Tensor) -> bool:
+        """Tell whether there is one box per image, in pixels of these images."""
+        return self.boxes.shape[1] == 1 and self.size == tuple(images.shape[2:])
+
+    def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
         if out.data_ptr() != images.data_ptr():
             out.copy_(images)
-        if top < bottom and left < right:
-            out[window] = images.index_select(0, self.sources[:, 1])[window]
+        top, bottom, left, right = self.boxes[0, 0].tolist()
+        return images[:, :, top:bottom, left:right], out[:, :, top:bottom, left:right]
 
-    def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        if self.boxes.shape[1] > 1 or self.size != tuple(images.shape[2:]):
-            out.copy_(self._mix(images))
+    def _paste(self, source: Tensor, box: list[int], source_box: list[int], mixed: Tensor) -> None:
+        top, bottom, left, right = box
+        if top == bottom or left == right:
             return
-        boxes = self.boxes[:, 0].tolist()
-        source_boxes = None if self.source_boxes is None else self.source_boxes[:, 0].tolist()
-        for row, anchor, partner, mixed in one_by_one(images, self.sources[:, 1].tolist(), out):
-            if mixed.data_ptr() != anchor.data_ptr():
-                mixed.copy_(anchor)
-            top, bottom, left, right = boxes[row]
-            if top < bottom and left < right:
-                patch = partner[:, top:bottom, left:right]
-                if source_boxes is not None:
-                    sides = (bottom - top, right - left)
-                    patch = scaled_crop(partner[None], source_boxes[row], *sides, self.interpolation)[0]
-                mixed[:, top:bottom, left:right] = patch
+        if box == source_box:
+            patch = source[:, top:bottom, left:right]
+        else:
+            patch = scaled_crop(source[None], source_box, bottom - top, right - left, self.interpolation)[0]
+        mixed[:, top:bottom, left:right] = patch
 
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         source = super()._source(images, k, nearest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from mixwell import models, spec
 from mixwell.methods import Method
 from mixwell.policy import BatchPolicy
+from mixwell.taps import classifier_of
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet
@@ -30,20 +32,19 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
         raise RunError(str(error)) from None
     if config.weights:
         _pretrained(model, config)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # type: ignore[reportCallIssue]
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
 def _pretrained(model: nn.Module, config: Config) -> None:
     """Load weights of the same architecture; a classifier layer for other classes is left as it was initialised."""
-    from pathlib import Path
-
-    state, own = read_weights(Path(config.weights)), model.state_dict()
-    head = [name for name, module in model.named_modules() if module is model.get_classifier()]  # type: ignore[operator]
-    odd = {name for name in own.keys() | state.keys() if name not in own or name not in state or own[name].shape != state[name].shape}
-    wrong = sorted(name for name in odd if name.rpartition(".")[0] not in head)
-    if wrong:
-        raise RunError(f"the weights in {config.weights} do not fit {config.model}: {wrong[0]} and {len(wrong) - 1} more differ")
-    model.load_state_dict({name: value for name, value in state.items() if name not in odd}, strict=False)
+    theirs = read_weights(Path(config.weights))
+    ours = model.state_dict()
+    head, _ = classifier_of(model)
+    fits = {name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape}
+    odd = sorted(name for name in (ours.keys() | theirs.keys()) - fits if name.rpartition(".")[0] != head)
+    if odd:
+        raise RunError(f"the weights in {config.weights} do not fit {config.model}: {len(odd)} differ, {odd[0]} is one")
+    model.load_state_dict({name: theirs[name] for name in fits}, strict=False)
 
 
 def policy(config: Config) -> BatchPolicy | None:
@@ -71,7 +72,9 @@ def method(config: Config, model: nn.Module, num_classes: int) -> Method:
     if not (isinstance(target, type) and issubclass(target, Method)):
         raise RunError(f"method must be a training method such as SUMix, and is {config.method}")
     if mix is None and target.__name__ != "Mixing":
-        raise RunError(f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or --method Mixing for none")
+        raise RunError(
+            f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or --method Mixing for none"
+        )
     try:
         return make(model, mix, num_classes=num_classes)
     except (TypeError, ValueError) as error:
@@ -109,14 +112,16 @@ def _by_shape(group: dict[str, Any]) -> list[dict[str, Any]]:
     """Part biases and norm weights, which decay does not suit, from matrices and filters."""
     params = list(group["params"])
     flat, deep = [p for p in params if p.ndim < 2], [p for p in params if p.ndim >= 2]
-    return [part for part in ({**group, "params": deep}, {**group, "params": flat, "weight_decay": 0.0}) if part["params"]]
+    return [
+        part for part in ({**group, "params": deep}, {**group, "params": flat, "weight_decay": 0.0}) if part["params"]
+    ]
 
 
 def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     try:
         from timm.optim import create_optimizer_v2
 
-        return create_optimizer_v2(groups, config.optimizer, lr=config.lr, momentum=config.momentum)  # type: ignore[arg-type]
+        return create_optimizer_v2(groups, config.optimizer, lr=config.lr, momentum=config.momentum)
     except ImportError:
         raise RunError(f"optimizer {config.optimizer!r} needs timm: pip install timm, or use sgd or adamw") from None
     except (ValueError, AssertionError, TypeError) as error:

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any moment and a full disk.
 
-``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (all else).
-A folder gets that name only when everything in it is on the disk, and only then does the one before it go. Nothing is
-unpickled that could run code.
+``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (the
+rest). A folder gets that name only when everything in it is on the disk, and only then does the one before it go.
+Nothing is unpickled that could run code.
 """
 
 from __future__ import annotations
@@ -127,6 +127,16 @@ def latest(run: Path) -> Path | None:
     return max((run / "checkpoint").glob("epoch-*"), default=None)
 
 
+def epochs(folder: Path) -> int:
+    """Return the number of epochs behind a checkpoint.
+
+    Example:
+        >>> epochs(Path("run/checkpoint/epoch-00012"))
+        12
+    """
+    return int(folder.name.removeprefix("epoch-"))
+
+
 def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint of the same config and number of processes.
 
@@ -144,10 +154,12 @@ def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], d
     except Exception as error:
         raise RunError(f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from None
     if theirs.recipe != config.recipe:
-        raise RunError(f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume its own run")
+        raise RunError(
+            f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume the run it is from"
+        )
     changed = [d for d in theirs.differences(config) if d.split()[0] not in Config.MAY_CHANGE]
     if changed:
         raise RunError(f"{folder} was made with another config ({'; '.join(changed)}): start a new run with --out")
     if state["world"] != world:
-        raise RunError(f"{folder} was written by {state['world']} processes, and here are {world}: start as many again")
+        raise RunError(f"{folder} was written by {state['world']} processes, and here are {world}: start as many")
     return read_weights(folder / "model.safetensors"), state

@@ -6,18 +6,20 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import mixwell
 from mixwell import models
-from mixwell.spec import nearest
+from mixwell.spec import known, nearest
+from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError, full_disk
 from mixwell.train.recipes import RECIPES
@@ -26,6 +28,14 @@ ELSEWHERE = {  # commands whose arguments are read by the ``main(argv)`` of a mo
     "show": "picture of what a policy does to images",
     "report": "one HTML page about several runs",
     "demo": "plain, CutMix and CutMix + SUMix on real digits, with table, pictures and report",
+}
+KINDS = {
+    "policies": "policy",
+    "methods": "method",
+    "saliency sources": "saliency",
+    "pairings": "pairing",
+    "ratios": "ratio",
+    "label policies": "label",
 }
 ABOUT = """\
 mixwell trains image classifiers by mixing samples and labels.
@@ -114,7 +124,6 @@ def _train(given: dict[str, Any], command: str) -> None:
             raise RunError(f"{run} already holds a run: continue it with --resume {run}, or choose another --out")
     else:
         raise RunError(f"name a recipe ({', '.join(RECIPES)}), or a run to --resume")
-    from mixwell.train import checkpoint
     from mixwell.train.loop import Training
 
     training = Training(config, run, command)  # says what is wrong before anything is written
@@ -125,12 +134,12 @@ def _train(given: dict[str, Any], command: str) -> None:
         summary = training()
     if training.main:
         top1, where = summary["val_top1"], summary["validated_on"]
-        print(f"{run}: top-1 {top1['last']:.2f} % (median of the last ten epochs {top1['median_last_10']:.2f}) on {where}")
+        print(
+            f"{run}: top-1 {top1['last']:.2f} % (median of the last ten epochs {top1['median_last_10']:.2f}) on {where}"
+        )
 
 
 def _first_process() -> bool:
-    import os
-
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -143,7 +152,7 @@ def _resumed(run: Path, recipe: str | None, given: dict[str, Any]) -> Config:
     """Return the config of a run, with what may change from one machine to another replaced."""
     config = _read_config(run)
     if recipe not in (None, config.recipe):
-        raise RunError(f"{run} holds a run of recipe {config.recipe!r}, not of {recipe!r}: leave the recipe out, or choose an --out")
+        raise RunError(f"{run} holds a run of recipe {config.recipe!r}, not of {recipe!r}: leave the recipe out")
     changed = replace(config, **given)
     fixed = [text for text in config.differences(changed) if text.split()[0] not in Config.MAY_CHANGE]
     if fixed:
@@ -159,13 +168,12 @@ def _read_config(run: Path) -> Config:
 
 
 @contextlib.contextmanager
-def _interruptible(run: Path):  # type: ignore[reportMissingParameterType]
+def _interruptible(run: Path) -> Iterator[None]:
     """Turn Ctrl-C, a polite kill and a full disk into a sentence that says how to go on."""
-    from mixwell.train.checkpoint import latest
 
     def kept() -> str:
-        folder = latest(run)
-        safe = f"{folder.name.replace('-', ' ').replace(' 0', ' ').replace(' 0', ' ')} is kept" if folder else "no epoch is done yet"
+        folder = checkpoint.latest(run)
+        safe = f"epoch {checkpoint.epochs(folder)} is kept" if folder else "no epoch is done yet"
         return f"{safe}; go on with: mixwell train --resume {shlex.quote(str(run))}"
 
     try:
@@ -184,6 +192,8 @@ def _eval(args: argparse.Namespace) -> None:
     config = _read_config(args.run)
     changes = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
     measures = evaluate_run(replace(config, **changes), args.run, args.split, args.bins)
+    if not _first_process():
+        return
     if args.json:
         print(json.dumps(measures))
     else:
@@ -193,28 +203,37 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _list() -> None:
-    kinds = ("policy", "method", "saliency", "pairing", "ratio", "label")
     print("recipes")
     for name, recipe in RECIPES.items():
         print(f"  {name:<20}{_first_line(recipe)}")
-    for title, kind in zip(("policies", "methods", "saliency sources", "pairings", "ratios", "label policies"), kinds, strict=True):
+    for title, kind in KINDS.items():
         print(title)
         for name in mixwell.names(kind):
-            print(f"  {name:<20}{_first_line(getattr(mixwell, name, None))}")
+            print(f"  {name:<20}{_first_line(known()[name])}")
     print(f"models\n  {', '.join(models.NAMES)}, and timm/NAME for every model of timm")
+
+
+def _underscored(word: str) -> str:
+    """Spell ``--batch-size=8`` as the setting is spelt, ``--batch_size=8``."""
+    name, equals, value = word.partition("=")
+    return re.sub(r"(?<=\w)-", "_", name) + equals + value if word.startswith("--") else word
+
+
+def _complaint(command: str, word: str) -> str:
+    name = word.removeprefix("--").partition("=")[0]
+    if command == "train" and word.startswith("--"):
+        return f"unknown setting --{name}{nearest(name, [*Config.types(), 'out', 'resume'])} (see mixwell train --help)"
+    return f"{word!r} is one argument too many (see mixwell {command} --help)"
 
 
 def _run(argv: list[str]) -> None:
     if argv and argv[0] in ELSEWHERE:
         importlib.import_module(f"mixwell.train.{argv[0]}").main(argv[1:])
         return
-    argv = [re.sub(r"(?<=\w)-", "_", word.split("=")[0]) + word[len(word.split("=")[0]) :] if word.startswith("--") else word for word in argv]
+    argv = [_underscored(word) for word in argv]
     args, unknown = _parser(argv).parse_known_args(argv)
     if unknown:
-        name = unknown[0].split("=")[0].removeprefix("--")
-        if args.command == "train" and unknown[0].startswith("--"):
-            raise RunError(f"unknown setting --{name}{nearest(name, [*Config.types(), 'out', 'resume'])} (see mixwell train --help)")
-        raise RunError(f"{unknown[0]!r} is one argument too many (see mixwell {args.command} --help)")
+        raise RunError(_complaint(args.command, unknown[0]))
     if args.command == "train":
         _train({name: value for name, value in vars(args).items() if name != "command"}, shlex.join(["mixwell", *argv]))
     elif args.command == "eval":

@@ -37,7 +37,7 @@ class Config:
     dataset: str = setting("digits", "digits, cifar10, cifar100 or folder")
     data: str = setting("", "folder that holds the data set (path; digits needs none)")
     subset: int = setting(0, "training images used, the same number of each class, fixed (images; 0 = all)")
-    val_split: float = setting(0.0, "share of the training images held out for validation (0 to 0.9; 0 = validate on test)")
+    val_split: float = setting(0.0, "share of the training images held out to validate on (0 to 0.9; 0 = test images)")
     image_size: int = setting(32, "side of the square the network sees (pixels)")
     crop: int = setting(0, "random shift of small images, reflected at the border (pixels)")
     scale: float = setting(0.08, "smallest share of a folder image that a random crop keeps (area, 0 to 1)")

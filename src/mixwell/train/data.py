@@ -102,7 +102,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     ALLOWED: ClassVar = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in self.ALLOWED:
+        if module.partition(".")[0] == "numpy" and name in self.ALLOWED:
             return self.ALLOWED[name]
         raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
 
@@ -151,7 +151,7 @@ def _cifar_pickles(folder: Path, files: CifarFiles) -> tuple[Split, Split, list[
     return split(files.train), split((files.test,)), names
 
 
-def _cifar_npz(path: Path, files: CifarFiles) -> tuple[Split, Split, list[str]]:
+def _cifar_npz(path: Path) -> tuple[Split, Split, list[str]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             x, y, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
@@ -159,9 +159,9 @@ def _cifar_npz(path: Path, files: CifarFiles) -> tuple[Split, Split, list[str]]:
         raise RunError(f"{path} must hold the arrays x_train, y_train, x_test and y_test: {error}") from None
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != 3:
         raise RunError(f"x_train in {path} must be uint8 of shape (N, 3, H, W), and is {x.dtype} of shape {x.shape}")
-    train, test = (Split(torch.from_numpy(a), torch.from_numpy(b.astype(np.int64))) for a, b in ((x, y), (x_test, y_test)))
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
-    return train, test, [str(index) for index in range(max(classes, 1))]
+    train, test = (Split(torch.from_numpy(a), torch.from_numpy(b).long()) for a, b in ((x, y), (x_test, y_test)))
+    count = int(max(train.labels.max(), test.labels.max())) + 1
+    return train, test, [str(index) for index in range(count)]
 
 
 def _cifar(config: Config, files: CifarFiles) -> DataSet:
@@ -172,10 +172,10 @@ def _cifar(config: Config, files: CifarFiles) -> DataSet:
     if pickles:
         train, test, classes = _cifar_pickles(pickles[0], files)
     elif archives:
-        train, test, classes = _cifar_npz(archives[0], files)
+        train, test, classes = _cifar_npz(archives[0])
     else:
         raise RunError(
-            f"no {files.name} in {root}: expected {', '.join(wanted)} in {root / files.folder} (download {files.archive} "
+            f"no {files.name} in {root}: expected {', '.join(wanted)} in {root / files.folder} (get {files.archive} "
             f"from https://www.cs.toronto.edu/~kriz/cifar.html, unpack it there), or {root / 'cifar.npz'} with uint8 "
             "arrays x_train, y_train, x_test, y_test; name the folder with --data"
         )

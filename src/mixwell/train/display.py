@@ -40,7 +40,9 @@ class Display:
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.bar:
             self.bar.stop()
 
@@ -56,7 +58,9 @@ class Display:
         line = describe(record, self.epochs)
         if self.bar:
             upcoming = min(record["epoch"] + 1, self.epochs)
-            self.bar.update(self.task, description=f"epoch {upcoming}/{self.epochs}", completed=record["epoch"] * self.images)
+            self.bar.update(
+                self.task, description=f"epoch {upcoming}/{self.epochs}", completed=record["epoch"] * self.images
+            )
             self.bar.print(line, highlight=False)
         else:
             self.seconds.append(record["seconds"])

@@ -31,11 +31,10 @@ def check_device(name: str) -> None:
         return
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        count = torch.cuda.device_count()
-        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count)), *["mps"] * torch.backends.mps.is_available()])
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise RunError(f"device {name!r} is not there ({reason}): use one of auto, {there}") from None
+    except (RuntimeError, AssertionError, NotImplementedError):
+        gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        there = ", ".join(["auto", "cpu", *gpus, *["mps"] * torch.backends.mps.is_available()])
+        raise RunError(f"device {name!r} is not there: torch can use {there}") from None
 
 
 def engine(config: Config) -> Accelerator:
@@ -63,7 +62,8 @@ def engine(config: Config) -> Accelerator:
         )
     except torch.distributed.DistError as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise RunError(f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise RunError(f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {reason}") from None
 
 
 def seed_everything(seed: int) -> None:

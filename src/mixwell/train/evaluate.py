@@ -47,8 +47,8 @@ def summarise(sums: Tensor) -> dict[str, float]:
     """Turn sums of ``score`` into measures.
 
     Returns:
-        ``top1`` and ``top5`` in percent, ``loss`` (mean negative log-likelihood, nats) and ``ece`` (expected calibration
-        error, 0 to 1: ``sum_b n_b / N * |accuracy_b - confidence_b|``).
+        ``top1`` and ``top5`` in percent, ``loss`` (mean negative log-likelihood, nats) and ``ece`` (expected
+        calibration error, 0 to 1: ``sum_b n_b / N * |accuracy_b - confidence_b|``).
 
     Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
 

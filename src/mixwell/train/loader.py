@@ -6,6 +6,7 @@ the CPU, before the epoch starts. Its state between epochs is all that a checkpo
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Loader:
 
     def __len__(self) -> int:
         if self.generator is None:
-            return -(-len(range(self.place.rank, len(self.split), self.place.world)) // self.config.batch_size)
+            mine = range(self.place.rank, len(self.split), self.place.world)
+            return math.ceil(len(mine) / self.config.batch_size)
         return len(self.split) // self.config.batch_size * self.config.accumulate
 
     def rows(self) -> list[Tensor]:

@@ -125,9 +125,11 @@ class Training:
             RunError: the loss is no number any more.
         """
         values = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
-        means = {f"train_{name}": total / len(self.train) for name, total in zip(sums, values.tolist(), strict=True)}  # type: ignore[reportAttributeAccessIssue]
-        if not math.isfinite(means["train_loss"]):
-            raise RunError(f"the training loss became {means['train_loss']} in epoch {epoch}: try a smaller --lr, or --clip 1")
+        assert isinstance(values, Tensor)
+        means = {f"train_{name}": total / len(self.train) for name, total in zip(sums, values.tolist(), strict=True)}
+        loss = means["train_loss"]
+        if not math.isfinite(loss):
+            raise RunError(f"the training loss became {loss} in epoch {epoch}: try a smaller --lr, or --clip 1")
         return means
 
     def validate(self) -> dict[str, float]:
@@ -156,6 +158,7 @@ class Training:
         scaler = self.accelerator.scaler
         state = {
             "config": self.config.json(),
+            "command": self.command,
             "world": self.accelerator.num_processes,
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
@@ -182,12 +185,12 @@ class Training:
             if self.train.generator:
                 self.train.generator.set_state(state["loader"])
             checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
-            self.history = state["history"]
+            self.history, self.command = state["history"], state["command"]
         if self.main:
             self.log(afresh=True)
 
     def log(self, afresh: bool = False) -> None:
-        """Write ``metrics.jsonl`` as a whole, so that a resumed run leaves no epoch twice, and the TensorBoard events."""
+        """Write ``metrics.jsonl``, as a whole so that a resumed run has no epoch twice, and the TensorBoard events."""
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         checkpoint.write(self.run / "metrics.jsonl", lines.encode())
         if afresh:
@@ -196,8 +199,8 @@ class Training:
             self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=len(self.history) + 1)
         elif self.history:
             record = self.history[-1]
-            for name in record.keys() - {"epoch"}:
-                self.board.add_scalar(name.replace("_", "/", 1), record[name], record["epoch"])
+            for name, value in record.items():
+                self.board.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
             self.board.flush()
 
     def finish(self) -> Record:
@@ -226,7 +229,9 @@ class Training:
 
 
 def curve(history: list[Record], name: str) -> dict[str, float]:
-    """Return the last, the best and the median of the last ten values of a metric; the best looks at what it is judged by.
+    """Return the last, the best and the median of the last ten values of a metric.
+
+    The best is chosen by the images that it is measured on, so it flatters; the other two do not.
 
     Example:
         >>> curve([{"epoch": 1, "val_top1": 50.0}, {"epoch": 2}, {"epoch": 3, "val_top1": 40.0}], "val_top1")

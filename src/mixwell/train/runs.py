@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from typing import Any
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 from mixwell.train.recipes import RECIPES
-
-ENOUGH = 3  # seeds below which a mean is no claim
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done."""
-        return len(self.metrics) >= self.config.epochs
+        """Tell whether all epochs are done and the summary is written."""
+        return bool(self.summary)
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -61,6 +59,11 @@ class Run:
     def median(self) -> float:
         """Median accuracy of the last ten epochs (percent)."""
         return statistics.median(value for epoch, value in self.top1() if epoch > self.metrics[-1]["epoch"] - 10)
+
+    @property
+    def test(self) -> float:
+        """Accuracy of what is shipped on the test images (percent)."""
+        return self.summary["test"]["top1"]
 
     @property
     def seconds(self) -> float:
@@ -174,7 +177,7 @@ class Group:
         """Return mean and standard deviation (of a sample: divided by n - 1) of a measure over the finished runs.
 
         Args:
-            measure: ``"last"``, ``"best"``, ``"median"``, ``"seconds"`` or ``"speed"``.
+            measure: ``"last"``, ``"best"``, ``"median"``, ``"test"``, ``"seconds"`` or ``"speed"``.
 
         Returns:
             None without a finished run; no deviation where there is but one.
@@ -191,84 +194,3 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         found.setdefault(run.key, []).append(run)
     return [Group(*key, sorted(members, key=lambda run: run.config.seed)) for key, members in found.items()]
-
-
-def remarks(found: Sequence[Group]) -> list[str]:
-    """Say what a reader of the table must know before trusting it."""
-    runs = [run for group in found for run in group.runs]
-    said = [
-        f"{run.path} is unfinished ({len(run.metrics)} of {run.config.epochs} epochs) and counts in no mean: "
-        f"mixwell train --resume {shlex.quote(str(run.path))}"
-        for run in runs
-        if not run.finished
-    ]
-    few = [group for group in found if len({run.config.seed for run in group.finished}) < ENOUGH]
-    if few:
-        rows = ", ".join(f"{group.name} ({len({run.config.seed for run in group.finished})})" for group in few)
-        said.append(f"Fewer than {ENOUGH} seeds, so the mean is no claim: {rows}.")
-    said += [f"The runs of {group.name} on {group.recipe} differ in more than the seed: {text}." for group in found if (text := _differences(group))]
-    if any(run.summary.get("validated_on") == "test images" for run in runs):
-        said.append("Accuracy is measured on the test images after every epoch, so the best epoch is chosen by them: compare last or median.")
-    return said
-
-
-def _differences(group: Group) -> str:
-    """Name what the runs of a group do not have in common, though only their seeds should differ."""
-    free = Config.MAY_CHANGE | {"seed"}
-    changed = {text.split()[0] for run in group.runs[1:] for text in group.runs[0].config.differences(run.config)}
-    return ", ".join(sorted(changed - free))
-
-
-COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
-    ("recipe", lambda group: group.recipe),
-    ("training", lambda group: group.name),
-    ("seeds", lambda group: str(len(group.finished))),
-    ("last (%)", lambda group: shown(group.spread("last"))),
-    ("median of last 10 (%)", lambda group: shown(group.spread("median"))),
-    ("best (%)", lambda group: shown(group.spread("best"))),
-    ("time (s)", lambda group: shown(group.spread("seconds"), 1)),
-    ("images/s", lambda group: shown(group.spread("speed"), 0)),
-)
-
-
-def shown(spread: tuple[float, float | None] | None, digits: int = 2) -> str:
-    """Write a mean and its standard deviation.
-
-    Example:
-        >>> shown((93.456, 0.4)), shown((93.456, None)), shown(None)
-        ('93.46 ± 0.40', '93.46', '–')
-    """
-    if spread is None:
-        return "–"
-    mean, deviation = spread
-    return f"{mean:,.{digits}f}" + (f" ± {deviation:,.{digits}f}" if deviation is not None else "")
-
-
-def markdown(found: Sequence[Group]) -> str:
-    """Return the results as a table that reads well as it is."""
-    rows = [[title for title, _ in COLUMNS], *([cell(group).replace("|", "\\|") for _, cell in COLUMNS] for group in found)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(COLUMNS))]
-    sides = [k > 1 for k in range(len(COLUMNS))]  # numbers to the right
-    lines = [" | ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, sides, strict=True)) for row in rows]
-    rule = " | ".join("-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, sides, strict=True))
-    return "".join(f"| {line} |\n" for line in (lines[0], rule, *lines[1:]))
-
-
-def print_table(found: Sequence[Group]) -> None:
-    """Show the results: set in a frame on a terminal, as Markdown where the output goes to a file."""
-    import sys
-
-    if not sys.stdout.isatty():
-        print(markdown(found), end="")
-    else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table()
-        for place, (title, _) in enumerate(COLUMNS):
-            table.add_column(title, justify="right" if place > 1 else "left")
-        for group in found:
-            table.add_row(*(cell(group) for _, cell in COLUMNS))
-        Console().print(table, markup=False)  # type: ignore[call-arg]
-    for remark in remarks(found):
-        print(remark)

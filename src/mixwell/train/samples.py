@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixwell import BatchPolicy, Constant, Derangement, NoMix, OneOf, Permutation, Roll, Sometimes
+from mixwell.train.data import Split
 from mixwell.train.errors import RunError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -113,6 +114,16 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     names = sorted(set(classes))
     pixels = torch.stack([_read(path, size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)
+
+
+def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
+    """Return the first image of each of some classes of a data set, no larger than ``largest`` pixels."""
+    rows = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()[:count].tolist()]
+    if isinstance(split.images, Tensor):
+        pixels = split.images[rows].float() / 255
+    else:
+        pixels = torch.stack([_read(split.images[row], largest) for row in rows])
+    return Images(pixels, split.labels[rows], classes)
 
 
 def _read(path: Path, size: int) -> Tensor:

@@ -67,21 +67,43 @@ def _block(canvas: Canvas, y: int, row: Sequence[Sample]) -> int:
     return max(height, len(row[0].sources) * (side + caption + GAP // 2))
 
 
-def gallery(policies: Sequence[BatchPolicy], images: Images, ratios: Sequence[float], seed: int) -> tuple[Canvas, str]:
-    """Draw many policies, a row for each: the mixed image and the share at every ratio, and the label."""
+def gallery(policies: Sequence[BatchPolicy], images: Images, ratios: Sequence[float], seed: int, scale: int = 1) -> tuple[Canvas, str]:
+    """Draw many policies on one pair of images: share, mixed image and label at every ratio.
+
+    Args:
+        policies: What to draw, a row for each.
+        images: Clean images.
+        ratios: Shares of the anchor, a column for each.
+        seed: Of everything random.
+        scale: Side of the square that each pixel becomes.
+    """
     canvas, told, y = Canvas(), [], 0
-    side = images.pixels.shape[3]
+    side = images.pixels.shape[3] * scale
     for policy in policies:
-        canvas.text(0, y, repr(policy), 16, bold=True)
         row = [found[0] for found in samples.at_ratios(policy, images, ratios, seed, 1)]
+        if not told:
+            y = _clean(canvas, row[0], scale)
+        canvas.text(0, y, repr(policy), 16, bold=True)
+        used = 0
         for place, sample in enumerate(row):
             x = place * (2 * side + 2 * GAP)
-            canvas.tile(x, y + 26, tinted(sample.share))
-            canvas.tile(x + side + 4, y + 26, sample.mixed)
-            used = labelled(canvas, x, y + 26 + side + 6, 2 * side + 4, sample, 13)
+            canvas.tile(x, y + 26, tinted(sample.share), scale)
+            canvas.tile(x + side + 4, y + 26, sample.mixed, scale)
+            used = max(used, labelled(canvas, x, y + 26 + side + 6, 2 * side + 4, sample, 13))
         y += 26 + side + used + 2 * GAP
         told.append(f"{policy!r}: " + "; ".join(map(str, row)))
     return canvas, "\n".join(told)
+
+
+def _clean(canvas: Canvas, sample: Sample, scale: int) -> int:
+    """Draw the clean images of a sample side by side; return the height used."""
+    side = sample.mixed.shape[2] * scale
+    for k, (pixels, name) in enumerate(zip(sample.sources, sample.names, strict=True)):
+        x = k * (side + 4)
+        canvas.tile(x, 0, pixels, scale)
+        canvas.bar(x, side + 6, side, 10, [float(k == other) for other in range(len(sample.names))])
+        canvas.text(x, side + 21, fitting(f"{'partner' if k else 'anchor'}: {name}", side, 13), 13)
+    return side + 60
 
 
 def strip(row: Sequence[tuple[str, Sample]], scale: int = 1) -> tuple[Canvas, str]:

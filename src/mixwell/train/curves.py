@@ -1,0 +1,76 @@
+"""Curves of training, as SVG that takes its colours from the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Sequence
+
+from mixwell.train.runs import Group, Run
+
+SERIES = 6  # colours that the page defines as --series-1 to --series-6
+STROKES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)))
+# What matplotlib draws in these colours, the page draws in its own.
+INK, GRID = "#0000e0", "#0000e1"
+
+
+def _placeholder(place: int) -> str:
+    return f"#0000{0xF1 + place % SERIES:02x}"
+
+
+def _values(run: Run, name: str) -> dict[int, float]:
+    return {record["epoch"]: record[name] for record in run.metrics if name in record}
+
+
+def chart(found: Sequence[Group], name: str, title: str) -> str:
+    """Draw one measure over the epochs: a thin line for every run, a thick one for the mean of a group.
+
+    Args:
+        found: Groups, in the order of their colours.
+        name: Which measure of ``metrics.jsonl``.
+        title: What stands at the axis, with its unit.
+
+    Returns:
+        An ``<svg>`` element for use inside HTML.
+    """
+    import matplotlib
+
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 11, "axes.edgecolor": GRID}
+    settings |= {key: INK for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(6.2, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        for place, group in enumerate(found):
+            curves = [values for run in group.runs if (values := _values(run, name))]
+            colour, stroke = _placeholder(place), STROKES[place % len(STROKES)]
+            for values in curves if len(curves) > 1 else []:
+                axes.plot(list(values), list(values.values()), color=colour, linewidth=0.7, alpha=0.45)
+            epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+            mean = [statistics.mean(values[epoch] for values in curves) for epoch in epochs]
+            marker = "o" if len(epochs) == 1 else None
+            axes.plot(epochs, mean, color=colour, linestyle=stroke, linewidth=2.2, marker=marker, label=group.name)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, handlelength=3)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _inline(file.getvalue(), f"{title} over the epochs")
+
+
+def _inline(svg: str, description: str) -> str:
+    """Cut the element out of an SVG file, and let the page colour it."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    for place in range(SERIES):
+        svg = svg.replace(_placeholder(place), f"var(--series-{place + 1})")
+    svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--line)")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -1,0 +1,193 @@
+"""``mixwell demo``: plain, CutMix and CutMix + SUMix on real digits, with table, pictures and report."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mixwell import names, spec
+from mixwell.train import checkpoint, data, report, samples, table
+from mixwell.train.config import Config
+from mixwell.train.errors import Parser, RunError
+from mixwell.train.picture import png
+from mixwell.train.recipes import RECIPES
+from mixwell.train.runs import Run, command, groups, read
+from mixwell.train.show import gallery, save
+
+POLICY = "CutMix(alpha=0.2)"
+TRAININGS = {"plain": ("none", "Mixing"), "cutmix": (POLICY, "Mixing"), "cutmix-sumix": (POLICY, "SUMix")}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of the demo."""
+
+    name: str
+    config: Config
+    run: Path
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that its metrics tell of."""
+        try:
+            return (self.run / "metrics.jsonl").read_text().count("\n")
+        except OSError:
+            return 0
+
+    @property
+    def done(self) -> bool:
+        """Tell whether the run is complete, from this demo or an earlier one."""
+        return (self.run / "summary.json").is_file()
+
+    def check(self) -> None:
+        """Refuse to continue a run that was begun with other settings."""
+        try:
+            begun = Config.read((self.run / "config.json").read_text())
+        except FileNotFoundError:
+            return
+        changed = [text for text in begun.differences(self.config) if text.split()[0] not in Config.MAY_CHANGE]
+        if changed:
+            raise RunError(f"in {self.run} {changed[0]}: run the demo with --fresh to start over, or with another --out")
+
+
+def jobs(out: Path, epochs: int, seeds: Sequence[int]) -> list[Job]:
+    """List the trainings of the demo, the longest first."""
+    found = []
+    for name, (policy, method) in reversed(TRAININGS.items()):
+        for seed in seeds:
+            config = replace(
+                RECIPES["digits"](), policy=policy, method=method, seed=seed, epochs=epochs, device="cpu", threads=1,
+                warmup=min(2.0, epochs / 2), save_every=5,
+            )  # fmt: skip
+            found.append(Job(f"{name}, seed {seed}", config, out / "runs" / f"{name}-{epochs}-epochs-seed{seed}"))
+    return found
+
+
+def _train(job: Job) -> float:
+    """Do one training, or the rest of it, without a word; return the seconds it took."""
+    from mixwell.train.loop import Training
+
+    began = time.perf_counter()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123  (no file to have a path)
+        training = Training(job.config, job.run, command(job.config, job.run))
+        job.run.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(job.run / "config.json", job.config.json().encode())
+        training()
+    return time.perf_counter() - began
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes that train, each on one core, and end them at once when something goes wrong."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _leave_interrupts_to_parent)
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def train_all(todo: Sequence[Job]) -> None:
+    """Train side by side, one run for each core, with a live bar on a terminal."""
+    with _workers(min(_cores(), len(todo))) as pool, _progress(todo) as refresh:
+        waiting: dict[Future[float], Job] = {pool.submit(_train, job): job for job in todo}
+        while waiting:
+            for future in wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED).done:
+                refresh(f"{waiting.pop(future).name}: {future.result():.1f} s")
+            refresh(None)
+
+
+@contextlib.contextmanager
+def _progress(todo: Sequence[Job]):  # type: ignore[reportMissingParameterType]
+    """Yield a function that brings the bar up to date, and shows a line when a run is done."""
+    if not sys.stdout.isatty():
+        yield lambda line: print(line, flush=True) if line else None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn()) as bar:
+        task = bar.add_task(f"training {len(todo)} runs", total=sum(job.config.epochs for job in todo))
+
+        def refresh(line: str | None) -> None:
+            bar.update(task, completed=sum(job.epochs_done for job in todo))
+            if line:
+                bar.print(line, highlight=False)
+
+        yield refresh
+
+
+def pictures(config: Config) -> bytes:
+    """Draw what every policy makes of the digits, as PNG."""
+    found = data.load(config)
+    images = samples.from_split(found.train, found.classes, 4, config.image_size)
+    policies, _ = samples.drawable([spec.known()[name] for name in names("policy")], images)
+    canvas, told = gallery(policies, images, report.RATIOS, seed=0, scale=6)
+    return png(canvas.image(), told)
+
+
+def write(out: Path, runs: Sequence[Run], words: str) -> list[Path]:
+    """Write table, pictures and report of some runs; return where they are."""
+    found = groups(runs)
+    lines = [table.markdown(found), *(f"* {remark}\n" for remark in table.remarks(found)), f"\nMade by `{words}`.\n"]
+    contents = {
+        "table.md": "\n".join(lines[:1]) + "\n" + "".join(lines[1:]),
+        "strip.png": pictures(runs[0].config),
+        "report.html": report.html(runs),
+    }
+    for name, content in contents.items():
+        save(out / name, content.encode() if isinstance(content, str) else content)
+    return [out / name for name in contents]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the demo; a run that an earlier one has finished is used again, one that was stopped goes on.
+
+    Raises:
+        RunError: the folder holds runs with other settings, or cannot be written; the sentence says what to do.
+    """
+    parser = Parser("mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results.")
+    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]")
+    parser.add_argument("--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of each training [0 1 2]")
+    parser.add_argument("--fresh", action="store_true", help="start over instead of using finished runs in the folder")
+    args = parser.parse_args(argv)
+    began, everything = time.perf_counter(), jobs(args.out, args.epochs, list(dict.fromkeys(args.seeds)))
+    for job in everything:
+        if args.fresh:
+            shutil.rmtree(job.run, ignore_errors=True)
+        job.check()
+    todo = [job for job in everything if not job.done]
+    if len(todo) < len(everything):
+        print(f"{len(everything) - len(todo)} of {len(everything)} runs in {args.out} are done already (--fresh starts over)")
+    again = shlex.join(["mixwell", "demo", *argv])
+    try:
+        if todo:
+            train_all(todo)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; go on with: {again.replace(' --fresh', '')}") from None
+    runs = [read(job.run) for job in reversed(everything)]
+    files = write(args.out, sorted(runs, key=lambda run: list(TRAININGS.values()).index((run.config.policy, run.config.method))), again)
+    table.show(groups(runs))
+    print(f"{', '.join(map(str, files))} ({time.perf_counter() - began:.0f} s)")

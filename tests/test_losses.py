@@ -1,0 +1,311 @@
+"""Losses and targets against loops over samples and classes, torch's own losses and timm's."""
+
+from __future__ import annotations
+
+import math
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixwell import (
+    CutMix,
+    ExponentialRescale,
+    MixedBatch,
+    NoMix,
+    PowerRescale,
+    SoftTargets,
+    ThresholdTargets,
+    TwoHotTargets,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
+from mixwell.targets import classy_vision_smoothing
+
+B, K, N = 7, 3, 5
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def batch(labels: Tensor, weights: Tensor) -> MixedBatch:
+    """Make a mixed batch of nothing but labels and weights, which is all that a loss may read."""
+    nothing = torch.zeros(len(labels), 1, 1, 1)
+    return MixedBatch(nothing, labels, weights, types.SimpleNamespace())
+
+
+def random_batch(kind: str, k: int = K) -> MixedBatch:
+    """Draw labels and weights; rows of weights sum to one, or to anything."""
+    weights = torch.rand(B, k)
+    if kind != "loose":
+        weights = weights / weights.sum(1, keepdim=True)
+    dense = kind == "dense"
+    labels = torch.rand(B, k, N).softmax(2) if dense else torch.randint(N, (B, k))
+    if not dense:
+        labels[0] = 2  # sources that share a class
+    return batch(labels, weights)
+
+
+def dense_target(mixed: MixedBatch, smoothing: float) -> list[list[float]]:
+    """Sum the sources' labels, one class and one source at a time."""
+    rows = []
+    for i in range(B):
+        row = [0.0] * N
+        for k in range(mixed.labels.shape[1]):
+            weight = float(mixed.weights[i, k])
+            for c in range(N):
+                hot = float(mixed.labels[i, k, c]) if mixed.labels.dim() == 3 else float(mixed.labels[i, k] == c)
+                row[c] += weight * ((1 - smoothing) * hot + smoothing / N)
+        rows.append(row)
+    return rows
+
+
+def log_softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    total = math.log(sum(math.exp(z - top) for z in row)) + top
+    return [z - total for z in row]
+
+
+def loop_cross_entropy(logits: Tensor, mixed: MixedBatch, smoothing: float) -> list[float]:
+    targets = dense_target(mixed, smoothing)
+    return [
+        -sum(t * p for t, p in zip(target, log_softmax(row), strict=True))
+        for target, row in zip(targets, logits.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["index", "dense", "loose"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_cross_entropy_is_that_of_soft_targets(kind: str, smoothing: float, k: int) -> None:
+    """A loop over sources and classes, and torch's loss on dense targets smoothed once, agree with the sparse form."""
+    mixed, logits = random_batch(kind, k), torch.randn(B, N) * 4
+    each = cross_entropy(logits, mixed, smoothing, "none")
+    torch.testing.assert_close(each, torch.tensor(loop_cross_entropy(logits, mixed, smoothing)), **CLOSE)
+    targets = mixed.targets(N, smoothing)
+    torch.testing.assert_close(each, F.cross_entropy(logits, targets, reduction="none"), **CLOSE)
+    torch.testing.assert_close(targets, torch.tensor(dense_target(mixed, smoothing)), **CLOSE)
+    if kind != "loose":  # torch spreads mass 1 whatever the target's sum
+        by_torch = F.cross_entropy(logits, mixed.targets(N), label_smoothing=smoothing, reduction="none")
+        torch.testing.assert_close(each, by_torch, **CLOSE)
+    torch.testing.assert_close(cross_entropy(logits, mixed, smoothing), each.mean())
+    torch.testing.assert_close(cross_entropy(logits, mixed, smoothing, "sum"), each.sum())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_timm(smoothing: float) -> None:
+    """timm takes dense targets."""
+    loss = pytest.importorskip("timm.loss").SoftTargetCrossEntropy()
+    mixed, logits = random_batch("index"), torch.randn(B, N)
+    torch.testing.assert_close(cross_entropy(logits, mixed, smoothing), loss(logits, mixed.targets(N, smoothing)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, kind: str, autocast: bool) -> None:
+    """Only the logits are coarse; autocast does not make the weighting coarse too."""
+    mixed, logits = random_batch(kind), (torch.randn(B, N) * 4).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = [f(logits, mixed, 0.1, "none") for f in (cross_entropy, lambda *a: binary_cross_entropy(*a))]
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    torch.testing.assert_close(losses[0], cross_entropy(logits.float(), mixed, 0.1, "none"), rtol=0, atol=1e-6)
+    if kind == "index" or not autocast:
+        expected = binary_cross_entropy(logits.float(), mixed, 0.1, "none")
+        torch.testing.assert_close(losses[1], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["index", "dense", "loose"])
+def test_gradient_is_that_of_a_naive_form(kind: str) -> None:
+    """The gradient of ``sum(-target * log(softmax))`` in float64; weights and labels get none."""
+    mixed, logits = random_batch(kind), torch.randn(B, N, requires_grad=True)
+    (gradient,) = torch.autograd.grad(cross_entropy(logits, mixed, 0.1), logits)
+    naive = logits.detach().double().requires_grad_()
+    loss = -(torch.tensor(dense_target(mixed, 0.1), dtype=torch.float64) * naive.exp().div(naive.exp().sum(1)[:, None]).log())
+    (expected,) = torch.autograd.grad(loss.sum(1).mean(), naive)
+    torch.testing.assert_close(gradient.double(), expected, **CLOSE)
+
+
+def test_every_sample_is_weighted_by_its_own_weights() -> None:
+    """Exchanging the weights of two samples changes the loss, but not OpenMixup's, which knows their mean only."""
+    labels, logits = torch.randint(N, (B, 2)), torch.randn(B, N)
+    lam = torch.linspace(0.1, 0.9, B)
+    mixed, exchanged = (batch(labels, torch.stack((w, 1 - w), 1)) for w in (lam, lam.flip(0)))
+    assert (cross_entropy(logits, mixed) - cross_entropy(logits, exchanged)).abs() > 1e-2
+    published = [cross_entropy(logits, m, published=True) for m in (mixed, exchanged)]
+    torch.testing.assert_close(*published)
+    by_source = [F.cross_entropy(logits, labels[:, k]) for k in range(2)]
+    torch.testing.assert_close(published[0], by_source[0] * lam.mean() + by_source[1] * (1 - lam).mean())
+    shared = batch(labels, torch.tensor([[0.3, 0.7]]).expand(B, -1))
+    torch.testing.assert_close(cross_entropy(logits, shared, published=True), cross_entropy(logits, shared))
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4, 3e38])
+def test_extreme_logits_stay_finite(size: float) -> None:
+    """Also where a source carries no weight at all."""
+    logits = torch.zeros(2, N)
+    logits[:, 0] = size
+    logits.requires_grad_()
+    mixed = batch(torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    loss = cross_entropy(logits, mixed) + binary_cross_entropy(logits, mixed)
+    loss.backward()
+    assert logits.grad is not None and logits.grad.isfinite().all() and loss.isfinite()
+
+
+def test_plain_images_cost_what_they_always_cost() -> None:
+    """Without mixing, the loss is torch's own."""
+    labels, logits = torch.randint(N, (B,)), torch.randn(B, N)
+    mixed = NoMix()(torch.rand(B, 3, 4, 4), labels)
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(cross_entropy(logits, mixed, 0.1), expected)
+
+
+def loop_bce(logits: Tensor, target: list[list[float]], negative_weight: float, hot: list[list[float]]) -> Tensor:
+    """Add up the binary losses class by class, with the logarithm written out."""
+    rows = []
+    for i, row in enumerate(logits.tolist()):
+        terms = []
+        for c, z in enumerate(row):
+            log_yes, log_no = -math.log1p(math.exp(-z)), -math.log1p(math.exp(z))
+            weight = 1.0 if hot[i][c] > 0 else negative_weight
+            terms.append(-weight * (target[i][c] * log_yes + (1 - target[i][c]) * log_no))
+        rows.append(terms)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("negative_weight", [1.0, 0.25])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_binary_cross_entropy_is_a_sum_over_classes(smoothing: float, negative_weight: float, kind: str) -> None:
+    """With every reduction; negatives are those classes that no source has, smoothed or not."""
+    mixed, logits = random_batch(kind), torch.randn(B, N)
+    each = loop_bce(logits, dense_target(mixed, smoothing), negative_weight, dense_target(mixed, 0.0))
+    settings = {"negative_weight": negative_weight}
+    for classes, row in (("mean", each.mean(1)), ("sum", each.sum(1))):
+        got = [binary_cross_entropy(logits, mixed, smoothing, r, classes=classes, **settings) for r in ("none", "mean", "sum")]
+        for value, expected in zip(got, (row, row.mean(), row.sum()), strict=True):
+            torch.testing.assert_close(value, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.2])
+def test_binary_cross_entropy_equals_timm(threshold: float | None) -> None:
+    """timm takes dense targets, and makes them binary itself."""
+    loss = pytest.importorskip("timm.loss").BinaryCrossEntropy(target_threshold=threshold)
+    mixed, logits = random_batch("index", 2), torch.randn(B, N)
+    targets = SoftTargets() if threshold is None else ThresholdTargets(threshold)
+    torch.testing.assert_close(binary_cross_entropy(logits, mixed, targets=targets), loss(logits, mixed.targets(N)))
+    summed = pytest.importorskip("timm.loss").BinaryCrossEntropy(target_threshold=threshold, sum_classes=True)
+    got = binary_cross_entropy(logits, mixed, targets=targets, classes="sum")
+    torch.testing.assert_close(got, summed(logits, mixed.targets(N)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_cross_entropy_equals_timm_on_class_indices(smoothing: float) -> None:
+    """timm smooths class indices itself, in the same way."""
+    loss = pytest.importorskip("timm.loss").BinaryCrossEntropy(smoothing=smoothing, target_threshold=None)
+    labels, logits = torch.randint(N, (B,)), torch.randn(B, N)
+    mixed = NoMix()(torch.rand(B, 1, 2, 2), labels)
+    torch.testing.assert_close(binary_cross_entropy(logits, mixed, smoothing), loss(logits, labels))
+
+
+def test_threshold_targets() -> None:
+    """A share must exceed the threshold, and shares of one class add up first."""
+    mixed = batch(torch.tensor([[0, 1, 2], [3, 3, 4]]), torch.tensor([[0.5, 0.3, 0.2], [0.15, 0.15, 0.7]]))
+    assert ThresholdTargets(0.2)(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 1, 1]]
+    assert ThresholdTargets(0.0)(mixed, N).tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+
+
+def test_two_hot_targets() -> None:
+    """Whatever the weights; a class that both sources have counts once, or twice as published."""
+    mixed = batch(torch.tensor([[0, 1], [3, 3]]), torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
+    assert TwoHotTargets()(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
+    assert TwoHotTargets(clamp=False)(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 2, 0]]
+    expected = [[0.75, 0.75, 0, 0, 0], [0, 0, 0, 1, 0]]
+    assert TwoHotTargets(scale=0.75)(mixed, N).tolist() == expected
+    assert TwoHotTargets(scale=0.75, clamp=False)(mixed, N).tolist() == expected  # published code clamps here
+    assert target_weights(TwoHotTargets()(mixed, N), 0.5).tolist() == [[1, 1, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 1, 0.5]]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rescaled_two_hot_targets(sign: int) -> None:
+    """The ramps of decoupled mixup, written out for a list of weights."""
+    weights = [0.0, 0.1, 0.35, 0.5, 0.7, 0.8, 0.95, 1.0]
+    for threshold, index in ((1.0, 2.0), (0.8, 0.5), (0.5, 3.0)):
+        power = [1.0 if w >= threshold else (w / threshold) ** index for w in weights]
+        low = index ** (-2 * threshold)
+        ramp = [1.0 if w >= threshold else (index ** (2 * (w - threshold)) - low) / (1 - low) for w in weights]
+        got = PowerRescale(threshold=threshold, exponent=sign * index)(torch.tensor(weights))
+        torch.testing.assert_close(got, torch.tensor(power))
+        rescale = ExponentialRescale(threshold=threshold, base=sign * index)
+        torch.testing.assert_close(rescale(torch.tensor(weights)), torch.tensor(ramp))
+        targets = TwoHotTargets(rescale=rescale)(batch(torch.tensor([[0, 1]]), torch.tensor([[0.35, 0.1]])), 3)
+        torch.testing.assert_close(targets, torch.tensor([[ramp[2], ramp[1], 0.0]]))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_classy_vision_smoothing(smoothing: float) -> None:
+    """``(t + s / N) / (1 + s)``, written out."""
+    mixed = random_batch("index")
+    expected = (mixed.targets(N) + smoothing / N) / (1 + smoothing)
+    torch.testing.assert_close(mixed.targets(N, classy_vision_smoothing(smoothing)), expected)
+
+
+def test_a_policy_feeds_the_loss() -> None:
+    """End to end: the loss of a mixed batch is the weighted loss of its two labels."""
+    images, labels, logits = torch.rand(B, 3, 16, 16), torch.randint(N, (B,)), torch.randn(B, N)
+    mixed = CutMix(scope="sample")(images, labels)
+    partner, lam = mixed.plan.sources[:, 1], mixed.plan.share((16, 16))[:, 0].mean((1, 2))
+    pair = [F.cross_entropy(logits, y, reduction="none") for y in (labels, labels[partner])]
+    torch.testing.assert_close(cross_entropy(logits, mixed), (lam * pair[0] + (1 - lam) * pair[1]).mean())
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+@pytest.mark.parametrize(
+    ("logits", "settings", "error", "sentence"),
+    [
+        (torch.zeros(B, 4), {}, ValueError, "labels must lie between 0 and 3"),
+        (torch.zeros(3, N), {}, ValueError, r"logits must have shape \(7, N\), but got \(3, 5\)"),
+        (torch.zeros(B, N, 2), {}, ValueError, "logits must have shape"),
+        ((torch.zeros(B, N),), {}, TypeError, "logits must be a tensor .* but got tuple"),
+        (torch.zeros(B, N), {"smoothing": 1.0}, ValueError, r"smoothing must lie in \[0, 1\), but got 1.0"),
+        (torch.zeros(B, N), {"smoothing": -0.1}, ValueError, "smoothing must lie"),
+        (torch.zeros(B, N), {"reduction": "avg"}, ValueError, "reduction must be mean, sum or none, but got 'avg'"),
+    ],
+)
+def test_wrong_input_is_refused(loss, logits, settings, error, sentence) -> None:
+    """One sentence each."""
+    labels = torch.full((B, 2), 4)
+    with pytest.raises(error, match=sentence):
+        loss(logits, batch(labels, torch.full((B, 2), 0.5)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ThresholdTargets(1.0), "threshold must lie in"),
+        (lambda: PowerRescale(threshold=0.0), "threshold must be positive"),
+        (lambda: ExponentialRescale(threshold=-1.0), "threshold must be positive"),
+        (lambda: ExponentialRescale(base=-1.0), "base must be neither 0 nor 1"),
+        (lambda: TwoHotTargets(scale=0.0), "scale must be positive"),
+    ],
+)
+def test_wrong_settings_are_refused(make, sentence) -> None:
+    """When they are written, not in the first step."""
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_wrong_class_reduction_is_refused() -> None:
+    """One sentence."""
+    with pytest.raises(ValueError, match="classes must be mean or sum, but got 'none'"):
+        binary_cross_entropy(torch.zeros(B, N), random_batch("index"), classes="none")
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, binary_cross_entropy])
+def test_losses_compile_as_one_graph(loss) -> None:
+    """No branch on values, no host read."""
+    mixed, logits = random_batch("index"), torch.randn(B, N)
+    compiled = torch.compile(lambda z, y, w: loss(z, batch(y, w), 0.1), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(logits, mixed.labels, mixed.weights), loss(logits, mixed, 0.1))
+    torch.compiler.reset()

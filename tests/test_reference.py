@@ -1,0 +1,107 @@
+"""Policies and plans against their slow references, pixel by pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mixwell as mw
+import reference
+from cases import Case, fixed_classifier
+from catalogue import POLICIES
+from mixwell import Batch, Pairs
+from plans import PLANS, same_pixels
+
+SHAPES = [(3, 2, 9, 14), (4, 1, 8, 8), (2, 3, 12, 5), (1, 1, 1, 3)]
+DTYPES = [torch.float32, torch.uint8]
+PAIRED = [policy for policy in POLICIES if isinstance(policy, mw.Policy)]
+
+
+class Recording(Batch):
+    """Remembers what was drawn."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.numbers: list[Tensor] = []
+
+    def rand(self, *shape: int) -> Tensor:
+        """Draw and remember uniform numbers."""
+        self.numbers.append(super().rand(*shape))
+        return self.numbers[-1]
+
+    def randn(self, *shape: int) -> Tensor:
+        """Draw and remember normal numbers."""
+        self.numbers.append(super().randn(*shape))
+        return self.numbers[-1]
+
+
+def check(plan: mw.Plan, images: Tensor, expected: reference.Mixed) -> None:
+    """Compare all that a plan says and does."""
+    torch.testing.assert_close(plan.share((images.shape[2], images.shape[3])), expected.share, rtol=0, atol=1e-6)
+    torch.testing.assert_close(plan.weights, expected.weights, rtol=0, atol=1e-6)
+    torch.testing.assert_close(plan.lam, expected.lam, rtol=0, atol=1e-6)
+    mixed = plan.apply(images).double()
+    if same_pixels(plan):
+        assert mixed.equal(expected.images)
+    else:  # bytes are rounded to the nearest
+        torch.testing.assert_close(mixed, expected.images, rtol=0, atol=0.5001 if images.dtype == torch.uint8 else 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("policy", PAIRED, ids=repr)
+def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dtype, seed: int) -> None:
+    """Given partners, ratios, numbers and maps, a policy does what its publication says."""
+    images = Case(shape, dtype, "contiguous").images(seed=seed)
+    batch = Recording(images, torch.arange(shape[0]), generator=torch.Generator().manual_seed(seed))
+    partner = torch.randperm(shape[0])
+    lam = torch.rand(1 if policy.scope == "batch" else shape[0])
+    lam[-1] = {0: 0.0, 1: 1.0}.get(seed, lam[-1])
+    maps = torch.rand(shape[0], max(1, shape[2] - 2), (shape[3] + 1) // 2) + 0.01
+    once = torch.minimum(torch.arange(shape[0]), partner) if policy.scope == "pair" else None
+    plan = policy.plan(Pairs(partner, lam, (shape[2], shape[3]), batch=batch, maps=maps, once=once))
+    rows = torch.arange(shape[0]) if once is None else once
+    numbers = [draw.expand(shape[0], *draw.shape[1:])[rows].tolist() for draw in batch.numbers]
+    sources = torch.stack((torch.arange(shape[0]), partner), 1).tolist()
+    drawn = reference.Drawn(images, sources, lam.expand(shape[0]).tolist(), numbers, maps.tolist())
+    check(plan, images, reference.REFERENCES[type(policy)](policy, drawn))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", PLANS)
+def test_plan_equals_reference(name: str, shape: Any, dtype: torch.dtype) -> None:
+    """A plan of any kind does what it says."""
+    images = Case(shape, dtype, "contiguous").images()
+    plan = PLANS[name](images)
+    expected = reference.of_plan(plan, images)
+    labelled_otherwise = "correct_lam" in name
+    check(plan, images, expected._replace(weights=plan.weights) if labelled_otherwise else expected)
+
+
+@pytest.mark.parametrize("policy", [p for p in POLICIES if isinstance(p, mw.OneOf) and p.scope == "sample"], ids=repr)
+def test_choice_per_sample_equals_reference(policy: mw.OneOf) -> None:
+    """Every sample has the image, weights, ratio and share of the policy that was chosen for it."""
+    images = Case((16, 2, 9, 14), torch.float32, "contiguous").images()
+    labels, model = torch.arange(16), fixed_classifier()
+    plan = policy.draw(images, labels, model=model, generator=torch.Generator().manual_seed(4))
+    again = Batch(images, labels, model=model, generator=torch.Generator().manual_seed(4))
+    partner = policy.pairing(again)
+    u = again.rand(16)
+    shares = torch.tensor(policy.weights or [1.0] * len(policy.policies))
+    choice = [int((each >= shares.cumsum(0) / shares.sum()).sum()) for each in u]
+    each = [reference.of_plan(inner._draw(again, partner), images) for inner in policy.policies]
+    assert plan.sources[:, 1].equal(partner)
+    assert set(choice) == set(range(len(each)))
+    check(plan, images, reference.chosen(each, choice))
+
+
+def test_nobody_is_missing() -> None:
+    """Every policy that decides what goes where has a slow reference."""
+    assert {cls.__name__ for cls in reference.REFERENCES} == {
+        name for name in mw.names("policy") if issubclass(getattr(mw, name), mw.Policy)
+    }

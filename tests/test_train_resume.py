@@ -1,0 +1,208 @@
+"""Interrupted runs: killed, stopped, out of disk, resumed; every one must end as the undisturbed run does, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate")
+from safetensors.torch import load_file
+
+from mixwell.train import checkpoint, display
+from mixwell.train.cli import main
+from mixwell.train.config import Config
+from mixwell.train.errors import RunError
+
+EPOCHS = 4
+TINY = ["--subset", "60", "--batch_size", "20", "--image_size", "8", "--threads", "1", "--device", "cpu"]
+# Everything that has a state: momentum, moving average, uncertainty head, accumulation, order, augmentation, mixing.
+STATEFUL = ["--policy", "CutMix(alpha=1)", "--method", "SUMix", "--ema", "0.9", "--accumulate", "2", "--clip", "1"]
+ARGS = ["train", "digits", "--epochs", str(EPOCHS), *TINY, *STATEFUL]
+TIMES = {"seconds", "images_per_second"}
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def same(run: Path, other: Path) -> None:
+    """Compare all weights, the optimiser's and method's state, and all metrics but times, exactly."""
+    assert metrics(run) == metrics(other)
+    files = ["model.safetensors", f"checkpoint/epoch-{EPOCHS:05d}/model.safetensors"]
+    for mine, theirs in ((load_file(run / file), load_file(other / file)) for file in files):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    mine, theirs = (torch.load(r / f"checkpoint/epoch-{EPOCHS:05d}/state.pt", weights_only=True) for r in (run, other))
+    for part in ("optimizer", "random", "loader", "average"):
+        assert repr(mine[part]) == repr(theirs[part])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert main([*ARGS, "--out", str(run)]) == 0
+    assert len(metrics(run)) == EPOCHS
+    return run
+
+
+def test_kill_at_any_moment(undisturbed: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "mixwell.train.cli", *ARGS, "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (run / "config.json").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(random.Random().uniform(0, 0.5))  # a moment of its own in every run of this test
+    process.kill()
+    process.wait()
+    assert main(["train", "--resume", str(run)]) == 0
+    same(run, undisturbed)
+
+
+def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
+    run, steps = tmp_path / "run", []
+
+    def step(self: display.Display, images: int) -> None:
+        steps.append(images)
+        if len(steps) == 8:  # in the third epoch
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(display.Display, "step", step)
+    assert main([*ARGS, "--out", str(run)]) == 130
+    said = capsys.readouterr().err.strip()
+    assert said == f"mixwell: stopped: epoch 2 is kept; go on with: mixwell train --resume {run}"
+    assert main(["train", *said.split()[-2:]]) == 0
+    same(run, undisturbed)
+
+
+def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
+    run, real = tmp_path / "run", checkpoint._write_through
+
+    def full(path: Path, content: bytes) -> None:
+        if (run / "checkpoint" / "epoch-00002").exists() and path.parent.name == "part":
+            real(path, content[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_through", full)
+        assert main([*ARGS, "--out", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no space left" in said and f"epoch 2 is kept; go on with: mixwell train --resume {run}" in said
+    assert checkpoint.epochs(checkpoint.latest(run)) == 2
+    assert main(["train", "--resume", str(run)]) == 0
+    same(run, undisturbed)
+
+
+def test_a_run_without_checkpoint_starts_over(undisturbed: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(undisturbed / "config.json", run)
+    assert main(["train", "--resume", str(run)]) == 0
+    same(run, undisturbed)
+
+
+class Killed(BaseException):
+    """Ends the code under test on the spot, as a kill would."""
+
+
+OPERATIONS = [(os, "fsync"), (Path, "mkdir"), (Path, "rename"), (Path, "replace"), (Path, "open"), (shutil, "rmtree")]
+
+
+def test_kill_before_every_file_operation(tmp_path: Path, monkeypatch):
+    """A checkpoint is whole and either the old or the new one, wherever saving ends."""
+    config = Config()
+    state = {"config": config.json(), "world": 1, "random": [checkpoint.random_state()]}
+    seen = set()
+    for fatal in range(100):
+        run, count = tmp_path / str(fatal), 0
+        checkpoint.save(run, 1, {"w": torch.ones(9)}, state | {"epoch": 1})
+
+        def counted(real, fatal=fatal):
+            def operation(*args, **kwargs):
+                nonlocal count
+                count += 1
+                if count == fatal:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            return operation
+
+        with monkeypatch.context() as patch:
+            for owner, name in OPERATIONS:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                checkpoint.save(run, 2, {"w": torch.full((9,), 2.0)}, state | {"epoch": 2})
+            except Killed:
+                finished = False
+            else:
+                finished = count < fatal
+        folder = checkpoint.latest(run)
+        weights, loaded = checkpoint.load(folder, config, 1)
+        assert loaded["epoch"] == checkpoint.epochs(folder) == weights["w"].unique().item()
+        checkpoint.save(run, 3, {"w": torch.ones(9)}, state | {"epoch": 3})  # what was left lying about is no obstacle
+        assert checkpoint.epochs(checkpoint.latest(run)) == 3
+        seen.add(checkpoint.epochs(folder))
+        if finished:
+            break
+    assert finished
+    assert seen == {1, 2}
+
+
+def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    for args, sentence in [
+        (["cifar100_mini", "--resume", str(run)], "holds a run of recipe 'digits', not of 'cifar100_mini'"),
+        (["--resume", str(run), "--lr", "0.2"], "lr is 0.05, not 0.2"),
+        (["--resume", str(run), "--out", "x"], "leave out --out"),
+        (["--resume", str(tmp_path / "none")], "no run in"),
+        (["digits", "--out", str(run)], "already holds a run"),
+    ]:
+        assert main(["train", *args]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1
+    text = (run / "config.json").read_text()
+    for old, new, sentence in [('"digits"', '"other"', "checkpoint of recipe 'digits'"), ("0.05", "0.07", "lr is 0.05")]:
+        (run / "config.json").write_text(text.replace(old, new, 1))
+        assert main(["train", "--resume", str(run)]) == 2
+        assert sentence in capsys.readouterr().err
+    config = Config.read(text)
+    with pytest.raises(RunError, match="written by 1 processes, and here are 2"):
+        checkpoint.load(checkpoint.latest(undisturbed), config, 2)
+
+
+def test_a_damaged_or_hostile_checkpoint_is_refused(undisturbed: Path, tmp_path: Path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    state = checkpoint.latest(run) / "state.pt"
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    for damage in (lambda: state.write_bytes(state.read_bytes()[:1000]), lambda: torch.save({"config": Hostile()}, state)):
+        damage()
+        assert main(["train", "--resume", str(run)]) == 2
+        assert "cannot read the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_finished_run_stays_as_it_is(undisturbed: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
+    same(run, undisturbed)
+    assert json.loads((run / "summary.json").read_text())["command"].endswith(str(undisturbed))
