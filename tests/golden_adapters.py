@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,8 +14,12 @@ import mixwell as mw
 from mixwell.labels import Released
 from mixwell.methods import normalised_uncertainty
 from mixwell.ops import boxes as box_ops
-from mixwell.ops import fourier
+from mixwell.ops import fourier, grid
+from mixwell.ops.cells import kept_cells, top_cells
+from mixwell.ops.gaussian import bump
 from mixwell.ops.peaks import peaks
+from mixwell.policies.snapmix import semantic_share, snap
+from mixwell.saliency.activation import class_map, reduced
 from mixwell.targets import classy_vision_smoothing
 
 
@@ -271,9 +278,84 @@ def kornia(case):
     return {"mixed": plan.apply(x), "labels": torch.stack(labels)}
 
 
+def _soft_outputs(plan: mw.MaskPlan, case, name: str = "mask_b"):
+    mixed = _mixed(plan, case.inputs["y"], case.inputs["x"])
+    k = 1 if name == "mask_b" else 0
+    share = plan.share(plan.size)[:, k : k + 1]
+    share = share[: len(case.expected[name])] if name in case.expected else share
+    return {name: share, "mixed": mixed.images, "y_b": mixed.labels[:, 1], "lam_a": mixed.weights[0, 0]}
+
+
+def smoothmix(case):
+    pairs = _pairs(case, 0.5)
+    middle = torch.tensor([[(side - 1) / 2 for side in pairs.size]], dtype=torch.float64)
+    centre = torch.stack((case.draws["off_row"], case.draws["off_col"])).reshape(1, 2) + middle
+    sigma = case.draws["sigma"].reshape(1, 1).expand(1, 2)
+    return _soft_outputs(mw.MaskPlan(pairs, 1 - bump(centre, sigma, pairs.size)[:, None]), case)
+
+
+def gridmix(case):
+    draw = {name: value.reshape(1) for name, value in case.draws.items() if name != "perm"}
+    pairs = _pairs(case, draw["lam"])
+    crop = grid.grid_crop(draw["cut_area"], draw["cut_aspect"], pairs.size, clamp=True)
+    where = torch.stack((draw["u_row"], draw["u_col"]), 1)
+    inside = grid.holes(draw["lam"], crop, where, draw["n_holes"], draw["hole_aspect"], pairs.size)
+    return _soft_outputs(mw.MaskPlan(pairs, ~inside[:, None]), case)
+
+
+def attentivemix(case):
+    maps = reduced(case.inputs["features"], "mean")
+    pairs = _pairs(case, case.draws["lam"])
+    kept = kept_cells(pairs.lam, maps.shape[1] * maps.shape[2], case.params["top_k"])
+    return _soft_outputs(mw.MaskPlan(pairs, top_cells(maps, kept)[:, None]), case, "mask_a")
+
+
+def guidedmix(case):
+    x = case.inputs["x"]
+    if case.params.get("mode") == "spectral_residual":
+        return {"saliency_sr": mw.SpectralResidual()(None, x, torch.zeros(len(x)))}
+    p, y = case.params, case.inputs["y"]
+    batch = mw.Batch(x, y, saliency=case.inputs["saliency"])
+    policy = mw.GuidedMix(blur=p["blur"], sigma=p["sigma"])
+    out = {}
+    for suffix, pairing in (("", mw.Given(case.draws["perm"].tolist())), ("_greedy", mw.Greedy())):
+        mixed = replace(policy, pairing=pairing)(x, y, saliency=batch.saliency)
+        out |= {f"mixed{suffix}": mixed.images, f"lam_a{suffix}": mixed.weights[:, 0]}
+        if pairing == mw.Greedy():
+            out["pair_greedy"] = mixed.plan.sources[:, 1]
+        else:
+            out |= {"mask_a": mixed.plan.share(batch.size)[:, 0], "lam_b": mixed.weights[:, 1], "y_b": mixed.labels[:, 1]}
+    return out | {"sal_norm": policy.guidance(batch.saliency, batch.size) * math.prod(batch.size)}  # stored in other units
+
+
+def snapmix(case):
+    x, y, d = case.inputs["x"], case.inputs["y"], case.draws
+    size = tuple(x.shape[2:])
+    raw = class_map(case.inputs["feat"], case.inputs["fc_weight"], case.inputs["fc_bias"], y)
+    shares = semantic_share(raw, size)
+    batch = mw.Batch(x, y, saliency=shares)
+    pairs = mw.Pairs(d["perm"], d["lam1"].reshape(1), size, batch=batch)
+    boxes, source_boxes = (
+        box_ops.place(box_ops.clipped_around, size, box_ops.cut_side(d[f"lam{k}"].reshape(1)), _centre(case, f"row{k}", f"col{k}"))
+        for k in (1, 2)
+    )
+    plan = snap(pairs, boxes, source_boxes, y == y[d["perm"]])
+    mixed = _mixed(plan, y, x)
+    return {
+        "box_a": boxes[0],
+        "box_b": source_boxes[0],
+        "spm": shares * math.prod(size),  # stored in other units
+        "mixed": mixed.images,
+        "y_b": mixed.labels[:, 1],
+        "lam_a": mixed.weights[:, 0],
+        "lam_b": mixed.weights[:, 1],
+    }
+
+
 ADAPTERS = {
     f.__name__: f
     for f in (
-        mixup, cutmix, resizemix, fmix, saliencymix, sumix_loss, label_variants, accuracy_mixup, torchvision, timm, kornia
+        mixup, cutmix, resizemix, fmix, saliencymix, sumix_loss, label_variants, accuracy_mixup, torchvision, timm, kornia,
+        smoothmix, gridmix, attentivemix, guidedmix, snapmix,
     )
 }  # fmt: skip

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from sumix_loops import Step, ratio
 from torch import Tensor
 
 from mixwell import (
@@ -23,6 +22,7 @@ from mixwell import (
     parse,
 )
 from mixwell.labels import SIMILARITIES, Agreement, Distance, Released
+from sumix_loops import Step, ratio
 
 NAMES = sorted(SIMILARITIES)
 INVARIANT = [name for name in NAMES if name != "reference"]
@@ -67,9 +67,7 @@ def test_ratio_is_that_of_loops(name: str, kappa: float, rows: int, classes: int
         torch.testing.assert_close(weights, mixed.weights)
 
 
-def slide(
-    shown: float, name: str, kappa: float, *, classes: int = 100, sure: float = 1.0, lam: float = 0.5
-) -> float:
+def slide(shown: float, name: str, kappa: float, *, classes: int = 100, sure: float = 1.0, lam: float = 0.5) -> float:
     """Return the learned share of an anchor drawn at ``lam`` whose class the model sees with probability ``shown``."""
     clean = torch.full((2, classes), (1 - sure) / (classes - 1))
     clean[[0, 1], [0, 1]] = sure

@@ -95,7 +95,7 @@ def test_cross_entropy_is_that_of_soft_targets(kind: str, smoothing: float, k: i
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_timm(smoothing: float) -> None:
-    """timm takes dense targets."""
+    """Timm takes dense targets."""
     loss = pytest.importorskip("timm.loss").SoftTargetCrossEntropy()
     mixed, logits = random_batch("index"), torch.randn(B, N)
     torch.testing.assert_close(cross_entropy(logits, mixed, smoothing), loss(logits, mixed.targets(N, smoothing)))
@@ -122,7 +122,9 @@ def test_gradient_is_that_of_a_naive_form(kind: str) -> None:
     mixed, logits = random_batch(kind), torch.randn(B, N, requires_grad=True)
     (gradient,) = torch.autograd.grad(cross_entropy(logits, mixed, 0.1), logits)
     naive = logits.detach().double().requires_grad_()
-    loss = -(torch.tensor(dense_target(mixed, 0.1), dtype=torch.float64) * naive.exp().div(naive.exp().sum(1)[:, None]).log())
+    loss = -(
+        torch.tensor(dense_target(mixed, 0.1), dtype=torch.float64) * naive.exp().div(naive.exp().sum(1)[:, None]).log()
+    )
     (expected,) = torch.autograd.grad(loss.sum(1).mean(), naive)
     torch.testing.assert_close(gradient.double(), expected, **CLOSE)
 
@@ -183,14 +185,17 @@ def test_binary_cross_entropy_is_a_sum_over_classes(smoothing: float, negative_w
     each = loop_bce(logits, dense_target(mixed, smoothing), negative_weight, dense_target(mixed, 0.0))
     settings = {"negative_weight": negative_weight}
     for classes, row in (("mean", each.mean(1)), ("sum", each.sum(1))):
-        got = [binary_cross_entropy(logits, mixed, smoothing, r, classes=classes, **settings) for r in ("none", "mean", "sum")]
+        got = [
+            binary_cross_entropy(logits, mixed, smoothing, r, classes=classes, **settings)
+            for r in ("none", "mean", "sum")
+        ]
         for value, expected in zip(got, (row, row.mean(), row.sum()), strict=True):
             torch.testing.assert_close(value, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.2])
 def test_binary_cross_entropy_equals_timm(threshold: float | None) -> None:
-    """timm takes dense targets, and makes them binary itself."""
+    """Timm takes dense targets, and makes them binary itself."""
     loss = pytest.importorskip("timm.loss").BinaryCrossEntropy(target_threshold=threshold)
     mixed, logits = random_batch("index", 2), torch.randn(B, N)
     targets = SoftTargets() if threshold is None else ThresholdTargets(threshold)
@@ -202,7 +207,7 @@ def test_binary_cross_entropy_equals_timm(threshold: float | None) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_binary_cross_entropy_equals_timm_on_class_indices(smoothing: float) -> None:
-    """timm smooths class indices itself, in the same way."""
+    """Timm smooths class indices itself, in the same way."""
     loss = pytest.importorskip("timm.loss").BinaryCrossEntropy(smoothing=smoothing, target_threshold=None)
     labels, logits = torch.randint(N, (B,)), torch.randn(B, N)
     mixed = NoMix()(torch.rand(B, 1, 2, 2), labels)

@@ -11,12 +11,24 @@ from mixwell.metrics import (
     ranked_accuracy,
     top_k_accuracy,
 )
-from mixwell.pairing import Derangement, Given, Pairing, Permutation, Reverse, Roll
+from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, choose_per_sample
-from mixwell.policies import CutMix, FMix, MixUp, ResizeMix, SaliencyMix
+from mixwell.policies import (
+    AttentiveMix,
+    CutMix,
+    FMix,
+    GridMix,
+    GridMixup,
+    GuidedMix,
+    MixUp,
+    ResizeMix,
+    SaliencyMix,
+    SmoothMix,
+    SnapMix,
+)
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
-from mixwell.saliency import FineGrained, InputGradient, Saliency, SpectralResidual
+from mixwell.saliency import Activation, ClassActivation, FineGrained, InputGradient, Saliency, SpectralResidual
 from mixwell.spec import names, parse
 from mixwell.taps import Tap, classifier_of, pooled
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
@@ -25,12 +37,15 @@ from mixwell.value import Value
 __version__ = "0.1.0"
 
 __all__ = [
+    "Activation",
+    "AttentiveMix",
     "Batch",
     "BatchPolicy",
     "Beta",
     "BlendPlan",
     "BoxPlan",
     "ChoicePlan",
+    "ClassActivation",
     "Constant",
     "CutMix",
     "Derangement",
@@ -39,6 +54,10 @@ __all__ = [
     "FineGrained",
     "Folded",
     "Given",
+    "Greedy",
+    "GridMix",
+    "GridMixup",
+    "GuidedMix",
     "InputGradient",
     "LabelPolicy",
     "MaskPlan",
@@ -64,6 +83,8 @@ __all__ = [
     "Saliency",
     "SaliencyMix",
     "SemanticShare",
+    "SmoothMix",
+    "SnapMix",
     "SoftTargets",
     "Sometimes",
     "SpectralResidual",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,6 +65,16 @@ class Batch:
         """Height and width of the images."""
         return self.images.shape[2], self.images.shape[3]
 
+    def with_saliency(self, saliency: Tensor | None) -> Batch:
+        """Return the same batch with other saliency maps."""
+        other = copy(self)
+        other.saliency = saliency
+        return other
+
+    def ones(self) -> Tensor:
+        """Return the ratio that leaves every anchor as it is, shape ``(1,)``."""
+        return torch.ones(1, device=self.images.device)
+
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1)."""
         return self.send(torch.rand(shape, device=self.source_device, generator=self.generator))
@@ -100,7 +111,7 @@ class Pairs:
         size: Height and width of the images.
     """
 
-    __slots__ = ("_batch", "_maps", "_once", "lam", "partner", "size")
+    __slots__ = ("_batch", "_once", "lam", "partner", "size")
 
     def __init__(
         self,
@@ -109,11 +120,10 @@ class Pairs:
         size: tuple[int, int],
         *,
         batch: Batch | None = None,
-        maps: Tensor | None = None,
         once: Tensor | None = None,
     ) -> None:
         self.partner, self.lam, self.size = partner, lam, size
-        self._batch, self._maps, self._once = batch, maps, once
+        self._batch, self._once = batch, once
 
     def __len__(self) -> int:
         return self.partner.shape[0]
@@ -138,12 +148,13 @@ class Pairs:
     @property
     def saliency_a(self) -> Tensor:
         """Saliency of the anchors, shape ``(B, h, w)``."""
-        if self._maps is None:
+        maps = self.batch.saliency
+        if maps is None:
             raise ValueError(
                 "This policy needs saliency maps, but got none: give it a source (saliency=FineGrained(), say), or pass "
                 "saliency= maps of shape (B, h, w) in the call."
             )
-        return self._maps
+        return maps
 
     @property
     def saliency_b(self) -> Tensor:
@@ -152,7 +163,7 @@ class Pairs:
 
     def with_lam(self, lam: Tensor) -> Pairs:
         """Return the same pairs with another nominal ratio, for policies that draw something else than ``lam``."""
-        return Pairs(self.partner, lam, self.size, batch=self._batch, maps=self._maps, once=self._once)
+        return Pairs(self.partner, lam, self.size, batch=self._batch, once=self._once)
 
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1), shape ``(S, *shape)``."""

@@ -48,7 +48,7 @@ def cross_entropy(
     if published:
         weights = weights.mean(0, keepdim=True).expand_as(weights)
     if mixed.labels.dim() == 3:
-        targets = (weights[..., None] * mixed.labels).sum(1)  # not einsum, which autocast would run in bfloat16
+        targets = (weights[..., None] * mixed.labels.float()).sum(1)  # not einsum, which autocast would run in bfloat16
         each = -(targets * log_probabilities).sum(1)
     else:
         each = -(weights * log_probabilities.gather(1, mixed.labels)).sum(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
+from mixwell.ops.cycles import longest_steps
 from mixwell.value import Value, set_field
 
 
@@ -114,3 +115,27 @@ class Given(Pairing):
         if not all(0 <= p < n for p in self.partner):
             raise ValueError(f"Given needs partners between 0 and {n - 1}, but got {self.partner}.")
         return torch.tensor(self.partner, device=batch.device)
+
+
+class Greedy(Pairing):
+    """One cycle through the batch that goes from each image to the one whose saliency differs most.
+
+    Only for policies that use saliency; the distance is Euclidean.
+
+    Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023 (arXiv:2306.16612).
+
+    Raises:
+        ValueError: The batch has no saliency maps.
+
+    Example:
+        >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+        >>> sorted(Greedy()(Batch(images, labels, saliency=torch.rand(4, 8, 8))).tolist())
+        [0, 1, 2, 3]
+    """
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if batch.saliency is None:
+            raise ValueError("Greedy pairs by saliency, but there are no maps: use it in a policy that has a saliency source.")
+        maps = batch.saliency.flatten(1)
+        distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
+        return longest_steps(distance.fill_diagonal_(-torch.inf))

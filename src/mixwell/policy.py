@@ -108,6 +108,7 @@ class Policy(BatchPolicy):
 
     saliency: ClassVar[SaliencySource | None] = None
     uses_saliency: ClassVar[bool] = False
+    weights_sum_to_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.scope not in SCOPES:
@@ -125,22 +126,26 @@ class Policy(BatchPolicy):
         """Decide what goes where; all randomness comes from ``pairs``."""
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
-        partner = self.pairing(batch) if partner is None else partner
         n = len(batch)
         if n == 1:  # nobody to mix with
-            return BlendPlan(Pairs(partner, torch.ones(1, device=batch.device), batch.size))
+            return BlendPlan(Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size))
+        if self.uses_saliency:
+            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
+        partner = self.pairing(batch) if partner is None else partner
         ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
         lam = batch.send(ratio(1 if self.scope == "batch" else n, batch.source_device, batch.generator))
         once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
-        lam = lam if once is None else lam[once]
-        maps = self._maps(batch) if self.uses_saliency else None
-        return self.plan(Pairs(partner, lam, batch.size, batch=batch, maps=maps, once=once))
+        return self.plan(Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once))
 
     def _maps(self, batch: Batch) -> Tensor | None:
-        if batch.saliency is not None or self.saliency is None:
-            return batch.saliency
-        maps = self.saliency(batch.model, batch.images, batch.labels)
-        check_saliency(maps, len(batch))
+        maps = batch.saliency
+        if maps is None and self.saliency is not None:
+            maps = self.saliency(batch.model, batch.images, batch.labels)
+            check_saliency(maps, len(batch))
+        return None if maps is None else self._prepared(maps, batch)
+
+    def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
+        """Bring saliency maps ``(B, h, w)`` into the form that pairing and plan want."""
         return maps
 
 
@@ -155,7 +160,7 @@ class NoMix(BatchPolicy):
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         partner = torch.arange(len(batch), device=batch.device) if partner is None else partner
-        return BlendPlan(Pairs(partner, torch.ones(1, device=batch.device), batch.size))
+        return BlendPlan(Pairs(partner, batch.ones(), batch.size))
 
 
 class OneOf(BatchPolicy):

@@ -40,7 +40,7 @@ class Tap:
     def __init__(self, model: nn.Module, name: str | None = None, of: Literal["input", "output"] = "input") -> None:
         if of not in ("input", "output"):
             raise ValueError(f'a tap reads the "input" or the "output" of a module, got of={of!r}')
-        self.name, module = classifier_of(model) if name is None else (name, _module(model, name))
+        self.name, module = classifier_of(model) if name is None else (name, module_of(model, name))
         self.of = of
         self._captured: Any = None
         self._handle = module.register_forward_hook(self._capture, with_kwargs=True)
@@ -202,9 +202,25 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 _RUNNING = ("running_mean", "running_var")
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
+def module_of(model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=3) or [key for key in modules if key][-3:]
         raise ValueError(f"{type(model).__name__} has no module {name!r}; the nearest names are {', '.join(near)}")
     return modules[name]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile``, ``DistributedDataParallel`` and the like, where hooks fire.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(layer)) is layer
+        True
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(model, "_orig_mod", None) if not isinstance(model, wrappers) else model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner

@@ -120,6 +120,14 @@ def anchor_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return 1 - (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
 
 
+def box_sums(maps: Tensor, boxes: Tensor) -> Tensor:
+    """Sum maps ``(B, H, W)`` over one box each ``(B, 4)``, shape ``(B,)``, float64."""
+    table = torch.nn.functional.pad(maps.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    top, bottom, left, right = boxes.expand(len(maps), 4).unbind(1)
+    row = torch.arange(len(maps), device=maps.device)
+    return table[row, bottom, right] - table[row, top, right] - table[row, bottom, left] + table[row, top, left]
+
+
 def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
     """Tell which pixels lie in which box.
 

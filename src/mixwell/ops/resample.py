@@ -16,7 +16,8 @@ def paste_scaled(images: Tensor, boxes: Tensor, source_boxes: Tensor, interpolat
         images: Shape ``(B, C, H, W)``.
         boxes: Where to, shape ``(B, 4)``; may be empty.
         source_boxes: Where from, shape ``(B, 4)``.
-        interpolation: ``"nearest"``, ``"bilinear"`` or ``"area"``, each as torch's ``interpolate`` does it.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"area"`` or ``"aligned"`` (bilinear from corner to corner), each as
+            torch's ``interpolate`` does it.
 
     Returns:
         Shape ``(B, C, H, W)``; pixels outside ``boxes`` mean nothing.
@@ -38,14 +39,14 @@ def scaled_crop(images: Tensor, source: list[int], height: int, width: int, inte
     crop = images[:, :, source[0] : source[1], source[2] : source[3]]
     if interpolation == "nearest":
         return F.interpolate(crop, size=(height, width), mode="nearest")
-    align = False if interpolation == "bilinear" else None
-    scaled = F.interpolate(crop.float(), size=(height, width), mode=interpolation, align_corners=align)
+    mode, align = {"bilinear": ("bilinear", False), "aligned": ("bilinear", True), "area": ("area", None)}[interpolation]
+    scaled = F.interpolate(crop.float(), size=(height, width), mode=mode, align_corners=align)
     return scaled.round_().to(images.dtype) if images.dtype == torch.uint8 else scaled.to(images.dtype)
 
 
 def _offsets(target: Tensor, source: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return each pixel's distance from the target's start (B, L), and both extents (B, 1)."""
-    extent, source_extent = (target[:, 1:] - target[:, :1]).clamp_min(1), source[:, 1:] - source[:, :1]
+    extent, source_extent = ((box[:, 1:] - box[:, :1]).clamp_min(1) for box in (target, source))
     offset = torch.arange(length, device=target.device) - target[:, :1]
     return offset.clamp_min(0).minimum(extent - 1), extent, source_extent
 
@@ -60,10 +61,21 @@ def _nearest(target: Tensor, source: Tensor, length: int) -> Tensor:
 def _bilinear(target: Tensor, source: Tensor, length: int) -> Tensor:
     offset, extent, source_extent = _offsets(target, source, length)
     position = ((offset.float() + 0.5) * (source_extent.float() / extent.float()) - 0.5).clamp_min(0)
+    return _between(position, source, source_extent, length)
+
+
+def _aligned(target: Tensor, source: Tensor, length: int) -> Tensor:
+    offset, extent, source_extent = _offsets(target, source, length)
+    step = (source_extent - 1).float() / (extent - 1).clamp_min(1).float()
+    return _between(offset.float() * step, source, source_extent, length)
+
+
+def _between(position: Tensor, source: Tensor, source_extent: Tensor, length: int) -> Tensor:
+    """Return the matrix (B, L, L) that interpolates linearly at positions (B, L) in the source box."""
     low = position.long().minimum(source_extent - 1)
     high = (low + 1).minimum(source_extent - 1)
     weight = position - low
-    matrix = weight.new_zeros(len(target), length, length)
+    matrix = weight.new_zeros(*weight.shape, length)
     matrix = matrix.scatter_add(2, (source[:, :1] + low)[..., None], (1 - weight)[..., None])
     return matrix.scatter_add(2, (source[:, :1] + high)[..., None], weight[..., None])
 
@@ -77,4 +89,8 @@ def _area(target: Tensor, source: Tensor, length: int) -> Tensor:
     return inside.float() / (end - start)[:, :, None]
 
 
-_MATRICES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {"bilinear": _bilinear, "area": _area}
+_MATRICES: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "bilinear": _bilinear,
+    "aligned": _aligned,
+    "area": _area,
+}

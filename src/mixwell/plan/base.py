@@ -92,8 +92,10 @@ class Plan(ABC):
                 f"{tuple(out.shape)} {out.dtype} on {out.device}."
             )
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
-            mixed = self._mix(images)
-            return mixed if out is None else out.copy_(mixed)
+            mixed, order = self._mix(images), layout(images)
+            if out is not None:
+                return out.copy_(mixed)
+            return mixed if order is None else mixed.contiguous(memory_format=order)  # gathering forgets channels-last
         if out is None:
             out = torch.empty_like(images)
         if layout(images) is None or layout(images) != layout(out):

@@ -20,8 +20,9 @@ class BoxPlan(Plan):
         pairs: The pairs; ``pairs.partner`` may be ``(B, K - 1)``, one partner per box.
         boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, shape ``(S, 4)`` or ``(S, K - 1, 4)``.
         source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes what lies in the same place.
-        interpolation: How to scale: ``"nearest"``, ``"bilinear"`` or ``"area"``.
-        weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``; for two sources only.
+        interpolation: How to scale: ``"nearest"``, ``"bilinear"``, ``"aligned"`` or ``"area"``.
+        weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``, or of both of two sources,
+            ``(S, 2)``.
     """
 
     _geometry = ("boxes", "source_boxes", "interpolation")
@@ -36,7 +37,7 @@ class BoxPlan(Plan):
     ) -> None:
         boxes = boxes if boxes.dim() == 3 else boxes[:, None]
         if weight is not None:
-            weights = torch.stack((weight, 1 - weight), 1)
+            weights = weight if weight.dim() == 2 else torch.stack((weight, 1 - weight), 1)
         elif boxes.shape[1] == 1:
             own = anchor_share(boxes[:, 0], pairs.size)
             weights = torch.stack((own, 1 - own), 1)

@@ -6,6 +6,7 @@ import io
 import re
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from mixwell.train.runs import Group, Run
 
@@ -23,23 +24,38 @@ def _values(run: Run, name: str) -> dict[int, float]:
     return {record["epoch"]: record[name] for record in run.metrics if name in record}
 
 
-def chart(found: Sequence[Group], name: str, title: str) -> str:
+def _zoom(axes: Any, curves: Sequence[dict[int, float]]) -> None:
+    """Let the axis begin at the lowest value of the second half, where the curves part."""
+    if late := [value for curve in curves for epoch, value in curve.items() if epoch > max(curve) / 2]:
+        top = max(value for curve in curves for value in curve.values())
+        margin = 0.05 * (top - min(late)) or 1.0
+        axes.set_ylim(min(late) - margin, top + margin)
+
+
+def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> str:
     """Draw one measure over the epochs: a thin line for every run, a thick one for the mean of a group.
 
     Args:
         found: Groups, in the order of their colours.
         name: Which measure of ``metrics.jsonl``.
         title: What stands at the axis, with its unit.
+        zoom: Show the range of the second half of training only.
 
     Returns:
         An ``<svg>`` element for use inside HTML.
     """
     import matplotlib
-
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 11, "axes.edgecolor": GRID}
-    settings |= {key: INK for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "sans-serif",
+        "font.size": 11,
+        "axes.edgecolor": GRID,
+    }
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(6.2, 3.9), layout="constrained")
         axes = figure.add_subplot()
@@ -52,16 +68,20 @@ def chart(found: Sequence[Group], name: str, title: str) -> str:
             mean = [statistics.mean(values[epoch] for values in curves) for epoch in epochs]
             marker = "o" if len(epochs) == 1 else None
             axes.plot(epochs, mean, color=colour, linestyle=stroke, linewidth=2.2, marker=marker, label=group.name)
+        if zoom:
+            _zoom(axes, [curve for group in found for run in group.runs if (curve := _values(run, name))])
         axes.set_xlabel("epoch")
         axes.set_ylabel(title)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0)
         axes.legend(frameon=False, handlelength=3)
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     return _inline(file.getvalue(), f"{title} over the epochs")
 
 
@@ -69,7 +89,9 @@ def _inline(svg: str, description: str) -> str:
     """Cut the element out of an SVG file, and let the page colour it."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
     for place in range(SERIES):
         svg = svg.replace(_placeholder(place), f"var(--series-{place + 1})")
     svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--line)")

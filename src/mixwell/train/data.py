@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -92,19 +93,24 @@ def digits(config: Config) -> DataSet:
     images = F.interpolate(images, size, mode="bilinear", antialias=True).round().clamp(0, 255).byte()
     both = Split(images, torch.from_numpy(labels).long())
     train, test = both.take(torch.arange(900)), both.take(torch.arange(900, 1797))
-    return DataSet(train, test, test, [str(digit) for digit in range(10)], 1, (0.305,), (0.376,))
+    return DataSet(train, test, test, [str(digit) for digit in range(10)], 1, (0.305,), (0.32,))
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads the pickles that CIFAR comes in, and refuses everything but NumPy arrays."""
 
-    # NumPy has moved this function twice, so ask an array for it.
-    ALLOWED: ClassVar = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+    ALLOWED: ClassVar = {
+        ("numpy", "_reconstruct"): np.empty(0).__reduce__()[0],  # NumPy has moved it twice, so ask an array for it
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,  # bytes, in a pickle that Python 3 wrote for Python 2
+    }
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in self.ALLOWED:
-            return self.ALLOWED[name]
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
+        known = (module.partition(".")[0], name)
+        if known not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which data has no need of")
+        return self.ALLOWED[known]
 
 
 @dataclass(frozen=True)

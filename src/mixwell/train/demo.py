@@ -10,12 +10,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixwell import names, spec
 from mixwell.train import checkpoint, data, report, samples, table
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
@@ -30,8 +29,16 @@ TRAININGS = {"plain": ("none", "Mixing"), "cutmix": (POLICY, "Mixing"), "cutmix-
 
 @dataclass(frozen=True)
 class Job:
-    """One training of the demo."""
+    """One training of the demo.
 
+    Attributes:
+        place: In the table: which training, which seed.
+        name: What to call it.
+        config: What it does.
+        run: Its directory.
+    """
+
+    place: tuple[int, int]
     name: str
     config: Config
     run: Path
@@ -57,20 +64,23 @@ class Job:
             return
         changed = [text for text in begun.differences(self.config) if text.split()[0] not in Config.MAY_CHANGE]
         if changed:
-            raise RunError(f"in {self.run} {changed[0]}: run the demo with --fresh to start over, or with another --out")
+            raise RunError(
+                f"in {self.run} {changed[0]}: run the demo with --fresh to start over, or with another --out"
+            )
 
 
 def jobs(out: Path, epochs: int, seeds: Sequence[int]) -> list[Job]:
     """List the trainings of the demo, the longest first."""
     found = []
-    for name, (policy, method) in reversed(TRAININGS.items()):
+    for place, (name, (policy, method)) in enumerate(TRAININGS.items()):
         for seed in seeds:
             config = replace(
                 RECIPES["digits"](), policy=policy, method=method, seed=seed, epochs=epochs, device="cpu", threads=1,
                 warmup=min(2.0, epochs / 2), save_every=5,
             )  # fmt: skip
-            found.append(Job(f"{name}, seed {seed}", config, out / "runs" / f"{name}-{epochs}-epochs-seed{seed}"))
-    return found
+            run = out / "runs" / f"{name}-{epochs}-epochs-seed{seed}"
+            found.append(Job((place, seed), f"{name}, seed {seed}", config, run))
+    return found[::-1]
 
 
 def _train(job: Job) -> float:
@@ -120,14 +130,16 @@ def train_all(todo: Sequence[Job]) -> None:
 
 
 @contextlib.contextmanager
-def _progress(todo: Sequence[Job]):  # type: ignore[reportMissingParameterType]
+def _progress(todo: Sequence[Job]) -> Iterator[Callable[[str | None], None]]:
     """Yield a function that brings the bar up to date, and shows a line when a run is done."""
     if not sys.stdout.isatty():
         yield lambda line: print(line, flush=True) if line else None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn()) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn()
+    ) as bar:
         task = bar.add_task(f"training {len(todo)} runs", total=sum(job.config.epochs for job in todo))
 
         def refresh(line: str | None) -> None:
@@ -141,8 +153,8 @@ def _progress(todo: Sequence[Job]):  # type: ignore[reportMissingParameterType]
 def pictures(config: Config) -> bytes:
     """Draw what every policy makes of the digits, as PNG."""
     found = data.load(config)
-    images = samples.from_split(found.train, found.classes, 4, config.image_size)
-    policies, _ = samples.drawable([spec.known()[name] for name in names("policy")], images)
+    images = samples.from_split(found.train, found.classes, 8, config.image_size)
+    policies, _ = samples.drawable(images)
     canvas, told = gallery(policies, images, report.RATIOS, seed=0, scale=6)
     return png(canvas.image(), told)
 
@@ -150,9 +162,9 @@ def pictures(config: Config) -> bytes:
 def write(out: Path, runs: Sequence[Run], words: str) -> list[Path]:
     """Write table, pictures and report of some runs; return where they are."""
     found = groups(runs)
-    lines = [table.markdown(found), *(f"* {remark}\n" for remark in table.remarks(found)), f"\nMade by `{words}`.\n"]
+    remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
     contents = {
-        "table.md": "\n".join(lines[:1]) + "\n" + "".join(lines[1:]),
+        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{words}`.\n",
         "strip.png": pictures(runs[0].config),
         "report.html": report.html(runs),
     }
@@ -167,10 +179,18 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         RunError: the folder holds runs with other settings, or cannot be written; the sentence says what to do.
     """
-    parser = Parser("mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results.")
-    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]")
-    parser.add_argument("--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of each training [0 1 2]")
+    parser = Parser(
+        "mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of each training [0 1 2]"
+    )
     parser.add_argument("--fresh", action="store_true", help="start over instead of using finished runs in the folder")
     args = parser.parse_args(argv)
     began, everything = time.perf_counter(), jobs(args.out, args.epochs, list(dict.fromkeys(args.seeds)))
@@ -180,14 +200,14 @@ def main(argv: Sequence[str]) -> None:
         job.check()
     todo = [job for job in everything if not job.done]
     if len(todo) < len(everything):
-        print(f"{len(everything) - len(todo)} of {len(everything)} runs in {args.out} are done already (--fresh starts over)")
+        print(f"{len(everything) - len(todo)} of {len(everything)} runs in {args.out} are done (--fresh starts over)")
     again = shlex.join(["mixwell", "demo", *argv])
     try:
         if todo:
             train_all(todo)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; go on with: {again.replace(' --fresh', '')}") from None
-    runs = [read(job.run) for job in reversed(everything)]
-    files = write(args.out, sorted(runs, key=lambda run: list(TRAININGS.values()).index((run.config.policy, run.config.method))), again)
+    runs = [read(job.run) for job in sorted(everything, key=lambda job: job.place)]
+    files = write(args.out, runs, again)
     table.show(groups(runs))
     print(f"{', '.join(map(str, files))} ({time.perf_counter() - began:.0f} s)")

@@ -89,7 +89,8 @@ class Loader:
         """Draw the rows of every batch of an epoch."""
         rank, world, size = self.place.rank, self.place.world, self.config.batch_size
         if self.generator is None:
-            return list(torch.arange(rank, len(self.split), world).split(size))
+            mine = torch.arange(len(self.split))[rank::world]
+            return list(mine.split(size)) if len(mine) else []
         order = torch.randperm(len(self.split), generator=self.generator)[: len(self.split) // size * size]
         return list(order.view(len(self), world, -1)[:, rank])
 

@@ -97,7 +97,9 @@ class Canvas:
         unit, left = width / max(1.0, sum(weights)), 0.0
         for k, weight in enumerate(weights):
             begin, left = left, left + weight
-            self.box(x + round(begin * unit), y, round(left * unit) - round(begin * unit), height, SOURCES[k % len(SOURCES)])
+            self.box(
+                x + round(begin * unit), y, round(left * unit) - round(begin * unit), height, SOURCES[k % len(SOURCES)]
+            )
 
     def image(self, margin: int = 24) -> Image.Image:
         """Draw it all on white."""

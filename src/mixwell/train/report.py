@@ -13,7 +13,7 @@ from mixwell import BatchPolicy
 from mixwell.train import data, page, samples, table
 from mixwell.train.curves import chart
 from mixwell.train.errors import Parser, RunError
-from mixwell.train.picture import pillow, png
+from mixwell.train.picture import pillow, png, tinted
 from mixwell.train.runs import Group, Run, groups, read_all
 from mixwell.train.samples import Images, Sample
 from mixwell.train.show import save
@@ -29,7 +29,8 @@ def html(runs: Sequence[Run]) -> str:
         "mixwell report",
         [
             "<h1>mixwell report</h1>",
-            f'<p class="faint">{_counted(len(runs), "run")} in {_counted(len(found), "group")}, mixwell {mixwell.__version__}</p>',
+            f'<p class="faint">{_counted(len(runs), "run")} in {_counted(len(found), "group")}, '
+            f"mixwell {mixwell.__version__}</p>",
             _results(found),
             *(_curves(recipe, found) for recipe in dict.fromkeys(group.recipe for group in found)),
             *_samples(found),
@@ -59,10 +60,11 @@ def _curves(recipe: str, found: Sequence[Group]) -> str:
         f"Training on {recipe}",
         '<div class="charts">',
         chart(own, "train_loss", "training loss (nats)"),
-        chart(own, "val_top1", "validation top-1 (%)"),
+        chart(own, "val_top1", "validation top-1 (%)", zoom=True),
         "</div>",
         '<p class="faint">Thick: mean over the seeds. Thin: each run. Training losses of different methods measure '
-        "different things, mixed labels among them; compare the accuracies.</p>",
+        "different things, mixed labels among them; compare the accuracies, whose axis begins at the lowest one of the "
+        "second half of training.</p>",
     )
 
 
@@ -83,8 +85,8 @@ def _samples(found: Sequence[Group]) -> list[str]:
             else:
                 strips.append(f"<h3><code>{escape(repr(part))}</code> on {escape(where)}</h3>\n{_strip(row)}")
     told = (
-        "Above, the two clean images; below, the mixed one, and how much of each label it carries by the pixels in it. "
-        "Drawn at even ratios; training draws them by the policy's law."
+        "Above, the two clean images, and whose pixel is whose; below, the mixed one, and how much of each label it "
+        "carries by its pixels. Drawn at even ratios; training draws them by the policy's law."
     )
     return [page.section("Mixed samples", f'<p class="faint">{told}</p>', *strips)] if strips else []
 
@@ -127,14 +129,18 @@ def _figure(sample: Sample) -> str:
         page.image(png(pillow(pixels)), name, f"border-color: {colour}")
         for pixels, name, colour in zip(sample.sources, sample.names, colours, strict=True)
     )
+    clean += page.image(png(pillow(tinted(sample.share))), "whose pixel it is", "border-color: transparent")
     whole, weighed = max(1.0, sum(sample.weights)), list(zip(sample.names, sample.weights, colours, strict=True))
-    bar = "".join(f'<i style="width: {100 * weight / whole:.2f}%; background: {colour}"></i>' for _, weight, colour in weighed)
+    bar = "".join(
+        f'<i style="width: {100 * weight / whole:.2f}%; background: {colour}"></i>' for _, weight, colour in weighed
+    )
     label = "".join(
-        f'<div class="label" style="--own: {colour}"><span title="{escape(name)}">{escape(name)}</span><b>{weight:.2f}</b></div>'
-        for name, weight, colour in weighed
+        f'<div class="label" style="--own: {colour}"><span title="{name}">{name}</span><b>{weight:.2f}</b></div>'
+        for name, weight, colour in ((escape(name), weight, colour) for name, weight, colour in weighed)
     )
     mixed = page.image(png(pillow(sample.mixed)), f"mixed image: {sample}")
-    return f'<figure class="sample"><div class="clean">{clean}</div>{mixed}<div class="bar">{bar}</div><figcaption>{label}</figcaption></figure>'
+    parts = f'<div class="clean">{clean}</div>{mixed}<div class="bar">{bar}</div><figcaption>{label}</figcaption>'
+    return f'<figure class="sample">{parts}</figure>'
 
 
 def _runs(runs: Sequence[Run]) -> str:
@@ -157,7 +163,9 @@ def _environments(runs: Sequence[Run]) -> str:
         known = {name: str(value) for name, value in json.loads(facts).items() if value is not None}
         whose = "" if len(places) == 1 else f"<h3>{escape(', '.join(paths))}</h3>"
         rows = [["fact", "value"], *map(list, known.items())]
-        parts.append(whose + (page.table(rows, words=2) if known else "<p>Not written down: the run is unfinished.</p>"))
+        parts.append(
+            whose + (page.table(rows, words=2) if known else "<p>Not written down: the run is unfinished.</p>")
+        )
     return page.section("Environment", *parts)
 
 
@@ -170,7 +178,9 @@ def main(argv: Sequence[str]) -> None:
     about = "Write one self-contained HTML page about some runs, and print its table of results."
     parser = Parser("mixwell report", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a folder of them")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="HTML", help="where to write [report.html]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="HTML", help="where to write [report.html]"
+    )
     args = parser.parse_args(argv)
     runs = read_all(args.runs)
     save(args.out, html(runs).encode())

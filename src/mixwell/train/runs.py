@@ -115,7 +115,9 @@ def read(path: Path) -> Run:
         raise RunError(f"{path / 'config.json'}: {error}") from None
     metrics = [_record(path, number, line) for number, line in enumerate(_lines(path / "metrics.jsonl"), 1)]
     if not any("val_top1" in record for record in metrics):
-        raise RunError(f"{path / 'metrics.jsonl'} holds no validated epoch yet: train on with mixwell train --resume {path}")
+        raise RunError(
+            f"{path / 'metrics.jsonl'} holds no validated epoch yet: train on with mixwell train --resume {path}"
+        )
     summary = path / "summary.json"
     try:
         return Run(path, config, metrics, json.loads(summary.read_text()) if summary.is_file() else {})

@@ -6,15 +6,16 @@ import dataclasses
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mixwell import BatchPolicy, Constant, Derangement, NoMix, OneOf, Permutation, Roll, Sometimes
+from mixwell import BatchPolicy, Constant, Derangement, NoMix, OneOf, Permutation, Roll, Sometimes, names, parse
 from mixwell.train.data import Split
 from mixwell.train.errors import RunError
 
@@ -127,17 +128,21 @@ def from_split(split: Split, classes: list[str], count: int, largest: int) -> Im
 
 
 def _read(path: Path, size: int) -> Tensor:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             return _square(image, size)
+    except UnidentifiedImageError:
+        raise RunError(
+            f"cannot read the image {path}: it is empty, damaged or of a kind that Pillow does not know"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = str(error).replace(repr(str(path)), "the file").splitlines()
+        reason = str(error).replace(str(path), "the file").splitlines()
         raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
 
 
-def _square(image, size: int) -> Tensor:  # type: ignore[reportMissingParameterType]  # a Pillow image
+def _square(image: Any, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -161,7 +166,7 @@ def mix(policy: BatchPolicy, images: Images, seed: int, count: int | None = None
     try:
         mixed = policy(pixels, images.labels, generator=generator)
     except (TypeError, ValueError) as error:
-        raise RunError(f"{policy!r}: {error}") from None
+        raise RunError(str(error)) from None
     shares = mixed.plan.share((pixels.shape[2], pixels.shape[3]))
     rows = range(len(pixels) if count is None else min(count, len(pixels)))
     return [
@@ -186,7 +191,7 @@ def members(policy: BatchPolicy, chance: float = 1.0) -> list[tuple[BatchPolicy,
         [(MixUp(), 0.2), (CutMix(), 0.6...), (NoMix(), 0.2)]
     """
     if isinstance(policy, Sometimes):
-        policy = OneOf([policy.policy, NoMix()], weights=(policy.p, round(1 - policy.p, 12)))
+        policy = OneOf((policy.policy, NoMix()), weights=(policy.p, round(1 - policy.p, 12)))
     if not isinstance(policy, OneOf):
         return [(policy, chance)]
     weights = policy.weights or (1.0,) * len(policy.policies)
@@ -194,7 +199,9 @@ def members(policy: BatchPolicy, chance: float = 1.0) -> list[tuple[BatchPolicy,
     return [found for part, weight in parts if weight for found in members(part, chance * weight / sum(weights))]
 
 
-def at_ratios(policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: int, count: int) -> list[list[Sample]]:
+def at_ratios(
+    policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: int, count: int
+) -> list[list[Sample]]:
     """Mix the same images at several ratios.
 
     Everything else is drawn alike for all ratios; a policy whose ratio cannot be set is drawn anew for each instead.
@@ -220,28 +227,28 @@ def at_ratios(policy: BatchPolicy, images: Images, ratios: Sequence[float], seed
 def _with_ratio(policy: BatchPolicy, ratio: float) -> BatchPolicy:
     """Replace the policy's law by the constant that makes plans of this ``lam``: the ratio itself, or a box's side."""
     value = min((ratio, math.sqrt(1 - ratio)), key=lambda value: abs((_nominal(policy, value) or 0.0) - ratio))
-    return dataclasses.replace(policy, alpha=Constant(value))  # type: ignore[call-arg]  # _nominal did the same
+    return dataclasses.replace(policy, alpha=Constant(value))
 
 
 def _nominal(policy: BatchPolicy, value: float) -> float | None:
     """Return the ``lam`` of a trial plan whose law is a constant, or None where that cannot be set."""
     pixels, labels, maps = torch.zeros(2, 3, 64, 64), torch.arange(2), torch.ones(2, 8, 8)
     try:
-        policy = dataclasses.replace(policy, alpha=Constant(value))  # type: ignore[call-arg]  # not every policy has it
+        policy = dataclasses.replace(policy, alpha=Constant(value))
         return float(policy.draw(pixels, labels, saliency=maps, generator=torch.Generator().manual_seed(0)).lam[0])
     except (TypeError, ValueError):  # there is no such setting, or it must stay a number
         return None
 
 
-def drawable(policies: Iterable[type[BatchPolicy]], images: Images) -> tuple[list[BatchPolicy], list[str]]:
-    """Make those policies that need neither settings nor a model; say why the others are left out."""
+def drawable(images: Images) -> tuple[list[BatchPolicy], list[str]]:
+    """Make every policy that needs neither settings nor a model; say why the others are left out."""
     made, left_out = [], []
-    for kind in policies:
+    for name in names("policy"):
         try:
-            policy = kind()
+            policy = parse(name)
             mix(policy, images, 0)
-        except (TypeError, ValueError, RunError) as error:
-            left_out.append(f"{kind.__name__}: {error}")
+        except (ValueError, RunError) as error:
+            left_out.append(f"{name}: {error}")
         else:
             made += [policy] * (not isinstance(policy, NoMix | OneOf | Sometimes))
     return made, left_out

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixwell import BatchPolicy, names, parse, spec
+from mixwell import BatchPolicy, parse
 from mixwell.train import checkpoint, samples
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.picture import FAINT, SOURCES, Canvas, fitting, font, labelled, png, tinted
@@ -31,7 +31,13 @@ def sheet(policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: in
     """
     canvas, told = Canvas(), [repr(policy)]
     canvas.text(0, 0, repr(policy), 22, bold=True)
-    canvas.text(0, 34, "share: whose pixel it is, in the colours of the labels.  lam: the drawn share of the anchor.", 14, colour=FAINT)
+    canvas.text(
+        0,
+        34,
+        "share: whose pixel it is, in the colours of the labels.  lam: the drawn share of the anchor.",
+        14,
+        colour=FAINT,
+    )
     y, parts = 68, samples.members(policy)
     for part, chance in parts:
         if len(parts) > 1:
@@ -67,7 +73,9 @@ def _block(canvas: Canvas, y: int, row: Sequence[Sample]) -> int:
     return max(height, len(row[0].sources) * (side + caption + GAP // 2))
 
 
-def gallery(policies: Sequence[BatchPolicy], images: Images, ratios: Sequence[float], seed: int, scale: int = 1) -> tuple[Canvas, str]:
+def gallery(
+    policies: Sequence[BatchPolicy], images: Images, ratios: Sequence[float], seed: int, scale: int = 1
+) -> tuple[Canvas, str]:
     """Draw many policies on one pair of images: share, mixed image and label at every ratio.
 
     Args:
@@ -163,7 +171,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
     parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="PNG", help="where to draw [grid.png]")
-    parser.add_argument("--ratios", type=_ratio, nargs="+", metavar="LAM", help="shares of the anchor [0.1 0.3 0.5 0.7 0.9]")
+    parser.add_argument(
+        "--ratios", type=_ratio, nargs="+", metavar="LAM", help="shares of the anchor [0.1 0.3 0.5 0.7 0.9]"
+    )
     parser.add_argument("--size", type=_count, metavar="N", help="side of an image (pixels) [224; all: 112]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which images, and what is drawn [0]")
     parser.add_argument("--count", type=_count, default=2, metavar="N", help="pairs of images [2; all: 1]")
@@ -180,10 +190,11 @@ def main(argv: Sequence[str]) -> None:
     everything = args.policy == "all"
     size = args.size or (112 if everything else 224)
     policy = None if everything else _policy(args.policy)
-    found = samples.from_folder(args.images, args.count + 1, size, args.seed) if args.images else samples.photographs(size)
+    found = (
+        samples.from_folder(args.images, args.count + 1, size, args.seed) if args.images else samples.photographs(size)
+    )
     if policy is None:
-        kinds = [spec.known()[name] for name in names("policy")]
-        policies, left_out = samples.drawable(kinds, found)
+        policies, left_out = samples.drawable(found)
         canvas, told = gallery(policies, found, args.ratios or (0.3, 0.5, 0.7), args.seed)
         for reason in left_out:
             print(f"left out {reason}", file=sys.stderr)

@@ -61,9 +61,16 @@ def remarks(found: Sequence[Group]) -> list[str]:
     if few:
         rows = ", ".join(f"{group.name} ({len({run.config.seed for run in group.finished})})" for group in few)
         said.append(f"Fewer than {ENOUGH} seeds, so the mean is no claim: {rows}.")
-    said += [f"The runs of {group.name} on {group.recipe} differ in more than the seed: {text}." for group in found if (text := _differences(group))]
+    said += [
+        f"The runs of {group.name} on {group.recipe} differ in more than the seed: {text}."
+        for group in found
+        if (text := _differences(group))
+    ]
     if any(run.summary.get("validated_on") == "test images" for run in runs):
-        said.append("Accuracy is measured on the test images after every epoch, so the best epoch is chosen by them: compare last or median.")
+        said.append(
+            "Accuracy is measured on the test images after every epoch, so the best epoch is chosen by them: compare "
+            "last or median."
+        )
     return said
 
 
@@ -78,7 +85,10 @@ def markdown(found: Sequence[Group]) -> str:
     """Return the results as a Markdown table that reads well as it is."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in cells(found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[cell.rjust(w) if k > 1 else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in rows]
+    lines = [
+        [cell.rjust(w) if k > 1 else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
     rule = ["-" * (w - 1) + (":" if k > 1 else "-") for k, w in enumerate(widths)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rule, *lines[1:]))
 

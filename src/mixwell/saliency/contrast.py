@@ -1,42 +1,18 @@
-"""Where it matters: maps that say how important every pixel is."""
+"""Saliency from pixels alone."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mixwell.ops.finegrained import fine_grained
 from mixwell.ops.residual import spectral_residual
-from mixwell.taps import undisturbed
-from mixwell.value import Value, set_field
-
-
-class Saliency(Value, ABC):
-    """Says how important every pixel of every image is.
-
-    A map may be smaller than the image; whoever uses it scales positions, or the map, to the image's size. Any callable
-    with the same arguments and result serves as well.
-    """
-
-    @abstractmethod
-    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the saliency of a batch.
-
-        Args:
-            model: The classifier; sources that look at pixels alone take None.
-            images: Shape ``(B, C, H, W)``.
-            labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
-
-        Returns:
-            Non-negative maps, shape ``(B, h, w)``, float32.
-        """
+from mixwell.saliency.base import Saliency, check_rank
+from mixwell.value import set_field
 
 
 class SpectralResidual(Saliency):
@@ -65,7 +41,7 @@ class SpectralResidual(Saliency):
         _check_size(self.max_size)
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        _check_images(images)
+        check_rank(images)
         if images.shape[1] == 3:
             red, green, blue = images.unbind(1)
             grey = (red.float() * 0.2989).add_(green.float(), alpha=0.587).add_(blue.float(), alpha=0.114)
@@ -127,7 +103,7 @@ class FineGrained(Saliency):
             raise ValueError(f"std must be positive, got {self.std}")
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        _check_images(images)
+        check_rank(images)
         return fine_grained(self._grey(self._levels(images)), self.wrap)
 
     def _levels(self, images: Tensor) -> Tensor:
@@ -159,57 +135,6 @@ class FineGrained(Saliency):
         return (red * 9798).add_(green, alpha=19235).add_(blue, alpha=3735).add_(2**14).div_(2**15).floor_()
 
 
-class InputGradient(Saliency):
-    """How strongly the loss depends on every pixel: root mean square over channels of the input gradient.
-
-    Every image's own loss, not the batch mean, so that maps do not depend on the batch. The model is run in eval mode
-    and left as it was: training flags, parameters' gradients, batch-norm statistics.
-
-    Raises:
-        ValueError: There is no model, or images are not floating point.
-
-    Source: Simonyan et al., *Deep Inside Convolutional Networks*, ICLR workshop 2014; with the root mean square over
-    channels: Kim et al., *Puzzle Mix*, ICML 2020.
-
-    Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
-        >>> InputGradient()(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 4])).shape
-        torch.Size([2, 8, 8])
-    """
-
-    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        _check_images(images)
-        if model is None:
-            raise ValueError("InputGradient needs the model: call the policy with model=..., or pass saliency= maps")
-        if not images.is_floating_point():
-            raise ValueError(
-                f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
-                "pass saliency= maps"
-            )
-        if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
-            inner: nn.Module = model.module
-        else:
-            inner = model
-        with undisturbed(inner), _constant(inner), torch.enable_grad():
-            pixels = images.detach().requires_grad_()
-            logits = inner(pixels).float()
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
-        return gradient.float().square().mean(1).sqrt()
-
-
-@contextmanager
-def _constant(model: nn.Module) -> Iterator[None]:
-    """Treat the parameters as constants, which saves the half of a backward pass that computes their gradients."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 def _reduced(images: Tensor, max_size: int | None) -> Tensor:
     """Return float32 images whose longer side is at most ``max_size``."""
     height, width = images.shape[2:]
@@ -227,8 +152,3 @@ def _per_channel(value: float | Sequence[float], count: int) -> Sequence[float]:
 def _check_size(max_size: int | None) -> None:
     if max_size is not None and max_size < 1:
         raise ValueError(f"max_size must be positive or None, got {max_size}")
-
-
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")

@@ -1,0 +1,194 @@
+"""Places inside a model where one forward pass may be changed, and plans applied to what goes by there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixwell.batch import Pairs
+from mixwell.plan import BlendPlan, MaskPlan, Plan
+from mixwell.taps import Tap
+
+Change = Callable[[Tensor], Tensor]
+_STAGES = ("stages", "layers", "blocks")
+_LOOSE_TOKENS = 16  # class, distillation and register tokens
+
+
+class Gate:
+    """Changes what comes out of one module, once, in the forward pass that it is opened for.
+
+    Closed, which it is at all other times, it does nothing. Like a :class:`mixwell.Tap` it is installed before
+    ``torch.compile`` and ``DistributedDataParallel``; a gate that nothing went through says so instead of leaving the
+    batch as it was.
+
+    Args:
+        model: Any model.
+        name: The module, as ``model.named_modules()`` calls it.
+
+    Raises:
+        ValueError: The model has no such module.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Identity(), nn.Flatten())
+        >>> gate = Gate(model, "0")
+        >>> with gate.opened(lambda features: features + 1):
+        ...     model(torch.zeros(1, 2))
+        tensor([[1., 1.]])
+        >>> model(torch.zeros(1, 2))
+        tensor([[0., 0.]])
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        Tap(model, name, of="output").remove()  # it knows how to complain about names
+        self.name = name
+        self._change: Change | None = None
+        self._handle = model.get_submodule(name).register_forward_hook(self._pass)
+
+    def __repr__(self) -> str:
+        return f"Gate({self.name!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_change": None}  # copies are closed
+
+    def _pass(self, module: nn.Module, args: Any, output: Any) -> Any:
+        change, self._change = self._change, None
+        return output if change is None else change(_tensor(output, self.name))
+
+    @contextmanager
+    def opened(self, change: Change) -> Iterator[None]:
+        """Let ``change`` turn the module's next output into another one.
+
+        Raises:
+            RuntimeError: Nothing went through the gate.
+            TypeError: Something went through that is not a tensor.
+        """
+        self._change = change
+        try:
+            yield
+            if self._change is not None:
+                raise RuntimeError(
+                    f"nothing went through {self.name!r}: either the forward pass does not use that module, or the model "
+                    "was compiled before the method was made; make the method first, then compile"
+                )
+        finally:
+            self._change = None
+
+    def remove(self) -> None:
+        """Take the hook off the model."""
+        self._handle.remove()
+
+
+def stages_of(model: nn.Module) -> list[str]:
+    """Return the names of a model's stages in order, or nothing where they cannot be told.
+
+    Stages are ``layer1``, ``layer2``, ... or ``stage1``, ... , or the children of ``stages``, ``layers`` or ``blocks``.
+
+    Example:
+        >>> model = nn.Module()
+        >>> model.blocks = nn.Sequential(nn.ReLU(), nn.ReLU())
+        >>> stages_of(model)
+        ['blocks.0', 'blocks.1']
+    """
+    children = dict(model.named_children())
+    for prefix in ("layer", "stage"):
+        numbered = [name for name in children if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]
+        if len(numbered) > 1:
+            return sorted(numbered, key=lambda name: int(name.removeprefix(prefix)))
+    for name in _STAGES:
+        if isinstance(children.get(name), nn.Sequential | nn.ModuleList):
+            return [f"{name}.{key}" for key, _ in children[name].named_children()]
+    return []
+
+
+def mix_features(plan: Plan, features: Tensor) -> Tensor:
+    """Mix what goes on inside a model by a plan that was drawn for its images.
+
+    A place in a feature map takes the mean share of the pixels that it covers, so that label weights stay right; a plan
+    that moves pixels is applied at the map's size, where its edges are rounded to whole places. Tokens that lie in no
+    grid (a class token) are blended by the label weights.
+
+    Args:
+        plan: Any plan; its size is the images'.
+        features: Maps ``(B, C, h, w)`` or ``(B, h, w, C)``, which are told apart by the images' height over width, or
+            tokens ``(B, N, C)``, those of no place first.
+
+    Returns:
+        Mixed features of the same shape.
+
+    Raises:
+        ValueError: The features have another shape, or a plan of places meets features without places.
+
+    Example:
+        >>> import torch
+        >>> from mixwell import CutMix
+        >>> plan = CutMix().draw(torch.rand(4, 3, 32, 32), torch.arange(4))
+        >>> mix_features(plan, torch.rand(4, 16, 8, 8)).shape, mix_features(plan, torch.rand(4, 65, 16)).shape
+        (torch.Size([4, 16, 8, 8]), torch.Size([4, 65, 16]))
+    """
+    if isinstance(plan, BlendPlan) and features.dim() > 1:
+        wide = features.reshape(*features.shape[:2], -1, 1) if features.dim() != 4 else features
+        return plan.apply(wide).reshape(features.shape)
+    if features.dim() == 4:
+        if _channels_come_last(features, plan.size):
+            return _apply(plan, features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return _apply(plan, features)
+    if features.dim() != 3:
+        raise ValueError(
+            f"{type(plan).__name__} mixes places, but features of shape {tuple(features.shape)} have none: choose a layer "
+            "that puts out maps or tokens, or a policy that blends, such as MixUp."
+        )
+    rows, columns = grid_of(features.shape[1], plan.size)
+    loose, placed = features.split((features.shape[1] - rows * columns, rows * columns), 1)
+    maps = placed.transpose(1, 2).unflatten(2, (rows, columns))
+    mixed = _apply(plan, maps).flatten(2).transpose(1, 2)
+    if not loose.shape[1]:
+        return mixed
+    rows_of = zip(plan.sources.unbind(1), plan.weights.to(loose.dtype).unbind(1), strict=True)
+    blended = sum((weight[:, None, None] * loose.index_select(0, source) for source, weight in rows_of), start=0)
+    return torch.cat((blended, mixed), 1)
+
+
+def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of the largest grid of an image's proportions that so many tokens can fill.
+
+    Raises:
+        ValueError: More than sixteen tokens would be left over.
+
+    Example:
+        >>> grid_of(197, (224, 224)), grid_of(8, (32, 64))
+        ((14, 14), (2, 4))
+    """
+    height, width = size
+    for rows in range(math.isqrt(tokens * height // width), 0, -1):
+        columns, remainder = divmod(rows * width, height)
+        if not remainder and 0 <= tokens - rows * columns <= _LOOSE_TOKENS:
+            return rows, columns
+    raise ValueError(
+        f"{tokens} tokens make no grid for images of {height} x {width}: choose another layer, or a policy that blends."
+    )
+
+
+def _apply(plan: Plan, maps: Tensor) -> Tensor:
+    size = (maps.shape[2], maps.shape[3])
+    if size == plan.size or plan.moves_pixels or plan.sources.shape[1] != 2:
+        return plan.apply(maps)
+    share = F.adaptive_avg_pool2d(plan.share(plan.size)[:, :1], size)
+    return MaskPlan(Pairs(plan.sources[:, 1], plan.lam, size), share).apply(maps)
+
+
+def _channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
+    first, last = (a * size[1] == b * size[0] for a, b in (features.shape[2:], features.shape[1:3]))
+    return last and not first
+
+
+def _tensor(output: Any, name: str) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{name!r} puts out a {type(output).__name__}, and a gate changes one tensor: name a module next to it")
+    return output

@@ -1,0 +1,47 @@
+"""Maps on a coarse grid of cells."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def on_grid(maps: Tensor, cells: int) -> Tensor:
+    """Bring maps ``(B, h, w)`` to ``cells`` a side: averaged where they have more, interpolated where they have fewer."""
+    if tuple(maps.shape[1:]) == (cells, cells):
+        return maps
+    if min(maps.shape[1:]) >= cells:
+        return F.adaptive_avg_pool2d(maps[:, None], cells)[:, 0]
+    return F.interpolate(maps[:, None], (cells, cells), mode="bilinear", align_corners=False)[:, 0]
+
+
+def top_cells(maps: Tensor, count: Tensor | int) -> Tensor:
+    """Mark the largest cells of every map.
+
+    Args:
+        maps: Shape ``(B, h, w)``.
+        count: How many to mark, a number or shape ``(S,)``.
+
+    Returns:
+        Shape ``(B, h, w)``, bool.
+    """
+    rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
+    return (rank < (count[:, None] if isinstance(count, Tensor) else count)).view(maps.shape)
+
+
+def divided(maps: Tensor, other: Tensor, least: float = 1e-12) -> Tensor:
+    """Return the share of the first in the sum of two non-negative maps; a half where both vanish."""
+    return (maps + least) / (maps + other + 2 * least)
+
+
+def summing_to_one(maps: Tensor) -> Tensor:
+    """Scale non-negative maps ``(B, h, w)`` to a sum of one; a map that vanishes becomes even."""
+    total = maps.sum((1, 2), keepdim=True)
+    even = torch.full_like(maps, 1 / maps[0].numel())
+    return torch.where(total > 0, maps / total.clamp_min(torch.finfo(maps.dtype).tiny), even)
+
+
+def kept_cells(lam: Tensor, number: int, top: int | None = None) -> Tensor | int:
+    """Return how many of ``number`` cells to keep: ``top``, or as many as ``lam`` says, but at least one."""
+    return (lam * number).long().clamp(1, number) if top is None else min(top, number)

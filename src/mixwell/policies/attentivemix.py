@@ -1,0 +1,68 @@
+"""AttentiveMix and AttentiveMix+."""
+
+from __future__ import annotations
+
+from mixwell.batch import Pairs
+from mixwell.ops.cells import kept_cells, on_grid, top_cells
+from mixwell.plan import MaskPlan
+from mixwell.policy import Policy, SaliencySource
+from mixwell.saliency import Activation
+
+
+class AttentiveMix(Policy):
+    """Keep the cells of the anchor that matter most and take the rest from the partner.
+
+    With ``top=None`` the number of cells follows a drawn ratio: AttentiveMix+.
+
+    Args:
+        alpha: Law of the share of cells kept where ``top`` is ``None``; AttentiveMix+ uses 2.
+        pairing: See :class:`Policy`.
+        scope: See :class:`Policy`.
+        saliency: Where it matters; the paper takes the last map of a pretrained network, here by default that of the
+            classifier in training. Give ``Activation(teacher)`` for another network.
+        top: Cells to keep, 6 in the paper; ``None`` draws.
+        cells: Cells per side; maps of another size are averaged or interpolated to it.
+        paste: Paste the partner's best cells over the anchor instead of keeping the anchor's own.
+
+    Raises:
+        ValueError: ``top`` or ``cells`` is not positive, there are no saliency maps or, when called, the image is smaller
+            than the grid.
+
+    Note:
+        The published code takes the last channel of the map alone (``Activation(reduce="last")``) and pairs with any image of
+        the data set; OpenMixup averages the channels, as here, on images enlarged to 224 pixels.
+
+    Source: Walawalkar et al., *Attentive CutMix*, ICASSP 2020 (arXiv:2003.13048).
+
+    Example:
+        >>> import torch
+        >>> maps = torch.rand(8, 7, 7)
+        >>> AttentiveMix()(torch.rand(8, 3, 28, 28), torch.arange(8), saliency=maps).plan.mask.sum((1, 2, 3)).tolist()
+        [6, 6, 6, 6, 6, 6, 6, 6]
+    """
+
+    saliency: SaliencySource | None = Activation()
+    top: int | None = 6
+    cells: int = 7
+    paste: bool = False
+
+    uses_saliency = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cells < 1 or (self.top is not None and self.top < 1):
+            raise ValueError(f"top and cells must be at least 1, but got top={self.top} and cells={self.cells}.")
+
+    def plan(self, pairs: Pairs) -> MaskPlan:
+        """See :meth:`Policy.plan`."""
+        if self.cells > min(pairs.size):
+            raise ValueError(
+                f"AttentiveMix(cells={self.cells}) needs images of at least {self.cells} pixels a side, but got "
+                f"{pairs.size[0]} x {pairs.size[1]}."
+            )
+        maps = on_grid(pairs.saliency_b if self.paste else pairs.saliency_a, self.cells)
+        number = maps.shape[1] * maps.shape[2]
+        best = top_cells(maps, kept_cells(1 - pairs.lam if self.paste else pairs.lam, number, self.top))
+        share = best.float().mean((1, 2))
+        keep = ~best if self.paste else best
+        return MaskPlan(pairs.with_lam(1 - share if self.paste else share), keep[:, None])

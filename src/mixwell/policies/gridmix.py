@@ -1,0 +1,53 @@
+"""GridMix."""
+
+from __future__ import annotations
+
+from mixwell.batch import Pairs
+from mixwell.ops.grid import random_cells
+from mixwell.plan import MaskPlan
+from mixwell.policy import Policy
+
+
+class GridMix(Policy):
+    """Deal the cells of a regular grid between two images.
+
+    Exactly ``round(lam * cells ** 2)`` cells stay with the anchor, so the label weight follows the drawn ratio to within half
+    a cell. :class:`GridLoss` adds the paper's local loss, which asks for every cell's own label.
+
+    Args:
+        alpha: Law of ``lam``.
+        pairing: See :class:`Policy`.
+        scope: See :class:`Policy`.
+        cells: Cells per side; 1 keeps or replaces the whole image.
+
+    Raises:
+        ValueError: ``cells`` is not positive or, when called, exceeds a side of the image.
+
+    Note:
+        Another method goes by the same name in OpenMixup: :class:`GridMixup`. The paper's own code is not public; 4 cells
+        per side on 32-pixel images is from memory.
+
+    Source: Baek et al., *GridMix: Strong regularization through local context mapping*, Pattern Recognition 2021.
+
+    Example:
+        >>> import torch
+        >>> GridMix(cells=4)(torch.rand(8, 3, 32, 32), torch.arange(8)).plan.mask.shape
+        torch.Size([8, 1, 4, 4])
+    """
+
+    cells: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cells < 1:
+            raise ValueError(f"cells must be at least 1, but got {self.cells}.")
+
+    def plan(self, pairs: Pairs) -> MaskPlan:
+        """See :meth:`Policy.plan`."""
+        if self.cells > min(pairs.size):
+            raise ValueError(
+                f"GridMix(cells={self.cells}) needs images of at least {self.cells} pixels a side, but got "
+                f"{pairs.size[0]} x {pairs.size[1]}."
+            )
+        keep = random_cells(pairs.rand(self.cells**2), pairs.lam)
+        return MaskPlan(pairs, keep.view(-1, 1, self.cells, self.cells))

@@ -1,0 +1,230 @@
+"""Saliency from what a network's last map shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixwell.saliency.base import Saliency, check_rank
+from mixwell.taps import classifier_of, module_of, undisturbed, unwrapped
+
+_REDUCTIONS = {
+    "mean": lambda maps: maps.mean(1),
+    "norm": lambda maps: maps.norm(dim=1),
+    "last": lambda maps: maps[:, -1],
+}
+
+
+class Activation(Saliency):
+    """How strongly the last map of a network answers at every place; no gradient is needed.
+
+    Args:
+        teacher: A network to ask instead of the classifier in training: pretrained and frozen, or a moving average.
+        layer: Module whose output to read, as ``named_modules()`` calls it; ``None`` takes the last map, or the last tokens
+            of a transformer.
+        reduce: ``"mean"`` over channels, ``"norm"``, or ``"last"`` for the last channel alone, as Attentive CutMix's code.
+
+    Raises:
+        ValueError: ``reduce`` is unknown or, when called, there is no model, or no such map in it.
+
+    Note: maps are shifted to be non-negative where they are not.
+
+    Source: Walawalkar et al., *Attentive CutMix*, ICASSP 2020 (arXiv:2003.13048).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> Activation()(model, torch.rand(2, 3, 9, 9), torch.tensor([0, 4])).shape
+        torch.Size([2, 4, 4])
+    """
+
+    teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
+    layer: str | None = None
+    reduce: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.reduce not in _REDUCTIONS:
+            raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, but got {self.reduce!r}.")
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        network = _network(self, self.teacher or model, images)
+        with torch.no_grad(), undisturbed(network):
+            maps = reduced(last_map(network, images, self.layer).float(), self.reduce)
+        return maps - maps.amin((1, 2), keepdim=True).clamp_max(0)
+
+
+class ClassActivation(Saliency):
+    """Where the network sees each image's own class: a class activation map.
+
+    Args:
+        teacher: See :class:`Activation`.
+        layer: See :class:`Activation`.
+        gradient: Weigh channels by the gradient of the class score (Grad-CAM), which suits any network, instead of by the
+            classifier's weights, which suits those that pool their last map and classify (CAM).
+
+    Raises:
+        ValueError: When called: there is no model, no map in it, or no linear classifier on that map's channels.
+
+    Note: maps are shifted so that their smallest value is zero (CAM), or cut off at zero (Grad-CAM, as published).
+
+    Source: Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016 (arXiv:1512.04150); Selvaraju et
+    al., *Grad-CAM*, ICCV 2017 (arXiv:1610.02391).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> ClassActivation()(model, torch.rand(2, 3, 9, 9), torch.tensor([0, 4])).shape
+        torch.Size([2, 4, 4])
+    """
+
+    teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
+    layer: str | None = None
+    gradient: bool = False
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        network = _network(self, self.teacher or model, images)
+        with undisturbed(network):
+            if self.gradient:
+                return _grad_cam(network, images, labels, self.layer)
+            with torch.no_grad():
+                features = last_map(network, images, self.layer).float()
+        classifier = classifier_of(network)[1]
+        weight, bias = classifier.weight, classifier.bias
+        if not isinstance(weight, Tensor) or weight.flatten(1).shape[1] != features.shape[1]:
+            raise ValueError(
+                f"ClassActivation needs a linear classifier on the {features.shape[1]} channels of the last map, but it is "
+                f"{classifier}; use ClassActivation(gradient=True), or name the layer."
+            )
+        maps = class_map(features, weight.detach().flatten(1), bias.detach() if isinstance(bias, Tensor) else None, labels)
+        return maps - maps.amin((1, 2), keepdim=True)
+
+
+def reduced(features: Tensor, reduce: str) -> Tensor:
+    """Make one value of the channels of ``(B, D, h, w)``; see :class:`Activation`.
+
+    Example:
+        >>> reduced(torch.ones(1, 4, 1, 1), "norm")
+        tensor([[[2.]]])
+    """
+    return _REDUCTIONS[reduce](features)
+
+
+def class_map(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    """Apply the classifier at every place, for each image's own class.
+
+    Args:
+        features: Shape ``(B, D, h, w)``.
+        weight: Of the classifier, shape ``(N, D)``.
+        bias: Shape ``(N,)``.
+        labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
+
+    Returns:
+        Shape ``(B, h, w)``; may be negative.
+
+    Example:
+        >>> class_map(torch.ones(1, 2, 1, 1), torch.eye(2), torch.zeros(2), torch.tensor([1]))
+        tensor([[[1.]]])
+    """
+    dense = F.one_hot(labels, len(weight)) if labels.dim() == 1 else labels
+    dense = dense.to(weight.dtype)
+    maps = torch.einsum("bdhw,bd->bhw", features.relu(), dense @ weight)
+    return maps if bias is None else maps + (dense @ bias)[:, None, None]
+
+
+def _grad_cam(network: nn.Module, images: Tensor, labels: Tensor, layer: str | None) -> Tensor:
+    with torch.enable_grad():
+        output, logits = _run(network, images.detach().requires_grad_(), layer)
+        score = logits.float()
+        own = score.gather(1, labels[:, None]).sum() if labels.dim() == 1 else (score * labels).sum()
+        (gradient,) = torch.autograd.grad(own, output)
+    features, gradient = (_as_map(network, t.detach(), layer).float() for t in (output, gradient))
+    return (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
+
+
+def last_map(network: nn.Module, images: Tensor, layer: str | None = None) -> Tensor:
+    """Run a network and return its last map.
+
+    Args:
+        network: Any classifier.
+        images: Shape ``(B, C, H, W)``.
+        layer: Module whose output is the map; ``None`` takes the last output that is a map, or tokens on a square grid.
+
+    Returns:
+        Shape ``(B, D, h, w)``.
+
+    Raises:
+        ValueError: The network has no such map.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> last_map(model, torch.rand(2, 3, 9, 9)).shape
+        torch.Size([2, 6, 4, 4])
+    """
+    return _as_map(network, _run(network, images, layer)[0], layer)
+
+
+def _run(network: nn.Module, images: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
+    """Return the output of the layer, or the last map or tokens, and the logits."""
+    found: list[Tensor] = []
+    modules = [module_of(network, layer)] if layer is not None else [m for m in network.modules() if m is not network]
+    with _listening(modules, found):
+        logits = network(images)
+    if not found:
+        raise _no_map(network, layer)
+    return found[-1], logits
+
+
+def _no_map(network: nn.Module, layer: str | None) -> ValueError:
+    place = "" if layer is None else f" at {layer!r}"
+    return ValueError(
+        f"{type(network).__name__} shows no map (B, D, h, w) and no square grid of tokens{place}; name another layer, or "
+        "pass saliency= maps."
+    )
+
+
+@contextmanager
+def _listening(modules: list[nn.Module], found: list[Tensor]) -> Iterator[None]:
+    def keep(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, Tensor) and (output.dim() == 3 or (output.dim() == 4 and output[0, 0].numel() > 1)):
+            found[:] = [output]
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_map(network: nn.Module, output: Tensor, layer: str | None) -> Tensor:
+    """Read an output as a map ``(B, D, h, w)``: channels come first, and tokens that stand for no place are left out."""
+    if output.dim() == 4:
+        width = _width(network)
+        channels_last = width is not None and output.shape[1] != width and output.shape[3] == width  # as Swin has it
+        return output.permute(0, 3, 1, 2) if channels_last else output
+    prefix = getattr(network, "num_prefix_tokens", None)
+    side = math.isqrt(output.shape[1] - (prefix or 0))
+    if side < 2 or (prefix is not None and side**2 + prefix != output.shape[1]):
+        raise _no_map(network, layer)
+    return output[:, output.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def _width(network: nn.Module) -> int | None:
+    try:
+        width = getattr(classifier_of(network)[1], "in_features", None)
+    except ValueError:
+        return None
+    return width if isinstance(width, int) else None
+
+
+def _network(source: Saliency, model: nn.Module | None, images: Tensor) -> nn.Module:
+    check_rank(images)
+    if model is None:
+        raise ValueError(
+            f"{type(source).__name__} needs a model: call the policy with model=..., give it a teacher, or pass saliency= maps."
+        )
+    return unwrapped(model)

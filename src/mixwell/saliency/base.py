@@ -1,0 +1,36 @@
+"""What a saliency source is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from mixwell.value import Value
+
+
+class Saliency(Value, ABC):
+    """Says how important every pixel of every image is.
+
+    A map may be smaller than the image; whoever uses it scales positions, or the map, to the image's size. Any callable
+    with the same arguments and result serves as well.
+    """
+
+    @abstractmethod
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the saliency of a batch.
+
+        Args:
+            model: The classifier; sources that look at pixels alone take None.
+            images: Shape ``(B, C, H, W)``.
+            labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
+
+        Returns:
+            Non-negative maps, shape ``(B, h, w)``, float32.
+        """
+
+
+def check_rank(images: Tensor) -> None:
+    """Raise unless images are ``(B, C, H, W)``."""
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")

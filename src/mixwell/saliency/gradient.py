@@ -1,0 +1,65 @@
+"""Saliency from the gradient of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mixwell.saliency.base import Saliency, check_rank
+from mixwell.taps import undisturbed
+
+
+class InputGradient(Saliency):
+    """How strongly the loss depends on every pixel: root mean square over channels of the input gradient.
+
+    Every image's own loss, not the batch mean, so that maps do not depend on the batch. The model is run in eval mode
+    and left as it was: training flags, parameters' gradients, batch-norm statistics.
+
+    Raises:
+        ValueError: There is no model, or images are not floating point.
+
+    Source: Simonyan et al., *Deep Inside Convolutional Networks*, ICLR workshop 2014; with the root mean square over
+    channels: Kim et al., *Puzzle Mix*, ICML 2020.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5))
+        >>> InputGradient()(model, torch.rand(2, 3, 8, 8), torch.tensor([0, 4])).shape
+        torch.Size([2, 8, 8])
+    """
+
+    def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
+        check_rank(images)
+        if model is None:
+            raise ValueError("InputGradient needs the model: call the policy with model=..., or pass saliency= maps")
+        if not images.is_floating_point():
+            raise ValueError(
+                f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
+                "pass saliency= maps"
+            )
+        if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
+            inner: nn.Module = model.module
+        else:
+            inner = model
+        with undisturbed(inner), _constant(inner), torch.enable_grad():
+            pixels = images.detach().requires_grad_()
+            logits = inner(pixels).float()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+        return gradient.float().square().mean(1).sqrt()
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """Treat the parameters as constants, which saves the half of a backward pass that computes their gradients."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

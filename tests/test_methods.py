@@ -1,0 +1,129 @@
+"""What all methods share, and the plain one."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mixwell
+from mixwell import CutMix, Method, Mixing, MixUp, SemanticShare, View, binary_cross_entropy, cross_entropy
+from steps import Net, data, fixed, seeded
+
+METHODS = mixwell.names("method")
+
+
+def build(name: str, model: nn.Module) -> Method:
+    return mixwell.parse(name)(model, CutMix(alpha=1.0), num_classes=10)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_the_contract(name: str) -> None:
+    """Loss, output, and scalars without gradient; ``after_step`` is accepted at any time."""
+    method, batch = build(name, Net(norm=True)), data()
+    out = method(*batch)
+    assert out["loss"].shape == () and out["output"].shape == (8, 10)
+    assert all(
+        value.shape == () and not value.requires_grad for key, value in out.items() if key not in ("loss", "output")
+    )
+    for progress in (0.0, 0.5, 1.0):
+        assert method.after_step(progress) is None
+    assert isinstance(method.model, Net)
+    method.eval()
+    assert not method.model.norm.training and method(*batch)["loss"].isfinite()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_param_groups_hold_every_trainable_parameter_once(name: str) -> None:
+    """And none that is frozen."""
+    model = Net()
+    model.stem.requires_grad_(False)
+    method = build(name, model)
+    held = [id(p) for group in method.param_groups() for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in method.parameters() if p.requires_grad} != set()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dropout_is_no_obstacle(name: str) -> None:
+    """A network that is random itself trains as well."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 12), nn.Dropout(), nn.ReLU(), nn.Linear(12, 10))
+    build(name, model)(*data())["loss"].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_images_and_labels_are_left_as_they_were(name: str) -> None:
+    """The caller may use them again."""
+    images, labels = data()
+    kept = images.clone(), labels.clone()
+    build(name, Net())(images, labels)
+    assert torch.equal(images, kept[0]) and torch.equal(labels, kept[1])
+
+
+def test_without_a_policy_it_is_plain_training() -> None:
+    """The loss everybody knows."""
+    model, batch = Net(), data()
+    out = Mixing(model)(*batch)
+    torch.testing.assert_close(out["loss"], F.cross_entropy(model(batch[0]), batch[1]))
+    torch.testing.assert_close(out["output"], model(batch[0]))
+
+
+def test_mixing_is_policy_model_and_loss() -> None:
+    """The ten lines of the README, in one object; any loss that reads a mixed batch."""
+    model, batch = Net(), data()
+    losses = [cross_entropy, binary_cross_entropy, functools.partial(cross_entropy, smoothing=0.1)]
+    for loss in losses:
+        method = Mixing(model, MixUp(), loss=loss)
+        got = seeded(method, *batch)["loss"]
+        torch.manual_seed(1)
+        mixed = MixUp()(*batch)
+        torch.testing.assert_close(got, loss(model(mixed.images), mixed))
+    spelled = mixwell.parse("Mixing(loss=cross_entropy(smoothing=0.1))")(model, MixUp(), num_classes=10)
+    torch.testing.assert_close(seeded(spelled, *batch)["loss"], got)
+
+
+def test_semantic_labels_without_the_rest_of_sumix() -> None:
+    """One more pass, without gradient or statistics; the same as SUMix without its regulariser."""
+    batch, model = data(), Net(norm=True)
+    method = Mixing(model, fixed(8), label=SemanticShare())
+    got = method(*batch)
+    assert model.norm.num_batches_tracked == 1
+    model.zero_grad()
+    got["loss"].backward()
+    gradient = model.stem.weight.grad.clone()
+    mixed = fixed(8)(*batch)
+    logits = model(mixed.images)
+    weights = SemanticShare()(mixed, View(logits.detach(), model(batch[0]).detach()))
+    expected = cross_entropy(logits, mixed.with_weights(weights))
+    torch.testing.assert_close(got["loss"], expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.stem.weight)[0])
+    assert (weights - mixed.weights).abs().max() > 1e-4
+    sumix = mixwell.SUMix(model, fixed(8), num_classes=10, gamma=0.0)
+    torch.testing.assert_close(sumix(*batch)["loss"], expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (lambda: Mixing(Net(), CutMix), TypeError, "policy must be an object such as CutMix"),
+        (lambda: Mixing("resnet18"), TypeError, "model must be an nn.Module, but got str"),
+        (lambda: Mixing(Several(), CutMix())(*data()), TypeError, "logits must be a tensor .* but got tuple: wrap"),
+        (lambda: Mixing(Net(5), CutMix())(*data()), ValueError, "labels must lie between 0 and 4"),
+    ],
+)
+def test_wrong_use_is_refused(make, error, sentence) -> None:
+    """One sentence each."""
+    torch.manual_seed(0)
+    with pytest.raises(error, match=sentence):
+        make()
+
+
+class Several(Net):
+    """A classifier with two outputs."""
+
+    def forward(self, x):
+        return super().forward(x), x

@@ -1,0 +1,184 @@
+"""The command line: what a run leaves behind, what options do, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate")
+from safetensors import safe_open
+
+import mixwell
+from mixwell.train import loop
+from mixwell.train.cli import main
+from mixwell.train.recipes import RECIPES
+
+TINY = ["--subset", "40", "--batch_size", "20", "--image_size", "8", "--device", "cpu"]
+
+
+def run(out: Path, *args: str, code: int = 0) -> Path:
+    assert main(["train", "digits", "--epochs", "2", *TINY, "--out", str(out), *args]) == code
+    return out
+
+
+def records(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_what_a_run_leaves_behind(tmp_path, capsys):
+    out = run(tmp_path / "run", "--policy", "CutMix(alpha=1.0)", "--method", "SUMix", "--val-split=0.5", "--epochs", "12")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 13 and said[0].startswith("epoch  1/12  train_loss ") and "images/s" in said[0] and "left" in said[0]
+    history = records(out)
+    assert [record["epoch"] for record in history] == list(range(1, 13))
+    needed = {"train_loss", "val_top1", "val_loss", "val_ece", "lr", "seconds", "images_per_second", "train_regulariser"}
+    assert all(needed <= record.keys() and all(map(math.isfinite, record.values())) for record in history)
+    summary = json.loads((out / "summary.json").read_text())
+    top1 = [record["val_top1"] for record in history]
+    assert summary["val_top1"] == {
+        "last": top1[-1], "best": max(top1), "best_epoch": 1 + top1.index(max(top1)),
+        "median_last_10": statistics.median(top1[-10:]),
+    }  # fmt: skip
+    assert summary["validated_on"] == "held-out images"
+    assert summary["images"] == {"train": 20, "val": 20, "test": 897}
+    assert (summary["policy"], summary["method"], summary["seed"]) == ("CutMix()", "SUMix", 0)
+    assert summary["command"].startswith("mixwell train digits --epochs 2 --subset 40")
+    assert {"python", "torch", "device", "threads", "commit"} <= summary["environment"].keys()
+    assert list((out / "tensorboard").glob("events*")) and (out / "config.json").is_file()
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert "fc.weight" in file.keys() and file.metadata()["model"] == "mini_resnet"  # noqa: SIM118
+    assert main(["eval", str(out), "--json"]) == 0
+    measures = json.loads(capsys.readouterr().out)
+    assert measures == pytest.approx(summary["test"] | {"images": 897}, rel=1e-9)
+    assert main(["eval", str(out), "--split", "val", "--bins", "15"]) == 0
+    assert "on 20 val images" in capsys.readouterr().out
+
+
+def test_tensorboard_holds_the_metrics(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = run(tmp_path / "run")
+    events = reader.EventAccumulator(str(out / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("val/top1")]
+    assert found == [(r["epoch"], pytest.approx(r["val_top1"], rel=1e-6)) for r in records(out)]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--precision", "bf16", "--channels_last"],
+        ["--optimizer", "adamw", "--lr", "0.001", "--decay_all", "false", "--warmup", "1"],
+        ["--ema", "0.5", "--val_every", "2", "--save_every", "2"],
+    ],
+    ids=lambda args: args[0][2:],
+)
+def test_options_train(tmp_path, args):
+    plain, other = records(run(tmp_path / "plain")), records(run(tmp_path / "other", *args))
+    assert all(math.isfinite(record["train_loss"]) for record in other)
+    assert plain[-1]["train_loss"] != other[-1]["train_loss"] or "--ema" in args
+
+
+def test_accumulated_pieces_are_one_step(tmp_path):
+    """Without batch norm, four pieces give the gradient of the whole batch."""
+    weights = []
+    for name, pieces in (("whole", "1"), ("pieces", "4")):
+        out = run(tmp_path / name, "--accumulate", pieces, "--model", "timm/test_vit", "--image_size", "160", "--epochs", "1")
+        with safe_open(out / "model.safetensors", "pt") as file:
+            weights.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-5)
+
+
+def test_compiled_run_equals_eager(tmp_path, compiler):
+    eager, compiled = (records(run(tmp_path / name, "--epochs", "1", *args)) for name, args in (("a", ()), ("b", ("--compile",))))
+    assert compiled[0]["train_loss"] == pytest.approx(eager[0]["train_loss"], rel=1e-3)
+
+
+def test_same_seed_same_numbers(tmp_path):
+    runs = [records(run(tmp_path / str(i), "--seed", seed)) for i, seed in enumerate(("1", "1", "2"))]
+    losses = [[record["train_loss"] for record in history] for history in runs]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_loss_that_is_no_number(tmp_path, capsys):
+    out = run(tmp_path / "run", "--lr", "1e30", "--clip", "0", code=2)
+    assert "the training loss became" in capsys.readouterr().err
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["train"], "name a recipe (digits, "),
+        (["train", "digit"], "unknown recipe 'digit'; did you mean digits?"),
+        (["train", "digits", "--epoch", "3"], "unknown setting --epoch; did you mean epochs?"),
+        (["train", "digits", "--learning-rate=3"], "unknown setting --learning_rate; "),
+        (["train", "digits", "--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
+        (["train", "digits", "--epochs"], "argument --epochs: expected one argument"),
+        (["train", "digits", "--flip", "maybe"], "expected true or false, and got 'maybe'"),
+        (["train", "digits", "--epochs", "0"], "epochs must be at least 1, and is 0"),
+        (["train", "digits", "--policy", "CutMux(alpha=1)"], "did you mean CutMix"),
+        (["train", "digits", "--policy", "CutMix(alhpa=1)"], "did you mean alpha"),
+        (["train", "digits", "--policy", "__import__('os')"], "policy: "),
+        (["train", "digits", "--method", "SUMix"], "method SUMix needs a policy"),
+        (["train", "digits", "--model", "resnet81"], "no model called 'resnet81'; did you mean resnet18?"),
+        (["train", "digits", "--device", "cuda:99"], "device 'cuda:99' is not there: torch can use auto, cpu"),
+        (["train", "digits", "--device", "gpu"], "device 'gpu' is not there"),
+        (["train", "digits", "--precision", "fp16", "--device", "cpu"], "fp16 needs a CUDA GPU"),
+        (["train", "digits", "--batch_size", "1000"], "batch_size 1000 exceeds the 300 training images"),
+        (["train", "cifar100_mini", "--data", "nowhere"], "no CIFAR-100 in "),
+        (["train", "folder", "--data", "nowhere"], "no image folders in "),
+        (["train", "--resume", "nowhere"], "no run in nowhere: expected nowhere/config.json"),
+        (["eval", "nowhere"], "no run in nowhere"),
+        (["eval"], "the following arguments are required: RUN"),
+        (["lisst"], "lisst"),
+        ([], "required: COMMAND"),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_one_line(args, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("mixwell: ") and captured.err.count("\n") == 1 and sentence in captured.err
+    assert captured.out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_method_that_cannot_use_the_policy(tmp_path, monkeypatch, capsys):
+    """What only the first step finds out is told in one line too."""
+
+    def refuse(self, images, labels):
+        raise ValueError("Expected two sources, but got three.")
+
+    monkeypatch.setattr(mixwell.Mixing, "forward", refuse)
+    run(tmp_path / "run", code=2)
+    assert capsys.readouterr().err == "mixwell: Expected two sources, but got three.\n"
+
+
+def test_help_and_list(capsys):
+    for args, words in [(["--help"], ["train", "eval", "torchrun"]), (["train", "folder", "--help"], ["--weight_decay", "[224]"])]:
+        with pytest.raises(SystemExit, match="0"):
+            main(args)
+        said = capsys.readouterr().out
+        assert all(word in said for word in words)
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    kinds = ("policy", "method", "saliency", "pairing", "ratio", "label")
+    assert all(name in said for kind in kinds for name in mixwell.names(kind))
+    assert all(name in said for name in RECIPES) and "wide_resnet28_8" in said
+
+
+def test_terminal_shows_a_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    run(tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "epoch 2/2" in said and "images/s" in said
+
+
+def test_median_looks_at_the_last_ten_epochs():
+    history = [{"epoch": e, "val_top1": float(v)} for e, v in enumerate([99, 98, *range(10)], start=1)]
+    assert loop.curve(history, "val_top1") == {"last": 9.0, "best": 99.0, "best_epoch": 1, "median_last_10": 4.5}

@@ -1,0 +1,84 @@
+"""Measures against slow loops and the library's own, and over two processes against one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate")
+import mixwell
+from mixwell.train.cli import main
+from mixwell.train.evaluate import score, summarise
+
+
+def slow(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> dict[str, float]:
+    """The measures, image by image and bin by bin."""
+    top1, top5, loss, rows = 0, 0, 0.0, []
+    for row, label in zip(logits.double(), labels.tolist(), strict=True):
+        probabilities = row.exp() / row.exp().sum()
+        order = sorted(range(len(row)), key=lambda c: -row[c])
+        top1 += order[0] == label
+        top5 += label in order[:5]
+        loss -= probabilities[label].log().item()
+        rows.append((probabilities.max().item(), order[0] == label))
+    ece = 0.0
+    for b in range(bins):
+        inside = [(p, hit) for p, hit in rows if b / bins < p <= (b + 1) / bins]
+        if inside:
+            gap = sum(hit for _, hit in inside) / len(inside) - sum(p for p, _ in inside) / len(inside)
+            ece += len(inside) / len(rows) * abs(gap)
+    return {"top1": 100 * top1 / len(rows), "top5": 100 * top5 / len(rows), "loss": loss / len(rows), "ece": ece}
+
+
+@pytest.mark.parametrize(("classes", "bins", "sharpness"), [(10, 10, 1), (10, 15, 5), (3, 10, 2), (100, 7, 3)])
+def test_measures_against_a_loop(device, classes, bins, sharpness):
+    logits, labels = torch.randn(57, classes) * sharpness, torch.randint(classes, (57,))
+    parts = [score(a.to(device), b.to(device), bins) for a, b in zip(logits.split(20), labels.split(20), strict=True)]
+    found = summarise(sum(parts[1:], parts[0]))
+    assert found == pytest.approx(slow(logits, labels, bins), abs=1e-9)
+    assert found["ece"] == pytest.approx(float(mixwell.expected_calibration_error(logits, labels, bins)), abs=1e-6)
+
+
+def test_certain_and_low_precision_logits_are_finite():
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], dtype=torch.bfloat16)
+    assert summarise(score(logits, torch.tensor([0, 1]))) == {"top1": 100, "top5": 100, "loss": 0, "ece": 0}
+
+
+SCRIPT = """
+import sys
+from mixwell.train.cli import main
+run, *args = sys.argv[1:]
+sys.exit(main(args) or main(["eval", run, "--json"]))
+"""
+
+
+def test_two_processes_measure_what_one_does(tmp_path, capsys):
+    """Train with two processes over gloo, then measure with two and with one: 897 images do not divide by two."""
+    run = str(tmp_path / "run")
+    args = ["train", "digits", "--epochs", "2", "--subset", "60", "--batch_size", "20", "--image_size", "8"]
+    args += ["--policy", "CutMix(alpha=1)", "--method", "SUMix", "--device", "cpu", "--ema", "0.5", "--out", run]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*launch, str(tmp_path / "script.py"), run, *args],
+        capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout.strip().splitlines()[-1])
+    assert main(["eval", run, "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["images"] == two["images"] == 897
+    assert one == pytest.approx(two, rel=1e-9)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert [last[f"ema_{name}"] for name in ("top1", "loss", "ece")] == pytest.approx(
+        [one[name] for name in ("top1", "loss", "ece")], rel=1e-6
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["environment"]["processes"] == 2
+    assert main(["train", "--resume", run]) == 2
+    assert "written by 2 processes, and here are 1" in capsys.readouterr().err
