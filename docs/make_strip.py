@@ -9,7 +9,7 @@ from mixwell.train.picture import png
 from mixwell.train.show import strip
 
 STRIP = Path(__file__).with_name("strip.png")
-SIDE, RATIO, SEED = 168, 0.6, 8
+SIDE, RATIO, SEED = 144, 0.6, 8
 LARGEST = 300_000  # what a page may cost its reader (bytes)
 
 

@@ -1,9 +1,9 @@
-"""Every plan and policy again, slowly: one pixel after the other in plain Python, written from the publications."""
+"""Every policy again, slowly, written from its publication: given what was drawn, image, shares and weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,18 +11,7 @@ import torch
 from torch import Tensor
 
 import mixwell as mw
-
-Box = tuple[int, int, int, int]  # top, bottom, left, right; half open
-Value = Callable[[int, int, int, int, int], float]  # (row, source, channel, y, x) -> value of the source as it stands there
-
-
-class Mixed(NamedTuple):
-    """What should come out: float64 images, not rounded, shares (B, K, H, W), weights (B, K), and the nominal ratio (B,)."""
-
-    images: Tensor
-    share: Tensor
-    weights: Tensor
-    lam: Tensor
+from slow_plans import Box, Mixed, blended, masked, pasted, resized
 
 
 class Drawn(NamedTuple):
@@ -38,123 +27,6 @@ class Drawn(NamedTuple):
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.images.shape[2], self.images.shape[3]
-
-
-def by_pixel(
-    images: Tensor,
-    sources: list[list[int]],
-    lam: Sequence[float],
-    share: Callable[[int, int, int], list[float]],
-    value: Value | None = None,
-    winner: bool = False,
-) -> Mixed:
-    """Add up the sources of every pixel, each with its share; or let the largest share, the first of several, have all."""
-    clean = images.double().tolist()
-    b, channels, height, width = images.shape
-    mixed = torch.zeros(images.shape, dtype=torch.float64)
-    shares = torch.zeros(b, len(sources[0]), height, width)
-
-    def in_place(row: int, k: int, c: int, y: int, x: int) -> float:
-        return clean[sources[row][k]][c][y][x]
-
-    for row in range(b):
-        for y in range(height):
-            for x in range(width):
-                parts = share(row, y, x)
-                if winner:
-                    parts = [float(k == parts.index(max(parts))) for k in range(len(parts))]
-                shares[row, :, y, x] = torch.tensor(parts)
-                for c in range(channels):
-                    here = ((k, part) for k, part in enumerate(parts) if part)
-                    mixed[row, c, y, x] = sum(part * (value or in_place)(row, k, c, y, x) for k, part in here)
-    return Mixed(mixed, shares, shares.double().mean((2, 3)).float(), torch.tensor(lam))
-
-
-def blended(images: Tensor, sources: list[list[int]], lam: list[float], winner: bool = False) -> Mixed:
-    """Blend whole images."""
-    return by_pixel(images, sources, lam, lambda row, y, x: [lam[row], 1 - lam[row]], winner=winner)
-
-
-def masked(
-    images: Tensor,
-    sources: list[list[int]],
-    lam: list[float],
-    mask: list,
-    value: Value | None = None,
-    winner: bool = False,
-) -> Mixed:
-    """Give every pixel the share of the nearest value of a mask (B, h, w)."""
-    height, width = images.shape[2:]
-
-    def share(row: int, y: int, x: int) -> list[float]:
-        own = float(mask[row][y * len(mask[row]) // height][x * len(mask[row][0]) // width])
-        return [own, 1 - own]
-
-    return by_pixel(images, sources, lam, share, value, winner)
-
-
-def moved(
-    images: Tensor, sources: list[list[int]], lam: list[float], mask: list, moves: list, winner: bool = False
-) -> Mixed:
-    """Mask images whose cells have been exchanged; moves (B, 2, cells ** 2)."""
-    clean = images.double().tolist()
-    cells = math.isqrt(len(moves[0][0]))
-    high, wide = images.shape[2] // cells, images.shape[3] // cells
-
-    def value(row: int, k: int, c: int, y: int, x: int) -> float:
-        cell = moves[row][k][(y // high) * cells + x // wide]
-        return clean[sources[row][k]][c][(cell // cells) * high + y % high][(cell % cells) * wide + x % wide]
-
-    return masked(images, sources, lam, mask, value, winner)
-
-
-def pasted(
-    images: Tensor,
-    sources: list[list[int]],
-    lam: list[float],
-    boxes: list[list[Box]],
-    source_boxes: list[list[Box]] | None = None,
-    interpolation: str = "nearest",
-) -> Mixed:
-    """Paste boxes (B, K - 1, 4) of the other sources, later ones over earlier ones."""
-    clean = images.double().tolist()
-
-    def share(row: int, y: int, x: int) -> list[float]:
-        parts = [1.0] + [0.0] * len(boxes[row])
-        for k, (top, bottom, left, right) in enumerate(boxes[row], 1):
-            if top <= y < bottom and left <= x < right:
-                parts = [float(source == k) for source in range(len(parts))]
-        return parts
-
-    def value(row: int, k: int, c: int, y: int, x: int) -> float:
-        picture = clean[sources[row][k]][c]
-        if k == 0 or source_boxes is None:
-            return picture[y][x]
-        (top, bottom, left, right), (t, b, l, r) = boxes[row][k - 1], source_boxes[row][k - 1]
-        rows = WEIGHTS[interpolation](y - top, bottom - top, b - t)
-        columns = WEIGHTS[interpolation](x - left, right - left, r - l)
-        return sum(u * v * picture[t + i][l + j] for i, u in rows.items() for j, v in columns.items())
-
-    return by_pixel(images, sources, lam, share, value)
-
-
-def _nearest(place: int, length: int, source: int) -> dict[int, float]:
-    return {min(int(np.float32(place) * (np.float32(source) / np.float32(length))), source - 1): 1.0}
-
-
-def _bilinear(place: int, length: int, source: int) -> dict[int, float]:
-    centre = max((place + 0.5) * source / length - 0.5, 0.0)
-    low = min(int(centre), source - 1)
-    high = min(low + 1, source - 1)
-    return {low: 1.0} if high == low else {low: 1 - (centre - low), high: centre - low}
-
-
-def _area(place: int, length: int, source: int) -> dict[int, float]:
-    covered = range(place * source // length, -(-(place + 1) * source // length))
-    return {i: 1 / len(covered) for i in covered}
-
-
-WEIGHTS = {"nearest": _nearest, "bilinear": _bilinear, "area": _area}
 
 
 def around(row: int, column: int, height: int, width: int, size: tuple[int, int], odd: str = "floor") -> Box:
@@ -213,26 +85,6 @@ def resizemix(policy: mw.ResizeMix, d: Drawn) -> Mixed:
     return pasted(d.images, d.sources, [1 - tau**2 for tau in d.lam], boxes, whole, policy.interpolation)
 
 
-def saliencymix(policy: mw.SaliencyMix, d: Drawn) -> Mixed:
-    """Uddin et al. 2021."""
-    high, wide = d.size
-    boxes = []
-    for row, lam in enumerate(d.lam):
-        saliency = np.array(d.maps[d.sources[0 if policy.scope == "batch" else row][1]])
-        if policy.draw_centre:
-            running = np.cumsum(saliency.ravel()) / saliency.sum()
-            index = int((running <= d.numbers[0][row][0]).sum())
-        else:
-            levels = saliency if policy.levels is None else np.floor(saliency * policy.levels)
-            index = int(np.argmax(levels))  # the first of several
-        y, x = divmod(index, saliency.shape[1])
-        y, x = int((y + 0.5) * high / saliency.shape[0]), int((x + 0.5) * wide / saliency.shape[1])
-        place = {"clip": around, "inside": pushed}[policy.box]
-        cut = math.sqrt(1 - lam)
-        boxes.append([place(y, x, int(high * cut), int(wide * cut), d.size)])
-    return pasted(d.images, d.sources, d.lam, boxes)
-
-
 def fmix(policy: mw.FMix, d: Drawn) -> Mixed:
     """Harris et al. 2020; the published spectrum takes two rows of frequencies for real and imaginary part."""
     high, wide = d.size
@@ -241,13 +93,22 @@ def fmix(policy: mw.FMix, d: Drawn) -> Mixed:
     masks = []
     for row, lam in enumerate(d.lam):
         noise = np.array(d.numbers[0][row])
-        spectrum = amplitude * (noise[..., 0] + 1j * noise[..., 1])
         if policy.spectrum == "published":
-            spectrum = np.zeros_like(spectrum)
+            spectrum = np.zeros_like(amplitude, dtype=complex)
             for k in range(min(high, wide // 2 + 1)):
                 for c in range(min(2, wide // 2 + 1)):
-                    spectrum[k, c] = amplitude[0, k] * noise[0, k, c] + 1j * amplitude[1 % high, k] * noise[1 % high, k, c]
-        field = np.fft.irfft2(spectrum, s=d.size).ravel()
+                    spectrum[k, c] = (
+                        amplitude[0, k] * noise[0, k, c] + 1j * amplitude[1 % high, k] * noise[1 % high, k, c]
+                    )
+            field = np.fft.irfft2(spectrum, s=d.size).ravel()
+        else:  # the paper: the real part of a transform of the whole plane, in which k and -k are alike
+            spectrum = np.zeros(d.size, dtype=complex)
+            for k in range(wide // 2 + 1):
+                alone = k in (0, wide / 2)
+                spectrum[:, k] = (
+                    amplitude[:, k] * (noise[:, k, 0] + 1j * noise[:, k, 1]) * (1 if alone else math.sqrt(2))
+                )
+            field = np.fft.ifft2(spectrum).real.ravel()
         pixels = high * wide
         number = math.ceil(lam * pixels) if d.numbers[1][row][0] > 0.5 else math.floor(lam * pixels)
         edge = math.floor(min(policy.soft, lam, 1 - lam) * pixels)
@@ -259,32 +120,75 @@ def fmix(policy: mw.FMix, d: Drawn) -> Mixed:
     return masked(d.images, d.sources, d.lam, masks)
 
 
+def smoothmix(policy: mw.SmoothMix, d: Drawn) -> Mixed:
+    """Lee et al. 2020; the width that gives a drawn ratio is found by bisection between e ** -7 and e ** 4."""
+
+    def mask(centre: list[float], width: float) -> np.ndarray:
+        total = 0.0
+        for k, (at, side) in enumerate(zip(centre, d.size, strict=True)):
+            away = np.maximum(np.abs(np.arange(side) - at) - policy.plateau * side / 2, 0) / (width * side)
+            total = total + np.expand_dims(away**2 / 2, 1 - k)
+        return 1 - np.exp(-total)
+
+    masks = []
+    for row, lam in enumerate(d.lam):
+        centre = [int(u * side) - 0.5 for u, side in zip(d.numbers[0][row], d.size, strict=True)]
+        width = lam
+        if policy.fit:
+            low, high = -7.0, 4.0
+            for _ in range(60):
+                middle = (low + high) / 2
+                low, high = (middle, high) if mask(centre, math.exp(middle)).mean() > lam else (low, middle)
+            width = math.exp(low)
+        masks.append(mask(centre, width))
+    lam = d.lam if policy.fit else [float(each.mean()) for each in masks]
+    return masked(d.images, d.sources, lam, [each.tolist() for each in masks])
+
+
+def gridmix(policy: mw.GridMix, d: Drawn) -> Mixed:
+    """Baek et al. 2021."""
+    cells, masks = policy.cells, []
+    for row, lam in enumerate(d.lam):
+        order = sorted(range(cells**2), key=lambda cell, noise=d.numbers[0][row]: noise[cell])
+        kept = set(order[: round(lam * cells**2)])
+        masks.append([[float(y * cells + x in kept) for x in range(cells)] for y in range(cells)])
+    return masked(d.images, d.sources, d.lam, masks)
+
+
+def gridmixup(policy: mw.GridMixup, d: Drawn) -> Mixed:
+    """Dobrynin 2020, with the part that gets holes kept within the image."""
+    high, wide = d.size
+    masks = []
+    for row, lam in enumerate(d.lam):
+        *shares, number, u, v = d.numbers[0][row]
+        ranges = (policy.area, policy.aspect, policy.hole_aspect)
+        area, aspect, slant = (low + (top - low) * n for n, (low, top) in zip(shares, ranges, strict=True))
+        count = policy.count[0] + int(number * (policy.count[1] - policy.count[0] + 1))
+        width = int(math.sqrt(int(area * high * wide) / aspect))
+        height = int(width * aspect)
+        if policy.clamp:
+            height, width = min(height, high), min(width, wide)
+        across = math.ceil(width / min(count, max(width // 2, 1)))
+        down = max(int(across * slant), 1)
+        hole = [min(max(int(cell * math.sqrt(1 - lam)), 1), cell - 1) for cell in (down, across)]
+        top, left = int((high - height) * u), int((wide - width) * v)
+        mask = np.ones(d.size)
+        for y in range(max(top, 0), min(top + height, high)):
+            for x in range(max(left, 0), min(left + width, wide)):
+                mask[y, x] = not ((y - top) % down < hole[0] and (x - left) % across < hole[1])
+        masks.append(mask.tolist())
+    return masked(d.images, d.sources, d.lam, masks)
+
+
 REFERENCES: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.MixUp: mixup,
     mw.CutMix: cutmix,
     mw.ResizeMix: resizemix,
-    mw.SaliencyMix: saliencymix,
     mw.FMix: fmix,
+    mw.SmoothMix: smoothmix,
+    mw.GridMix: gridmix,
+    mw.GridMixup: gridmixup,
+    **BY_SALIENCY,
 }
 
 
-def of_plan(plan: mw.Plan, images: Tensor, winner: bool = False) -> Mixed:
-    """Read a plan that was drawn for these images, and follow it slowly; or as class ids are mixed, with a winner."""
-    sources, lam = plan.sources.tolist(), plan.lam.tolist()
-    if isinstance(plan, mw.BlendPlan):
-        return blended(images, sources, lam, winner)
-    if isinstance(plan, mw.PatchPlan):
-        return moved(images, sources, lam, plan.mask[:, 0].tolist(), plan.moves.tolist(), winner)
-    if isinstance(plan, mw.MaskPlan):
-        return masked(images, sources, lam, plan.mask[:, 0].tolist(), None, winner)
-    if isinstance(plan, mw.BoxPlan):
-        whence = None if plan.source_boxes is None else plan.source_boxes.tolist()
-        return pasted(images, sources, lam, plan.boxes.tolist(), whence, "nearest" if winner else plan.interpolation)
-    assert isinstance(plan, mw.ChoicePlan)
-    return chosen([of_plan(inner, images, winner) for inner in plan.plans], plan.choice.tolist())
-
-
-def chosen(each: list[Mixed], choice: list[int]) -> Mixed:
-    """Take every row from one of several."""
-    rows = [[field[row] for field in each[which]] for row, which in enumerate(choice)]
-    return Mixed(*(torch.stack(field) for field in zip(*rows, strict=True)))

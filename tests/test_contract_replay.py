@@ -17,7 +17,15 @@ from mixwell import BatchPolicy, Plan
 from plans import PLANS
 from test_contract_apply import check_same
 
-KINDS = ["blend, once", "several scaled boxes", "fine mask, soft", "moved cells", repr(mw.CutMix(scope="sample"))]
+CHOICE = mw.OneOf([mw.ResizeMix(), mw.MixUp(), mw.SaliencyMix()], scope="sample")
+KINDS = [
+    "blend, once",
+    "several scaled boxes",
+    "fine mask, soft",
+    "moved cells",
+    repr(mw.CutMix(minmax=(0.2, 0.8))),
+    repr(CHOICE),
+]
 every_plan = pytest.mark.parametrize("name", PLANS)
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 
@@ -27,7 +35,7 @@ def applied(plan: Plan, images: Tensor) -> Tensor:
     return plan.apply(images)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", ["contiguous", pytest.param("channels_last", marks=pytest.mark.slow)])
 @every_plan
 def test_compiles_in_one_graph(name: str, layout: str, device: torch.device) -> None:
     """``apply`` is one graph without a break, and does what it does uncompiled."""
@@ -42,9 +50,9 @@ def test_compiles_in_one_graph(name: str, layout: str, device: torch.device) -> 
 
 def test_compiles_for_every_type_and_with_gradients(device: torch.device) -> None:
     """Bytes, half precision and gradients go through the same graph."""
-    torch.compiler.reset()
-    compiled = torch.compile(applied, fullgraph=True, backend="aot_eager")
     for name in KINDS:
+        torch.compiler.reset()
+        compiled = torch.compile(applied, fullgraph=True, backend="aot_eager")
         for dtype in (torch.uint8, torch.bfloat16, torch.float32):
             images = FLOAT._replace(dtype=dtype).images(device)
             plan = PLANS[name](images)
@@ -97,7 +105,9 @@ def test_nothing_waits_for_the_device(policy: BatchPolicy, monkeypatch: pytest.M
         never_read(case.images(), case.labels(), monkeypatch, lambda *batch: call(policy, *batch))
 
 
-@pytest.mark.parametrize("policy", [mw.CutMix(pairing=p) for p in PAIRINGS] + [mw.MixUp(alpha=r) for r in RATIOS], ids=repr)
+@pytest.mark.parametrize(
+    "policy", [mw.CutMix(pairing=p) for p in PAIRINGS] + [mw.MixUp(alpha=r) for r in RATIOS], ids=repr
+)
 def test_pairings_and_ratios_do_not_wait(policy: BatchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do the parts that policies are made of."""
     case = Case((5, 3, 8, 8), torch.float32, "contiguous")
@@ -114,7 +124,12 @@ def test_plans_do_not_wait(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The three tests above would notice."""
-    for careless in (lambda t: float(t.sum()), lambda t: t.tolist(), lambda t: t[t > 0], lambda t: 1 if t[0, 0, 0, 0] else 0):
+    for careless in (
+        lambda t: float(t.sum()),
+        lambda t: t.tolist(),
+        lambda t: t[t > 0],
+        lambda t: 1 if t[0, 0, 0, 0] else 0,
+    ):
         with pytest.raises((RuntimeError, NotImplementedError)):
             never_read(FLOAT.images(), FLOAT.labels(), monkeypatch, lambda images, labels, f=careless: f(images))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -82,7 +83,7 @@ def slide(shown: float, name: str, kappa: float, *, classes: int = 100, sure: fl
 def test_a_hidden_object_loses_weight(name: str, sign: int) -> None:
     """As the publication says; the released formula does the opposite."""
     shares = [slide(shown, name, 1.0) for shown in (1.0, 0.75, 0.5, 0.25, 0.0)]
-    steps = [sign * (before - after) for before, after in zip(shares, shares[1:], strict=False)]
+    steps = [sign * (before - after) for before, after in itertools.pairwise(shares)]
     assert min(steps) > 1e-3 and shares[2] == pytest.approx(0.5)
     assert shares[0] == pytest.approx(1 - shares[-1], abs=1e-6)
 

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import math
-import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from labelled import B, N, batch, random_batch
 from mixwell import (
     CutMix,
-    ExponentialRescale,
     MixedBatch,
     NoMix,
-    PowerRescale,
     SoftTargets,
     ThresholdTargets,
-    TwoHotTargets,
     binary_cross_entropy,
     cross_entropy,
-    target_weights,
 )
-from mixwell.targets import classy_vision_smoothing
 
-B, K, N = 7, 3, 5
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-def batch(labels: Tensor, weights: Tensor) -> MixedBatch:
-    """Make a mixed batch of nothing but labels and weights, which is all that a loss may read."""
-    nothing = torch.zeros(len(labels), 1, 1, 1)
-    return MixedBatch(nothing, labels, weights, types.SimpleNamespace())
-
-
-def random_batch(kind: str, k: int = K) -> MixedBatch:
-    """Draw labels and weights; rows of weights sum to one, or to anything."""
-    weights = torch.rand(B, k)
-    if kind != "loose":
-        weights = weights / weights.sum(1, keepdim=True)
-    dense = kind == "dense"
-    labels = torch.rand(B, k, N).softmax(2) if dense else torch.randint(N, (B, k))
-    if not dense:
-        labels[0] = 2  # sources that share a class
-    return batch(labels, weights)
 
 
 def dense_target(mixed: MixedBatch, smoothing: float) -> list[list[float]]:
@@ -108,7 +84,7 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, kind:
     """Only the logits are coarse; autocast does not make the weighting coarse too."""
     mixed, logits = random_batch(kind), (torch.randn(B, N) * 4).to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        losses = [f(logits, mixed, 0.1, "none") for f in (cross_entropy, lambda *a: binary_cross_entropy(*a))]
+        losses = [f(logits, mixed, 0.1, "none") for f in (cross_entropy, binary_cross_entropy)]
     assert all(loss.dtype == torch.float32 for loss in losses)
     torch.testing.assert_close(losses[0], cross_entropy(logits.float(), mixed, 0.1, "none"), rtol=0, atol=1e-6)
     if kind == "index" or not autocast:
@@ -214,48 +190,6 @@ def test_binary_cross_entropy_equals_timm_on_class_indices(smoothing: float) -> 
     torch.testing.assert_close(binary_cross_entropy(logits, mixed, smoothing), loss(logits, labels))
 
 
-def test_threshold_targets() -> None:
-    """A share must exceed the threshold, and shares of one class add up first."""
-    mixed = batch(torch.tensor([[0, 1, 2], [3, 3, 4]]), torch.tensor([[0.5, 0.3, 0.2], [0.15, 0.15, 0.7]]))
-    assert ThresholdTargets(0.2)(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 1, 1]]
-    assert ThresholdTargets(0.0)(mixed, N).tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
-
-
-def test_two_hot_targets() -> None:
-    """Whatever the weights; a class that both sources have counts once, or twice as published."""
-    mixed = batch(torch.tensor([[0, 1], [3, 3]]), torch.tensor([[0.9, 0.1], [0.4, 0.6]]))
-    assert TwoHotTargets()(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 1, 0]]
-    assert TwoHotTargets(clamp=False)(mixed, N).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 2, 0]]
-    expected = [[0.75, 0.75, 0, 0, 0], [0, 0, 0, 1, 0]]
-    assert TwoHotTargets(scale=0.75)(mixed, N).tolist() == expected
-    assert TwoHotTargets(scale=0.75, clamp=False)(mixed, N).tolist() == expected  # published code clamps here
-    assert target_weights(TwoHotTargets()(mixed, N), 0.5).tolist() == [[1, 1, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 1, 0.5]]
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_rescaled_two_hot_targets(sign: int) -> None:
-    """The ramps of decoupled mixup, written out for a list of weights."""
-    weights = [0.0, 0.1, 0.35, 0.5, 0.7, 0.8, 0.95, 1.0]
-    for threshold, index in ((1.0, 2.0), (0.8, 0.5), (0.5, 3.0)):
-        power = [1.0 if w >= threshold else (w / threshold) ** index for w in weights]
-        low = index ** (-2 * threshold)
-        ramp = [1.0 if w >= threshold else (index ** (2 * (w - threshold)) - low) / (1 - low) for w in weights]
-        got = PowerRescale(threshold=threshold, exponent=sign * index)(torch.tensor(weights))
-        torch.testing.assert_close(got, torch.tensor(power))
-        rescale = ExponentialRescale(threshold=threshold, base=sign * index)
-        torch.testing.assert_close(rescale(torch.tensor(weights)), torch.tensor(ramp))
-        targets = TwoHotTargets(rescale=rescale)(batch(torch.tensor([[0, 1]]), torch.tensor([[0.35, 0.1]])), 3)
-        torch.testing.assert_close(targets, torch.tensor([[ramp[2], ramp[1], 0.0]]))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
-def test_classy_vision_smoothing(smoothing: float) -> None:
-    """``(t + s / N) / (1 + s)``, written out."""
-    mixed = random_batch("index")
-    expected = (mixed.targets(N) + smoothing / N) / (1 + smoothing)
-    torch.testing.assert_close(mixed.targets(N, classy_vision_smoothing(smoothing)), expected)
-
-
 def test_a_policy_feeds_the_loss() -> None:
     """End to end: the loss of a mixed batch is the weighted loss of its two labels."""
     images, labels, logits = torch.rand(B, 3, 16, 16), torch.randint(N, (B,)), torch.randn(B, N)
@@ -283,22 +217,6 @@ def test_wrong_input_is_refused(loss, logits, settings, error, sentence) -> None
     labels = torch.full((B, 2), 4)
     with pytest.raises(error, match=sentence):
         loss(logits, batch(labels, torch.full((B, 2), 0.5)), **settings)
-
-
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        (lambda: ThresholdTargets(1.0), "threshold must lie in"),
-        (lambda: PowerRescale(threshold=0.0), "threshold must be positive"),
-        (lambda: ExponentialRescale(threshold=-1.0), "threshold must be positive"),
-        (lambda: ExponentialRescale(base=-1.0), "base must be neither 0 nor 1"),
-        (lambda: TwoHotTargets(scale=0.0), "scale must be positive"),
-    ],
-)
-def test_wrong_settings_are_refused(make, sentence) -> None:
-    """When they are written, not in the first step."""
-    with pytest.raises(ValueError, match=sentence):
-        make()
 
 
 def test_wrong_class_reduction_is_refused() -> None:

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+import catalogue
 import mixwell
-from mixwell import CutMix, Method, Mixing, MixUp, SemanticShare, View, binary_cross_entropy, cross_entropy
+from catalogue import CLASSES
+from mixwell import (
+    CutMix,
+    Method,
+    MixedBatch,
+    Mixing,
+    MixUp,
+    SemanticShare,
+    SUMix,
+    View,
+    binary_cross_entropy,
+    cross_entropy,
+)
 from steps import Net, data, fixed, seeded
 
-METHODS = mixwell.names("method")
+METHODS = [make for make in catalogue.METHODS if make.func in (Mixing, SUMix)]  # others have tests of their own
 
 
-def build(name: str, model: nn.Module) -> Method:
-    return mixwell.parse(name)(model, CutMix(alpha=1.0), num_classes=10)
+def few(rows: int = 8) -> tuple[Tensor, Tensor]:
+    images, labels = data(rows)
+    return images, labels % CLASSES
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_keeps_the_contract(name: str) -> None:
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_every_method_keeps_the_contract(make: Callable[..., Method]) -> None:
     """Loss, output, and scalars without gradient; ``after_step`` is accepted at any time."""
-    method, batch = build(name, Net(norm=True)), data()
+    method, batch = make(Net(CLASSES, norm=True), CutMix(alpha=1.0)), few()
     out = method(*batch)
-    assert out["loss"].shape == () and out["output"].shape == (8, 10)
+    assert out["loss"].shape == () and out["output"].shape == (8, CLASSES)
     assert all(
         value.shape == () and not value.requires_grad for key, value in out.items() if key not in ("loss", "output")
     )
@@ -36,31 +51,31 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     assert not method.model.norm.training and method(*batch)["loss"].isfinite()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_param_groups_hold_every_trainable_parameter_once(name: str) -> None:
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_param_groups_hold_every_trainable_parameter_once(make: Callable[..., Method]) -> None:
     """And none that is frozen."""
-    model = Net()
+    model = Net(CLASSES)
     model.stem.requires_grad_(False)
-    method = build(name, model)
+    method = make(model, CutMix())
     held = [id(p) for group in method.param_groups() for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for p in method.parameters() if p.requires_grad} != set()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_dropout_is_no_obstacle(name: str) -> None:
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_dropout_is_no_obstacle(make: Callable[..., Method]) -> None:
     """A network that is random itself trains as well."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 12), nn.Dropout(), nn.ReLU(), nn.Linear(12, 10))
-    build(name, model)(*data())["loss"].backward()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 12), nn.Dropout(), nn.ReLU(), nn.Linear(12, CLASSES))
+    make(model, CutMix())(*few())["loss"].backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_images_and_labels_are_left_as_they_were(name: str) -> None:
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_images_and_labels_are_left_as_they_were(make: Callable[..., Method]) -> None:
     """The caller may use them again."""
-    images, labels = data()
+    images, labels = few()
     kept = images.clone(), labels.clone()
-    build(name, Net())(images, labels)
+    make(Net(CLASSES), CutMix())(images, labels)
     assert torch.equal(images, kept[0]) and torch.equal(labels, kept[1])
 
 
@@ -102,7 +117,7 @@ def test_semantic_labels_without_the_rest_of_sumix() -> None:
     torch.testing.assert_close(got["loss"], expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.stem.weight)[0])
     assert (weights - mixed.weights).abs().max() > 1e-4
-    sumix = mixwell.SUMix(model, fixed(8), num_classes=10, gamma=0.0)
+    sumix = SUMix(model, fixed(8), num_classes=10, gamma=0.0)
     torch.testing.assert_close(sumix(*batch)["loss"], expected)
 
 
@@ -127,3 +142,62 @@ class Several(Net):
 
     def forward(self, x):
         return super().forward(x), x
+
+
+class ThreeSources(CutMix):
+    """A policy that says it mixes three images."""
+
+    def __call__(self, images: Tensor, labels: Tensor, **settings: object) -> MixedBatch:
+        mixed = super().__call__(images, labels, **settings)
+        return MixedBatch(mixed.images, mixed.labels[:, [0, 1, 1]], torch.full((len(labels), 3), 1 / 3), mixed.plan)
+
+
+NO_LINEAR = nn.Conv2d(3, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (lambda: SUMix(Net(), None, num_classes=10), TypeError, "policy must be an object such as CutMix.* got None"),
+        (
+            lambda: SUMix(Net(), CutMix, num_classes=10),
+            TypeError,
+            "policy must be an object such as CutMix.* got <class",
+        ),
+        (lambda: SUMix(Net(), "CutMix", num_classes=10), TypeError, "policy must be an object .* got 'CutMix'"),
+        (
+            lambda: SUMix(lambda x: x, CutMix(), num_classes=10),
+            TypeError,
+            "model must be an nn.Module, but got function",
+        ),
+        (lambda: SUMix(NO_LINEAR, CutMix(), num_classes=10), ValueError, "name the module whose input is the feature"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, classifier="fx"),
+            ValueError,
+            "no module 'fx'; the nearest .* fc",
+        ),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, classifier="norm"),
+            ValueError,
+            "'norm' is a Identity: give the",
+        ),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, gamma=-1.0), ValueError, "must not be negative, but got -1.0"),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, form="square"), ValueError, "form must be one of linear, exp"),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, smoothing=1.0), ValueError, "smoothing must lie in"),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, kappa=-1.0), ValueError, "kappa must be a finite number"),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, clean_ce=1.0), ValueError, "needs clean_grad=True"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, kappa=2.0, reference_compat=True),
+            ValueError,
+            "reference_compat sets similarity, kappa and form itself",
+        ),
+        (lambda: SUMix(Net(), CutMix(), num_classes=9)(*data()), ValueError, r"one shape \(B, N\).*check num_classes"),
+        (lambda: SUMix(Net(5), CutMix(), num_classes=5)(*data()), ValueError, "labels must lie between 0 and 4"),
+        (lambda: SUMix(Net(), ThreeSources(), num_classes=10)(*data()), ValueError, "have 3 sources: use a two-source"),
+    ],
+)
+def test_wrong_use_of_sumix_is_refused(make, error, sentence) -> None:
+    """One sentence each; settings when they are written, shapes when they come."""
+    torch.manual_seed(0)
+    with pytest.raises(error, match=sentence):
+        make()

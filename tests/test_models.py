@@ -65,7 +65,7 @@ def test_kaiming_initialisation_keeps_the_scale():
 def test_timm_by_name_and_wrong_names():
     pytest.importorskip("timm")
     assert models.build("timm/resnet10t", 5, in_chans=1)(torch.zeros(2, 1, 64, 64)).shape == (2, 5)
-    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
+    with pytest.raises(ValueError, match="no model called 'resnet19'; did you mean resnet18"):
         models.build("resnet19", 5)
-    with pytest.raises(ValueError, match="timm has no model called 'resnet19': did you mean"):
+    with pytest.raises(ValueError, match="timm has no model called 'resnet19'; did you mean"):
         models.build("timm/resnet19", 5)

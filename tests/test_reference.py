@@ -63,7 +63,8 @@ def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dty
     lam[-1] = {0: 0.0, 1: 1.0}.get(seed, lam[-1])
     maps = torch.rand(shape[0], max(1, shape[2] - 2), (shape[3] + 1) // 2) + 0.01
     once = torch.minimum(torch.arange(shape[0]), partner) if policy.scope == "pair" else None
-    plan = policy.plan(Pairs(partner, lam, (shape[2], shape[3]), batch=batch, maps=maps, once=once))
+    batch.saliency = maps
+    plan = policy.plan(Pairs(partner, lam, (shape[2], shape[3]), batch=batch, once=once))
     rows = torch.arange(shape[0]) if once is None else once
     numbers = [draw.expand(shape[0], *draw.shape[1:])[rows].tolist() for draw in batch.numbers]
     sources = torch.stack((torch.arange(shape[0]), partner), 1).tolist()

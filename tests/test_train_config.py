@@ -54,7 +54,6 @@ def test_every_field_is_explained_and_about_thirty():
         ('{"epoch": 3}', "unknown field 'epoch'; did you mean epochs?"),
         ('{"lr": -1}', "lr must be not negative, and is -1"),
         ('{"precision": "fp8"}', "precision must be one of fp32, bf16, fp16, and is 'fp8'"),
-        ('{"warmup": 10}', "warmup must be less than the 10 epochs"),
         ('{"val_split": 1}', "val_split must be between 0 and 0.9"),
         ("[]", "must be a JSON object"),
         ("{", "not JSON"),
@@ -69,11 +68,11 @@ def test_whole_numbers_are_numbers():
     assert Config.read(json.dumps({"lr": 1})).lr == 1.0
 
 
-@pytest.mark.parametrize(("warmup", "floor"), [(0, 0), (2, 0), (1.5, 1e-3)])
+@pytest.mark.parametrize(("warmup", "floor"), [(0, 0), (2, 0), (1.5, 1e-3), (6, 0)])
 def test_schedule_is_the_formula(warmup, floor):
     steps, epochs, peak = 10, 8, 0.3
     rate = build.schedule(Config(epochs=epochs, warmup=warmup, lr_min=floor), steps)
-    warm, total = round(warmup * steps), steps * epochs
+    total, warm = steps * epochs, round(min(warmup, epochs / 2) * steps)
     for t in range(total):
         if t < warm:
             expected = peak * (t + 1) / warm
@@ -121,7 +120,10 @@ def test_optimizers():
 
     class Fast(type(method)):
         def param_groups(self):
-            return [{"params": [self.model[1].weight]}, {"params": [self.model[1].bias], "lr": 0.7, "weight_decay": 0.3}]
+            return [
+                {"params": [self.model[1].weight]},
+                {"params": [self.model[1].bias], "lr": 0.7, "weight_decay": 0.3},
+            ]
 
     groups = build.optimizer(Config(lr=0.2, weight_decay=0.01), Fast(method.model)).param_groups
     assert [(g["peak"], g["weight_decay"]) for g in groups] == [(0.2, 0.01), (0.7, 0.3)]
@@ -145,7 +147,11 @@ def test_pretrained_weights(tmp_path):
         own = model.state_dict()
         assert all(torch.equal(own[k], v) for k, v in source.state_dict().items() if not k.startswith("fc."))
         assert own["fc.weight"].shape == (4, 128)
-    for path, sentence in [("none.pth", "no weights at"), ("text.pth", "cannot read"), ("other.pth", "do not fit mini_resnet")]:
+    for path, sentence in [
+        ("none.pth", "no weights at"),
+        ("text.pth", "cannot read"),
+        ("other.pth", "do not fit mini_resnet"),
+    ]:
         (tmp_path / "text.pth").write_text("hello")
         torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
         with pytest.raises(RunError, match=sentence):

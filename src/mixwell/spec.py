@@ -96,23 +96,23 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
         tree = None
     if not isinstance(tree, ast.Name | ast.Call):
         raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {_short(text)}.")
-    return _build(tree, known() | (extra or {}))
+    return _build(tree, known() | (extra or {}), text)
 
 
-def _build(node: ast.expr, makers: dict[str, Callable[..., Any]]) -> Any:
+def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> Any:
     if isinstance(node, ast.Name):
         return _call(_maker(node.id, makers), [], [])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         maker = _maker(node.func.id, makers)
-        positional = [_build(arg, makers) for arg in node.args]
-        return _call(maker, positional, [(k.arg or "**", _build(k.value, makers)) for k in node.keywords])
+        positional = [_build(arg, makers, text) for arg in node.args]
+        return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
-        return tuple(_build(element, makers) for element in node.elts)
+        return tuple(_build(element, makers, text) for element in node.elts)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(
-            f"Expected constructor calls with literals, such as CutMix(alpha=0.2), but got {_short(ast.unparse(node))}."
+            f"Expected constructor calls with literals, such as CutMix(alpha=0.2), but got {_short(text)}."
         ) from None
 
 

@@ -74,8 +74,8 @@ class Gate:
             yield
             if self._change is not None:
                 raise RuntimeError(
-                    f"nothing went through {self.name!r}: either the forward pass does not use that module, or the model "
-                    "was compiled before the method was made; make the method first, then compile"
+                    f"nothing went through {self.name!r}: either the forward pass does not use that module, or the "
+                    "model was compiled before the method was made; make the method first, then compile"
                 )
         finally:
             self._change = None
@@ -136,13 +136,13 @@ def mix_features(plan: Plan, features: Tensor) -> Tensor:
         wide = features.reshape(*features.shape[:2], -1, 1) if features.dim() != 4 else features
         return plan.apply(wide).reshape(features.shape)
     if features.dim() == 4:
-        if _channels_come_last(features, plan.size):
+        if channels_come_last(features, plan.size):
             return _apply(plan, features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return _apply(plan, features)
     if features.dim() != 3:
         raise ValueError(
-            f"{type(plan).__name__} mixes places, but features of shape {tuple(features.shape)} have none: choose a layer "
-            "that puts out maps or tokens, or a policy that blends, such as MixUp."
+            f"{type(plan).__name__} mixes places, but features of shape {tuple(features.shape)} have none: choose a "
+            "layer that puts out maps or tokens, or a policy that blends, such as MixUp."
         )
     rows, columns = grid_of(features.shape[1], plan.size)
     loose, placed = features.split((features.shape[1] - rows * columns, rows * columns), 1)
@@ -150,8 +150,7 @@ def mix_features(plan: Plan, features: Tensor) -> Tensor:
     mixed = _apply(plan, maps).flatten(2).transpose(1, 2)
     if not loose.shape[1]:
         return mixed
-    rows_of = zip(plan.sources.unbind(1), plan.weights.to(loose.dtype).unbind(1), strict=True)
-    blended = sum((weight[:, None, None] * loose.index_select(0, source) for source, weight in rows_of), start=0)
+    blended = (plan.weights.to(loose.dtype)[..., None, None] * loose[plan.sources]).sum(1)
     return torch.cat((blended, mixed), 1)
 
 
@@ -183,12 +182,15 @@ def _apply(plan: Plan, maps: Tensor) -> Tensor:
     return MaskPlan(Pairs(plan.sources[:, 1], plan.lam, size), share).apply(maps)
 
 
-def _channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
+def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
+    """Tell maps ``(B, h, w, C)`` from ``(B, C, h, w)`` by the proportions of the images that they show."""
     first, last = (a * size[1] == b * size[0] for a, b in (features.shape[2:], features.shape[1:3]))
     return last and not first
 
 
 def _tensor(output: Any, name: str) -> Tensor:
     if not isinstance(output, Tensor):
-        raise TypeError(f"{name!r} puts out a {type(output).__name__}, and a gate changes one tensor: name a module next to it")
+        raise TypeError(
+            f"{name!r} puts out a {type(output).__name__}, and a gate changes one tensor: name a module next to it"
+        )
     return output

@@ -24,8 +24,8 @@ INPUT = ("input", "")
 class HiddenMix(Method):
     """Mix the output of a layer that is drawn anew for every batch, the images themselves among them (ManifoldMix).
 
-    The model runs once; up to the drawn layer it sees clean images, from there on mixed features. Hooks change something
-    only inside the step: ``method.model`` alone is the plain model, in training and in eval mode.
+    The model runs once; up to the drawn layer it sees clean images, from there on mixed features. Hooks change
+    something only inside the step: ``method.model`` alone is the plain model, in training and in eval mode.
 
     Args:
         model: The classifier.
@@ -34,8 +34,8 @@ class HiddenMix(Method):
             the pixels it covers.
         num_classes: Number of classes N; not needed, taken so that all methods are made alike.
         layers: Where to mix, each as likely: ``"input"`` (or ``""``) for the images, and names of modules as
-            ``model.named_modules()`` gives them, whose output is mixed. ``None`` takes the input and what comes a quarter
-            and half of the way up the model's stages: the first two of four.
+            ``model.named_modules()`` gives them, whose output is mixed. ``None`` takes the input and what comes a
+            quarter and half of the way up the model's stages: the first two of four.
         label: What a mixed image is called, as in :class:`Mixing`.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 
@@ -47,14 +47,15 @@ class HiddenMix(Method):
         The layer is drawn on the host with torch's global generator: compiled, there is one graph for each layer, and
         processes of one training may draw different ones. Batch norms behind the drawn layer see mixed features, as
         published. A layer inside a part that is recomputed in the backward pass (activation checkpointing) cannot be
-        mixed: name the part itself. The published code takes the outputs of the first two residual stages and the input.
+        mixed: name the part itself. The published code takes the input and the first two residual stages.
 
     Source: Verma et al., *Manifold Mixup: Better Representations by Interpolating Hidden States*, ICML 2019
     (arXiv:1806.05236).
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
-        >>> method = HiddenMix(model, layers=("input", "1"))
+        >>> body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+        >>> model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+        >>> method = HiddenMix(model, layers=("input", "0"))
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 

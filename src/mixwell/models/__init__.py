@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -31,19 +32,17 @@ def build(name: str, num_classes: int, in_chans: int = 3) -> nn.Module:
     if name in NAMES:
         return globals()[name](num_classes, in_chans)
     if not name.startswith("timm/"):
-        close = difflib.get_close_matches(name, NAMES, 1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"there are {', '.join(NAMES)}, and timm/NAME for timm's models."
-        )
-        raise ValueError(f"no model called {name!r}: {hint}")
+        raise ValueError(f"no model called {name!r}{_nearest(name, NAMES)}")
     try:
         import timm  # seconds to import, so only when asked for
     except ImportError:
         raise ValueError(f"model {name!r} needs timm, which is not installed: pip install timm") from None
     name = name.removeprefix("timm/")
     if name not in timm.list_models():
-        close = difflib.get_close_matches(name, timm.list_models(), 1)
-        raise ValueError(f"timm has no model called {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
+        raise ValueError(f"timm has no model called {name!r}{_nearest(name, timm.list_models())}")
     return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+
+
+def _nearest(name: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, choices, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(NAMES)}, and timm/NAME for those of timm"

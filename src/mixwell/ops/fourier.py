@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
-    """Turn white noise into an isotropic field whose amplitudes fall as ``frequency ** -decay``.
+    """Turn white noise into a field whose amplitudes fall as ``frequency ** -decay``; see :func:`isotropic_field`.
 
     Args:
         noise: Standard normal real and imaginary parts, shape ``(S, H, W // 2 + 1, 2)``.
@@ -20,6 +20,17 @@ def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> T
     amplitude = _amplitude(size, decay, noise)[: noise.shape[1], : noise.shape[2]]
     spectrum = torch.view_as_complex((noise * amplitude[..., None]).contiguous())
     return torch.fft.irfft2(spectrum[..., : size[1] // 2 + 1], s=size)
+
+
+def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
+    """Make a field that is alike in all directions; the arguments are those of :func:`low_frequency_field`.
+
+    Horizontal frequencies stand for themselves and their mirror image, but for the lowest and, at even widths, the highest:
+    those have only half the energy unless their noise is amplified.
+    """
+    column = torch.ones(size[1] // 2 + 1, 1, device=noise.device)
+    column[0] = column[size[1] // 2 if size[1] % 2 == 0 else 0] = 2**0.5
+    return low_frequency_field(noise[..., : size[1] // 2 + 1, :] * column, size, decay)
 
 
 def published_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
@@ -65,9 +76,33 @@ def largest(field: Tensor, lam: Tensor, round_up: Tensor, soft: float = 0.0) -> 
     pixels = values.shape[1]
     count = torch.where(round_up, (lam * pixels).ceil(), (lam * pixels).floor()).long()[:, None]
     if not soft:
-        smallest_kept = values.sort(1, descending=True).values.gather(1, (count - 1).clamp_min(0))
-        return ((values >= smallest_kept) & (count > 0)).view(field.shape)
+        keys = ordered_keys(values)
+        return ((keys >= kth_largest(keys, count)) & (count > 0)).view(field.shape)
     edge = (pixels * lam.minimum(1 - lam).clamp(0, soft)).long()[:, None]
     rank = values.argsort(1, descending=True).argsort(1)
     fall = 1 - (rank - (count - edge)).float() / (2 * edge - 1).clamp_min(1)
     return torch.where(rank < count - edge, 1.0, torch.where(rank < count + edge, fall, 0.0)).view(field.shape)
+
+
+def ordered_keys(values: Tensor) -> Tensor:
+    """Return integers in the order of floating-point numbers: int32 for float32, int64 for float64."""
+    bits = values.contiguous().view(torch.int64 if values.dtype == torch.float64 else torch.int32)
+    return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits)
+
+
+def kth_largest(keys: Tensor, k: Tensor) -> Tensor:
+    """Find the k-th largest of every row by bisection: a third of the time of sorting, and another k for every row.
+
+    Args:
+        keys: Integers, shape ``(S, n)``.
+        k: From 1 to n, shape ``(S, 1)``; with 0 the result means nothing.
+
+    Returns:
+        Shape ``(S, 1)``.
+    """
+    low, high = keys.amin(1, keepdim=True), keys.amax(1, keepdim=True)  # the answer is in [low, high]
+    for _ in range(torch.iinfo(keys.dtype).bits):
+        middle = (low >> 1) + (high >> 1) + ((low | high) & 1)  # rounded up, without overflow
+        enough = (keys >= middle).sum(1, keepdim=True) >= k
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, (middle - 1).maximum(low))
+    return low

@@ -24,7 +24,7 @@ def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> Ten
 
 
 def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
-    """Draw a point of every map with a probability proportional to its value.
+    """Draw a point of every map with a probability proportional to its value, or any point where all values are zero.
 
     Args:
         maps: Non-negative values, shape ``(S, h, w)``.
@@ -34,7 +34,8 @@ def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Row and column in the image, shape ``(S, 2)``, int64.
     """
-    mass = maps.flatten(1).double().cumsum(1)
+    values = maps.flatten(1).double()
+    mass = (values + (values.sum(1, keepdim=True) == 0)).cumsum(1)
     index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
     return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mixwell.batch import Pairs
-from mixwell.ops.fourier import largest, low_frequency_field, published_field
+from mixwell.ops.fourier import isotropic_field, largest, published_field
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Beta, Ratio
 
-_SPECTRA = {"isotropic": low_frequency_field, "published": published_field}
+_SPECTRA = {"isotropic": isotropic_field, "published": published_field}
 
 
 class FMix(Policy):
@@ -50,7 +50,9 @@ class FMix(Policy):
         if not 0 <= self.soft <= 0.5:
             raise ValueError(f"soft must be a share between 0 and 0.5, but got {self.soft}.")
         if self.reformulated and isinstance(self.alpha, Ratio):
-            raise ValueError(f"reformulated=True derives its law from a number: give alpha as one, not as {self.alpha}.")
+            raise ValueError(
+                f"reformulated=True derives its law from a number: give alpha as one, not as {self.alpha}."
+            )
         super().__post_init__()
 
     def _law(self) -> Ratio:

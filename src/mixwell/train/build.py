@@ -131,7 +131,7 @@ def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim
 def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
     """Return the learning rate as a function of the optimiser step and a group's peak.
 
-    Linear warm-up to the peak, then half a cosine down to ``lr_min``, changed at every step:
+    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, changed at every step:
     ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
 
     Args:
@@ -143,7 +143,8 @@ def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
         >>> [round(rate(step, 1.0), 3) for step in (0, 9, 10, 30, 50)]
         [0.1, 1.0, 1.0, 0.5, 0.0]
     """
-    warm, total = round(config.warmup * steps), config.epochs * steps
+    total = config.epochs * steps
+    warm = min(round(config.warmup * steps), total // 2)
 
     def rate(step: int, peak: float) -> float:
         if step < warm:

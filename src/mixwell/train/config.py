@@ -54,7 +54,7 @@ class Config:
     optimizer: str = setting("sgd", "sgd, adamw, or any optimiser of timm by name")
     lr: float = setting(0.1, "learning rate after warm-up (per step)")
     lr_min: float = setting(0.0, "learning rate at the end of the cosine (per step)")
-    warmup: float = setting(0.0, "linear warm-up from zero (epochs)")
+    warmup: float = setting(0.0, "linear warm-up from zero (epochs; at most half of the run)")
     momentum: float = setting(0.9, "momentum of SGD (0 to 1)")
     weight_decay: float = setting(1e-4, "weight decay (per step, times the learning rate)")
     decay_all: bool = setting(True, "decay biases and norm weights too, as the CIFAR recipes do (true or false)")
@@ -81,7 +81,6 @@ class Config:
             self._expect(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._expect("val_split", 0 <= self.val_split <= 0.9, "between 0 and 0.9")
         self._expect("scale", 0 < self.scale <= 1, "above 0 and at most 1")
-        self._expect("warmup", self.warmup < self.epochs, f"less than the {self.epochs} epochs")
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("precision", self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 

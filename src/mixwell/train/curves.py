@@ -24,6 +24,13 @@ def _values(run: Run, name: str) -> dict[int, float]:
     return {record["epoch"]: record[name] for record in run.metrics if name in record}
 
 
+def _settings(salt: str) -> dict[Any, Any]:
+    """Return what matplotlib must know: text stays text, and equal charts are equal files."""
+    inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
+    own = {"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "font.size": 11}
+    return own | {"axes.edgecolor": GRID} | dict.fromkeys(inked, INK)
+
+
 def _zoom(axes: Any, curves: Sequence[dict[int, float]]) -> None:
     """Let the axis begin at the lowest value of the second half, where the curves part."""
     if late := [value for curve in curves for epoch, value in curve.items() if epoch > max(curve) / 2]:
@@ -48,15 +55,7 @@ def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "sans-serif",
-        "font.size": 11,
-        "axes.edgecolor": GRID,
-    }
-    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(_settings(name)):
         figure = Figure(figsize=(6.2, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for place, group in enumerate(found):

@@ -121,12 +121,17 @@ def _cores() -> int:
 
 def train_all(todo: Sequence[Job]) -> None:
     """Train side by side, one run for each core, with a live bar on a terminal."""
-    with _workers(min(_cores(), len(todo))) as pool, _progress(todo) as refresh:
-        waiting: dict[Future[float], Job] = {pool.submit(_train, job): job for job in todo}
-        while waiting:
-            for future in wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED).done:
-                refresh(f"{waiting.pop(future).name}: {future.result():.1f} s")
-            refresh(None)
+    with _progress(todo) as refresh:
+        if _cores() == 1:
+            for job in todo:
+                refresh(f"{job.name}: {_train(job):.1f} s")
+            return
+        with _workers(min(_cores(), len(todo))) as pool:
+            waiting: dict[Future[float], Job] = {pool.submit(_train, job): job for job in todo}
+            while waiting:
+                for future in wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED).done:
+                    refresh(f"{waiting.pop(future).name}: {future.result():.1f} s")
+                refresh(None)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ def digits() -> Config:
     """
     return Config(
         recipe="digits", dataset="digits", subset=300, image_size=16, crop=1, model="mini_resnet",
-        epochs=30, batch_size=50, lr=0.05, warmup=2, weight_decay=5e-4,
+        epochs=40, batch_size=50, lr=0.05, warmup=2, weight_decay=5e-4,
     )  # fmt: skip
 
 

@@ -15,7 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixwell import BatchPolicy, Constant, Derangement, NoMix, OneOf, Permutation, Roll, Sometimes, names, parse
+from mixwell import (
+    BatchPolicy,
+    Constant,
+    Derangement,
+    FineGrained,
+    NoMix,
+    OneOf,
+    Permutation,
+    Roll,
+    Sometimes,
+    names,
+    parse,
+)
 from mixwell.train.data import Split
 from mixwell.train.errors import RunError
 
@@ -241,14 +253,27 @@ def _nominal(policy: BatchPolicy, value: float) -> float | None:
 
 
 def drawable(images: Images) -> tuple[list[BatchPolicy], list[str]]:
-    """Make every policy that needs neither settings nor a model; say why the others are left out."""
+    """Make every policy that needs no settings; say why the others are left out.
+
+    One that looks at a model, of which a picture has none, looks at the contrast of the images instead; its repr says so.
+    """
     made, left_out = [], []
     for name in names("policy"):
         try:
             policy = parse(name)
-            mix(policy, images, 0)
+            made += [_without_model(policy, images)] * (not isinstance(policy, NoMix | OneOf | Sometimes))
         except (ValueError, RunError) as error:
             left_out.append(f"{name}: {error}")
-        else:
-            made += [policy] * (not isinstance(policy, NoMix | OneOf | Sometimes))
     return made, left_out
+
+
+def _without_model(policy: BatchPolicy, images: Images) -> BatchPolicy:
+    """Return the policy, with another saliency source where its own needs a model."""
+    try:
+        mix(policy, images, 0)
+    except RunError:
+        if not hasattr(policy, "saliency"):
+            raise
+        policy = dataclasses.replace(policy, saliency=FineGrained())
+        mix(policy, images, 0)
+    return policy

@@ -69,7 +69,7 @@ def _block(canvas: Canvas, y: int, row: Sequence[Sample]) -> int:
         canvas.text(x, second, "mixed", 14, colour=FAINT)
         canvas.tile(x, second + caption, sample.mixed)
         below = second + caption + side + 8
-        height = max(height, below - y + labelled(canvas, x, below, side if side >= NARROWEST else column, sample))
+        height = max(height, below - y + labelled(canvas, x, below, column, sample))
     return max(height, len(row[0].sources) * (side + caption + GAP // 2))
 
 
@@ -114,29 +114,31 @@ def _clean(canvas: Canvas, sample: Sample, scale: int) -> int:
     return side + 60
 
 
-def strip(row: Sequence[tuple[str, Sample]], scale: int = 1) -> tuple[Canvas, str]:
-    """Draw one line of pictures: the clean images of the first sample, then every mixed one with its name and label.
+def strip(row: Sequence[tuple[str, Sample]], width: int = 7) -> tuple[Canvas, str]:
+    """Draw a line of pictures: the clean images of the first sample, then every mixed one with its name and label.
 
     Args:
         row: Mixed samples, with the name to write above each.
-        scale: Side of the square that each pixel becomes.
+        width: Pictures after which a new line begins.
     """
-    canvas, x = Canvas(), 0
-    side = row[0][1].mixed.shape[2] * scale
+    canvas, clean = Canvas(), row[0][1]
+    side = clean.mixed.shape[2]
     column = max(side, NARROWEST)
-    clean = row[0][1]
+
+    def corner(place: int) -> tuple[int, int]:
+        return place % width * (column + GAP), place // width * (side + 110)
+
     for k, (pixels, name) in enumerate(zip(clean.sources, clean.names, strict=True)):
-        canvas.text(x, 0, "partner" if k else "anchor", 15, colour=FAINT)
-        canvas.tile(x, 26, pixels, scale)
-        canvas.bar(x, 26 + side + 7, side, 10, [float(k == other) for other in range(len(clean.names))])
-        canvas.text(x, 26 + side + 24, fitting(name, column, 14), 14)
-        x += column + GAP
-    x += GAP
-    for title, sample in row:
-        canvas.text(x, 0, fitting(title, column, 15, bold=True), 15, bold=True)
-        canvas.tile(x, 26, sample.mixed, scale)
-        labelled(canvas, x, 26 + side + 7, column if side < NARROWEST else side, sample)
-        x += column + GAP
+        x, y = corner(k)
+        canvas.text(x, y, "partner" if k else "anchor", 15, colour=FAINT)
+        canvas.tile(x, y + 26, pixels)
+        canvas.bar(x, y + 26 + side + 7, side, 10, [float(k == other) for other in range(len(clean.names))])
+        canvas.text(x, y + 26 + side + 24, fitting(name, column, 14), 14)
+    for place, (title, sample) in enumerate(row, start=len(clean.names)):
+        x, y = corner(place)
+        canvas.text(x, y, fitting(title, column, 15, bold=True), 15, bold=True)
+        canvas.tile(x, y + 26, sample.mixed)
+        labelled(canvas, x, y + 26 + side + 7, column, sample)
     return canvas, "\n".join(f"{title}: {sample}" for title, sample in row)
 
 

@@ -1,0 +1,357 @@
+"""HiddenMix: mixes where it says and nowhere else, and leaves the model alone outside its step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixwell import (
+    BatchPolicy,
+    Constant,
+    CutMix,
+    Derangement,
+    FMix,
+    Given,
+    Mixing,
+    MixUp,
+    OneOf,
+    Plan,
+    ResizeMix,
+    SemanticShare,
+    models,
+)
+from mixwell.methods.gates import Gate, grid_of, mix_features, stages_of
+from mixwell.methods.hiddenmix import HiddenMix
+
+CLASSES = 5
+
+
+class Net(nn.Module):
+    """Three stages and a classifier, small enough to compile in a blink."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for k, (inputs, outputs) in enumerate(((3, 4), (4, 6), (6, 8)), 1):
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=min(k, 2), padding=1)
+            self.add_module(f"layer{k}", nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU()))
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+@pytest.fixture
+def model(device: torch.device) -> Net:
+    return Net().to(device)
+
+
+@pytest.fixture
+def images(device: torch.device) -> Tensor:
+    return torch.rand(6, 3, 16, 16, device=device)
+
+
+@pytest.fixture
+def labels(device: torch.device) -> Tensor:
+    return torch.arange(6, device=device) % CLASSES
+
+
+@pytest.fixture
+def compiled() -> Iterator[Callable]:
+    """Compile without a code generator: what matters is which hooks a graph was made for."""
+    torch.compiler.reset()
+    yield lambda what: torch.compile(what, backend="aot_eager")
+    torch.compiler.reset()
+
+
+def outputs_of(model: nn.Module, run: Callable[[], object]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what went into and came out of every named module while something ran."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def probe(name: str) -> Callable:
+        return lambda module, args, output: seen.__setitem__(name, (args[0].detach(), output.detach()))
+
+    handles = [m.register_forward_hook(probe(name)) for name, m in model.named_modules() if name]
+    run()
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def by_hand(plan: Plan, features: Tensor) -> Tensor:
+    """Mix features image by image and place by place, each by the mean share of the pixels it covers."""
+    height, width = features.shape[2] * 1, features.shape[3] * 1
+    share = plan.share(plan.size)
+    mixed = torch.zeros_like(features)
+    cell_h, cell_w = plan.size[0] // height, plan.size[1] // width
+    for row in range(len(features)):
+        for k, source in enumerate(plan.sources[row].tolist()):
+            for y in range(height):
+                for x in range(width):
+                    cell = share[row, k, y * cell_h : (y + 1) * cell_h, x * cell_w : (x + 1) * cell_w]
+                    mixed[row, :, y, x] += cell.mean() * features[source, :, y, x]
+    return mixed
+
+
+@pytest.mark.parametrize("name", ["input", ""])
+@pytest.mark.parametrize("policy", [MixUp(alpha=2.0), CutMix(scope="sample"), ResizeMix()], ids=repr)
+def test_input_is_plain_mixing(name: str, policy: BatchPolicy, model: Net, images: Tensor, labels: Tensor) -> None:
+    """At the input HiddenMix is Mixing, bit for bit, gradients included."""
+    results = []
+    for method in (HiddenMix(copy.deepcopy(model), policy, layers=[name]), Mixing(copy.deepcopy(model), policy)):
+        torch.manual_seed(3)
+        result = method(images, labels)
+        result["loss"].backward()
+        results.append([result["loss"], result["output"], *(p.grad for p in method.model.parameters())])
+    assert all(a.equal(b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2.0", "layer3"])
+@pytest.mark.parametrize(
+    "policy",
+    [MixUp(scope="sample"), CutMix(scope="sample"), FMix(), OneOf([MixUp(), CutMix()], scope="sample")],
+    ids=repr,
+)
+def test_only_the_chosen_layer_is_mixed(
+    layer: str, policy: BatchPolicy, model: Net, images: Tensor, labels: Tensor
+) -> None:
+    """Before the layer all is clean, its output is mixed by the plan, and what follows sees that."""
+    method = HiddenMix(model.eval(), policy, layers=[layer])
+    clean = outputs_of(model, lambda: model(images))
+    mixed = outputs_of(model, lambda: (torch.manual_seed(5), method(images, labels)))
+    torch.manual_seed(5)
+    plan = policy.draw(images, labels)
+    names = list(clean)
+    finished = names.index(layer)  # modules are seen in the order in which they finish
+    for name in names[:finished]:
+        assert mixed[name][0].equal(clean[name][0]), name
+        if name != layer:
+            assert mixed[name][1].equal(clean[name][1]), name
+    assert mixed[layer][1].allclose(by_hand(plan, clean[layer][1]), atol=1e-5)
+    assert not mixed[names[-1]][0].allclose(clean[names[-1]][0])
+
+
+def test_weights_follow_the_features(images: Tensor) -> None:
+    """The mean share of the places is the label weight, for any policy that moves no pixels."""
+    labels = torch.arange(6, device=images.device)
+    for policy in (CutMix(scope="sample"), FMix(scope="sample", soft=0.1), MixUp(), CutMix(box="inside")):
+        plan = policy.draw(images, labels)
+        mine = torch.zeros(6, 6, 4, 4, device=images.device)
+        mine[range(6), range(6)] = 1  # channel i is image i
+        mixed = mix_features(plan, mine)
+        found = torch.zeros(6, 6, device=images.device)
+        for k in range(2):
+            found.scatter_add_(1, plan.sources[:, k, None], plan.weights[:, k, None])
+        assert mixed.mean((2, 3)).allclose(found, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["input", "layer1", "layer2"])
+def test_ratio_one_is_plain_training(layer: str, model: Net, images: Tensor, labels: Tensor) -> None:
+    """With lam = 1 the logits are the model's own and the loss is plain cross entropy."""
+    result = HiddenMix(model.eval(), MixUp(alpha=Constant(1.0)), layers=[layer])(images, labels)
+    assert result["output"].equal(model(images))
+    assert result["loss"].allclose(F.cross_entropy(model(images), labels))
+
+
+def test_layers_are_drawn_evenly(model: Net, images: Tensor, labels: Tensor) -> None:
+    """By default the input and the first two of four stages, here two of three; each in a third of the steps."""
+    method = HiddenMix(model.eval())
+    assert method.layers == ("input", "layer1", "layer2")
+    assert repr(method.policy) == "MixUp(alpha=2.0)"
+    drawn = [method._drawn_gate() for _ in range(600)]
+    assert all(150 < drawn.count(gate) < 250 for gate in method.gates)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_itself_is_plain(training: bool, model: Net, images: Tensor, labels: Tensor) -> None:
+    """Before, between and after steps, also after one that failed, the model gives what it gave without the method."""
+    plain = copy.deepcopy(model).train(training)
+    method = HiddenMix(model.train(training), layers=["layer1", "layer2"])
+    assert method.model(images).equal(plain(images))
+    method(images, labels)
+    with pytest.raises(RuntimeError):
+        method(images[:, :2], labels)
+    plain.load_state_dict(model.state_dict())
+    assert model(images).equal(plain(images))
+    assert copy.deepcopy(model)(images).shape == (6, CLASSES)
+
+
+def test_batch_norm_sees_mixed_features(model: Net, images: Tensor, labels: Tensor) -> None:
+    """Statistics in front of the layer are those of clean features, behind it those of mixed ones, as published."""
+    plain = copy.deepcopy(model)
+    plain(images)
+    policy = MixUp(alpha=Constant(0.5), pairing=Given((1, 0, 3, 2, 5, 4)))
+    HiddenMix(model, policy, layers=["layer1"])(images, labels)
+    assert model.layer1[1].running_var.equal(plain.layer1[1].running_var)
+    assert bool((model.layer2[1].running_var < plain.layer2[1].running_var).all())
+
+
+def test_gradient_flows_to_both_sources(model: Net, images: Tensor, labels: Tensor) -> None:
+    """Through the mixed features the anchor and its partner learn, in the drawn ratio."""
+    images.requires_grad_()
+    method = HiddenMix(model.eval(), MixUp(alpha=Constant(0.25), pairing=Derangement()), layers=["layer2"])
+    method(images, labels)["output"][0].sum().backward()
+    assert (images.grad.abs().amax((1, 2, 3)) > 0).sum() == 2
+
+
+def test_label_policy(model: Net, images: Tensor, labels: Tensor) -> None:
+    """A label policy that compares with the unmixed images gets their logits."""
+    result = HiddenMix(model, layers=["layer1"], label=SemanticShare())(images, labels)
+    result["loss"].backward()
+    assert result["loss"].isfinite()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled(whole: bool, model: Net, images: Tensor, labels: Tensor, compiled: Callable) -> None:
+    """Compiled as a whole, or only its model, a method gives the loss and the gradients of the plain one."""
+    results = []
+    for compile_it in (False, True):
+        method = HiddenMix(copy.deepcopy(model), OneOf([MixUp(), CutMix()]), layers=("input", "layer1", "layer2"))
+        step = method
+        if compile_it and whole:
+            step = compiled(method)
+        elif compile_it:
+            method.model.compile(backend="aot_eager")
+        torch.manual_seed(1)
+        losses = []
+        for _ in range(8):
+            result = step(images, labels)
+            result["loss"].backward()
+            losses.append(result["loss"].detach())
+        results.append([*losses, *(p.grad for p in method.model.parameters())])
+    assert all(a.allclose(b, atol=1e-4) for a, b in zip(*results, strict=True))
+
+
+def test_one_graph_for_each_layer(model: Net, images: Tensor, labels: Tensor) -> None:
+    """Steps with the same layer and policy never compile again, whatever was drawn."""
+    torch.compiler.reset()
+    graphs = []
+    method = HiddenMix(model, CutMix(scope="sample"), layers=("input", "layer1", "layer2"))
+    method.model.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for _ in range(20):
+        method(images, labels)
+    assert len(graphs) == 3
+    torch.compiler.reset()
+
+
+def test_compiled_too_early(model: Net, images: Tensor, labels: Tensor, compiled: Callable) -> None:
+    """A gate that nothing goes through says why, instead of training on unmixed features with mixed labels."""
+    forward = compiled(model)
+    forward(images)
+    method = HiddenMix(model, layers=["layer1"])
+    method.model = forward
+    with pytest.raises(RuntimeError, match=r"nothing went through 'layer1'.*make the method first, then compile"):
+        method(images, labels)
+
+
+def _train_on(rank: int, world: int, store: str) -> None:
+    torch.manual_seed(0)
+    model = Net().eval()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    try:
+        method = HiddenMix(model, layers=("input", "layer1", "layer2"))
+        wrapped = nn.parallel.DistributedDataParallel(method)
+        torch.manual_seed(rank)  # other pictures, another layer
+        for _ in range(3):
+            wrapped(torch.rand(4, 3, 16, 16), torch.arange(4))["loss"].backward()
+        grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+        both = [torch.empty_like(grads) for _ in range(world)]
+        torch.distributed.all_gather(both, grads)
+        assert all(g.equal(both[0]) for g in both) and bool(grads.abs().sum() > 0)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_distributed(world: int, tmp_path) -> None:
+    """In one process and in two, which draw different layers, gradients are exchanged and agree."""
+    if world == 1:
+        _train_on(0, 1, str(tmp_path / "store"))
+    else:
+        torch.multiprocessing.spawn(_train_on, (world, str(tmp_path / "store")), nprocs=world)
+
+
+def test_half_precision(model: Net, images: Tensor, labels: Tensor) -> None:
+    """Under autocast features of half precision are mixed as well."""
+    for policy in (MixUp(), CutMix()):
+        method = HiddenMix(model, policy, layers=["layer1"])
+        with torch.autocast(images.device.type, torch.bfloat16):
+            result = method(images, labels)
+        result["loss"].backward()
+        assert result["loss"].isfinite()
+        method.gates[0].remove()
+
+
+def test_unknown_layers(model: Net) -> None:
+    """The nearest names are offered; models whose stages cannot be told ask for names."""
+    with pytest.raises(ValueError, match=r"no module 'layer9'; the nearest names are layer3, layer2, layer1"):
+        HiddenMix(model, layers=("input", "layer9"))
+    with pytest.raises(ValueError, match="stages of Sequential cannot be told: say where to mix"):
+        HiddenMix(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
+    with pytest.raises(ValueError, match="at least one place"):
+        HiddenMix(model, layers=())
+    assert HiddenMix(model, layers="layer1").layers == ("layer1",)
+
+
+def test_features_without_places(images: Tensor, labels: Tensor, device: torch.device) -> None:
+    """Vectors can be blended, not cut; a module that puts out several things is named."""
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7), nn.Linear(7, CLASSES)).to(device)
+    assert HiddenMix(flat, layers=["1"])(images, labels)["loss"].isfinite()
+    with pytest.raises(ValueError, match=r"mixes places, but features of shape \(6, 7\) have none"):
+        HiddenMix(flat, CutMix(alpha=Constant(0.5), box="inside"), layers=["1"])(images, labels)
+    with (
+        pytest.raises(TypeError, match="'0' puts out a tuple"),
+        Gate(recurrent := nn.Sequential(nn.LSTM(3, 4)), "0").opened(abs),
+    ):
+        recurrent(torch.rand(2, 1, 3))
+
+
+@pytest.mark.parametrize("loose", [0, 1, 5])
+@pytest.mark.parametrize("policy", [MixUp(scope="sample"), CutMix(scope="sample"), ResizeMix()], ids=repr)
+def test_tokens(policy: BatchPolicy, loose: int, device: torch.device) -> None:
+    """Tokens are mixed as the map that they are; what lies in no grid is blended by the label weights."""
+    images = torch.rand(4, 3, 16, 32, device=device)
+    plan = policy.draw(images, torch.arange(4, device=device))
+    maps, extra = torch.rand(4, 5, 4, 8, device=device), torch.rand(4, loose, 5, device=device)
+    mixed = mix_features(plan, torch.cat((extra, maps.flatten(2).transpose(1, 2)), 1))
+    expected = mix_features(plan, maps).flatten(2).transpose(1, 2)
+    assert mixed[:, loose:].allclose(expected, atol=1e-6)
+    blended = sum(plan.weights[:, k, None, None] * extra[plan.sources[:, k]] for k in range(2))
+    assert mixed[:, :loose].allclose(blended, atol=1e-6)
+    last = mix_features(plan, maps.permute(0, 2, 3, 1))
+    assert last.permute(0, 3, 1, 2).allclose(mix_features(plan, maps), atol=1e-6)
+
+
+def test_grids() -> None:
+    """The largest grid of the right proportions; too many left over is no grid."""
+    assert grid_of(4, (8, 8)) == (2, 2) and grid_of(261, (224, 224)) == (16, 16) and grid_of(32, (16, 32)) == (4, 8)
+    with pytest.raises(ValueError, match="77 tokens make no grid for images of 30 x 50"):
+        grid_of(77, (30, 50))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("vit_tiny_patch16_224", 224), ("convnext_atto", 64), ("resnet10t", 64), ("swin_tiny_patch4_window7_224", 224)],
+)
+def test_timm_models(name: str, size: int) -> None:
+    """Stages are found in unlike architectures, and cutting works in each."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    model = timm.create_model(name, num_classes=CLASSES)
+    method = HiddenMix(model, CutMix(alpha=Constant(0.4), box="inside"), layers=HiddenMix(model).layers[1:])
+    assert len(method.layers) == 2
+    with torch.no_grad():
+        assert method(torch.rand(2, 3, size, size), torch.arange(2))["loss"].isfinite()
+
+
+def test_stages() -> None:
+    """In the order of their numbers; ours are found as timm's are."""
+    assert stages_of(models.build("mini_resnet", 10))[:2] == ["layer1", "layer2"]
+    many = nn.Module()
+    for k in (10, 2, 1):
+        many.add_module(f"stage{k}", nn.ReLU())
+    assert stages_of(many) == ["stage1", "stage2", "stage10"]
+    assert stages_of(nn.Linear(1, 1)) == []

@@ -1,0 +1,255 @@
+"""The report says what the run directories say, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mixwell.train import report, table
+from mixwell.train.config import Config
+from mixwell.train.errors import RunError
+from mixwell.train.recipes import RECIPES
+from mixwell.train.runs import command, groups, read, read_all
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+
+def make_run(path: Path, seed: int = 0, epochs: int = 12, done: int | None = None, **settings: str) -> Path:
+    """Write a run directory as the loop does; with ``done`` it was stopped after so many epochs."""
+    config = replace(RECIPES["digits"](), seed=seed, epochs=epochs, **settings)
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(config.json())
+    records = [
+        {
+            "epoch": epoch,
+            "train_loss": 2 / epoch + seed / 100,
+            "images_per_second": 1000.0 + 7 * epoch + seed,
+            "seconds": 0.5 + 0.01 * seed,
+        }
+        | ({"val_top1": 90 + 5 * (epoch * (7 + seed) % 11) / 11} if epoch % 2 == 0 or epoch > epochs - 10 else {})
+        for epoch in range(1, (epochs if done is None else done) + 1)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    if done is None:
+        facts = {"validated_on": "test images", "environment": {"python": "3.11", "device": "cpu", "commit": None}}
+        (path / "summary.json").write_text(
+            json.dumps({**facts, "command": f"mixwell train digits --seed {seed} --out x"})
+        )
+    return path
+
+
+def metrics(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+class Reader(HTMLParser):
+    """Collects tags, text and table cells, and insists that every tag is closed in its turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Return a folder with plain training of three seeds and CutMix of two."""
+    for seed in range(3):
+        make_run(tmp_path / "runs" / f"plain{seed}", seed)
+    for seed in range(2):
+        make_run(tmp_path / "runs" / f"cutmix{seed}", seed, policy="CutMix(alpha=0.2)")
+    return tmp_path / "runs"
+
+
+def written(*arguments: Path | str, out: Path) -> str:
+    report.main([*map(str, arguments), "--out", str(out)])
+    return out.read_text(encoding="utf-8")
+
+
+def test_numbers_are_those_of_the_metrics(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every mean and deviation, on the page and in the terminal, can be computed from the files by hand."""
+    page = Reader(written(runs, out=tmp_path / "report.html"))
+    printed = capsys.readouterr().out
+    for name, label in (("plain", "plain"), ("cutmix", "CutMix(alpha=0.2)")):
+        found = [metrics(path) for path in sorted(runs.glob(f"{name}*"))]
+        top1 = [[r["val_top1"] for r in run if "val_top1" in r] for run in found]
+        tail = [[r["val_top1"] for r in run[-10:] if "val_top1" in r] for run in found]
+        columns = [
+            ([values[-1] for values in top1], 2),
+            ([statistics.median(values) for values in tail], 2),
+            ([max(values) for values in top1], 2),
+            ([sum(r["seconds"] for r in run) for run in found], 1),
+            ([statistics.median(r["images_per_second"] for r in run) for run in found], 0),
+        ]
+        cells = [f"{statistics.mean(v):,.{d}f} ± {statistics.stdev(v):,.{d}f}" for v, d in columns]
+        expected = ["digits", label, str(len(found)), *cells]
+        assert expected in page.rows
+        assert expected in [[cell.strip() for cell in line.strip("| ").split("|")] for line in printed.splitlines()]
+
+
+def test_page_holds_everything_itself(runs: Path, tmp_path: Path) -> None:
+    """Nothing on the page comes from elsewhere, and nothing on it needs a script."""
+    text = written(runs, out=tmp_path / "report.html")
+    page = Reader(text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base"}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, name)
+    assert not re.search(r"https?:|//\w|@import|url\((?!#)", re.sub(r"base64,[\w+/=]+", "", text))
+    assert "prefers-color-scheme: dark" in text
+    assert len({attributes["id"] for tag, attributes in page.tags if tag == "figure" and "id" in attributes}) == 0
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+
+
+def test_page_shows_curves_samples_commands_and_facts(runs: Path, tmp_path: Path) -> None:
+    """The parts that the page promises are there, with their units."""
+    text = written(runs, out=tmp_path / "report.html")
+    page = Reader(text)
+    assert [tag for tag, _ in page.tags].count("svg") == 2
+    for words in ("training loss (nats)", "validation top-1 (%)", "epoch", "Mixed samples", "Environment"):
+        assert words in page.text
+    assert page.text.count("mixwell train digits --seed 0 --out x") == 2
+    assert ["python", "3.11"] in page.rows
+    figures = [tag for tag, _ in page.tags].count("figure")
+    assert figures == len(report.RATIOS)
+    assert "#0000" not in text  # a placeholder that no colour of the page has replaced
+
+
+def test_few_seeds_are_no_claim(runs: Path) -> None:
+    """Fewer than three seeds are said to be too few, by name; three are not."""
+    said = " ".join(table.remarks(groups(read_all([runs]))))
+    assert "Fewer than 3 seeds, so the mean is no claim: CutMix(alpha=0.2) (2)." in said
+    make_run(runs / "cutmix2", 2, policy="CutMix(alpha=0.2)")
+    assert "no claim" not in " ".join(table.remarks(groups(read_all([runs]))))
+
+
+def test_same_seed_twice_is_one_seed(tmp_path: Path) -> None:
+    """Repeating a seed makes no evidence."""
+    paths = [make_run(tmp_path / str(k), seed=0) for k in range(3)]
+    assert "plain (1)" in " ".join(table.remarks(groups(read_all(paths))))
+
+
+def test_unfinished_run_counts_in_no_mean(runs: Path, tmp_path: Path) -> None:
+    """A stopped run is shown, named and left out of the means."""
+    make_run(runs / "plain3", 3, done=4)
+    found = groups(read_all([runs]))
+    plain = next(group for group in found if group.name == "plain")
+    assert (len(plain.runs), len(plain.finished)) == (4, 3)
+    page = Reader(written(runs, out=tmp_path / "report.html"))
+    assert "plain3 is unfinished (4 of 12 epochs)" in page.text
+    assert "mixwell train digits --epochs 12 --seed 3 --out" in page.text
+
+
+def test_only_an_unfinished_run(tmp_path: Path) -> None:
+    """A page can be made while the first run goes on."""
+    page = Reader(written(make_run(tmp_path / "run", done=2), out=tmp_path / "report.html"))
+    assert ["digits", "plain", "0", "–", "–", "–", "–", "–"] in page.rows
+
+
+def test_runs_that_differ_in_more_than_the_seed(tmp_path: Path) -> None:
+    """A mean over different settings is pointed out."""
+    paths = [make_run(tmp_path / str(k), k, epochs=12 + k) for k in range(2)]
+    assert "differ in more than the seed: epochs" in " ".join(table.remarks(groups(read_all(paths))))
+
+
+def test_text_is_escaped(tmp_path: Path) -> None:
+    """Names that look like HTML stay names."""
+    evil = "<script>alert('x')</script>&\"|"
+    run = make_run(tmp_path / "a<b>&", policy=evil)
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"command": evil, "environment": {"device": evil}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    text = written(run, out=tmp_path / "report.html")
+    page = Reader(text)
+    assert "<script" not in text
+    assert "<b>" not in text.replace("<b>0.", "").replace("<b>1.", "")
+    assert ["device", evil] in page.rows
+    assert evil in page.text
+    assert "\\|" in table.markdown(groups([read(run)]))
+
+
+def test_folder_of_runs_and_each_run_once(runs: Path) -> None:
+    """A folder stands for the runs in it, and naming one twice changes nothing."""
+    assert len(read_all([runs, runs / "plain0", runs / ".." / "runs" / "plain1"])) == 5
+
+
+def test_command_makes_the_same_config() -> None:
+    """The command line that stands for a config gives that config when it is parsed."""
+    from mixwell.train.cli import _parser
+
+    config = replace(RECIPES["digits"](), policy="CutMix(alpha=0.2)", seed=5, lr=0.025, flip=True)
+    words = [word.strip("'") for word in command(config, Path("runs/a")).split(" ")[1:]]
+    given = vars(_parser(words).parse_args(words))
+    assert (
+        replace(RECIPES[given["recipe"]](), **{name: given[name] for name in Config.types() if name in given}) == config
+    )
+
+
+def test_data_elsewhere_gives_photographs(tmp_path: Path) -> None:
+    """Without the run's data the strip is drawn on photographs, and says so."""
+    run = make_run(tmp_path / "run", policy="CutMix()")
+    config = replace(Config.read((run / "config.json").read_text()), dataset="cifar10", data=str(tmp_path / "none"))
+    (run / "config.json").write_text(config.json())
+    assert "the data of the run are not here" in Reader(written(run, out=tmp_path / "report.html")).text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "config.json").unlink(), "has no config.json"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "has no metrics.jsonl"),
+        (lambda run: [path.unlink() for path in run.iterdir()], "has no config.json and no metrics.jsonl"),
+        (lambda run: (run / "metrics.jsonl").write_text(""), "no validated epoch yet"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1\n'), "line 1 of .* is no JSON object"),
+        (lambda run: (run / "metrics.jsonl").write_text("[]\n"), "line 1 of .* is no JSON object"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1}\n'), "has no seconds and no train_loss"),
+        (lambda run: (run / "config.json").write_text("{"), "config.json: the config is not JSON"),
+        (lambda run: (run / "summary.json").write_text("{"), "summary.json is not JSON"),
+    ],
+)
+def test_damage_is_told_in_a_sentence(tmp_path: Path, damage: object, message: str) -> None:
+    """What is missing or broken in a run directory is named."""
+    run = make_run(tmp_path / "run")
+    damage(run)  # type: ignore[operator]
+    with pytest.raises(RunError, match=message) as error:
+        written(run, out=tmp_path / "report.html")
+    assert "run" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_such_run(tmp_path: Path) -> None:
+    """A path that is nothing is called so."""
+    with pytest.raises(RunError, match="no run directory"):
+        written(tmp_path / "nothing", out=tmp_path / "report.html")

@@ -1,0 +1,197 @@
+"""Pictures hold the pixels and weights that the plans say."""
+
+from __future__ import annotations
+
+import math
+import re
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mixwell import BatchPolicy, Constant, CutMix, FMix, MixUp, NoMix, OneOf, ResizeMix, Roll, Sometimes, names
+from mixwell.train import samples, show
+from mixwell.train.errors import RunError
+from mixwell.train.picture import SOURCES, Canvas, fitting, font
+
+SIZE = 40
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder of three noisy images in two classes."""
+    noise = np.random.default_rng(0)
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+def drawn(folder: Path, policy: str, *more: str) -> tuple[np.ndarray, str]:
+    """Draw a policy on the folder; return the picture and what it says of itself."""
+    out = folder.parent / "deep" / "grid.png"
+    show.main([policy, "--images", str(folder), "--size", str(SIZE), "--out", str(out), *more])
+    with Image.open(out) as image:
+        return np.asarray(image.convert("RGB")), image.info["Description"]
+
+
+def place(picture: np.ndarray, tile: np.ndarray) -> tuple[int, int]:
+    """Return where a tile lies in a picture; it must be there, every pixel of it, but for the rounding of a half."""
+    height, width = tile.shape[:2]
+    picture, tile = picture.astype(int), tile.astype(int)
+    for y, x in np.argwhere((abs(picture[: 1 - height, : 1 - width] - tile[0, 0]) <= 1).all(-1)):
+        if (abs(picture[y : y + height, x : x + width] - tile) <= 1).all():
+            return int(y), int(x)
+    pytest.fail("the picture does not hold this tile")
+
+
+def as_bytes(image: torch.Tensor) -> np.ndarray:
+    return (image * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize(
+    ("policy", "law"),
+    [(CutMix(), float), (FMix(alpha=0.2), float), (MixUp(), float), (ResizeMix(), lambda lam: math.sqrt(1 - lam))],
+    ids=repr,
+)
+def test_pixels_and_weights(folder: Path, policy: BatchPolicy, law: Callable[[float], float], ratio: float) -> None:
+    """Mixed image, clean images, bar and words all come from the plan."""
+    picture, told = drawn(folder, repr(policy), "--ratios", str(ratio), "--seed", "3", "--count", "1")
+    clean = samples.from_folder(folder, 2, SIZE, seed=3)
+    fixed = replace(policy, alpha=Constant(law(ratio)), pairing=Roll())
+    plan = fixed.draw(clean.pixels, clean.labels, generator=torch.Generator().manual_seed(3))
+    mixed = plan.apply(clean.pixels)
+    for tile in (mixed[0], *clean.pixels):
+        place(picture, as_bytes(tile))
+    y, x = place(picture, as_bytes(mixed[0]))
+    bar = picture[y + SIZE + 10, x : x + show.NARROWEST]
+    for k, weight in enumerate(plan.weights[0].tolist()):
+        colour = [int(SOURCES[k][i : i + 2], 16) for i in (1, 3, 5)]
+        assert (bar == colour).all(-1).sum() == pytest.approx(weight * show.NARROWEST, abs=1)
+        assert f"{clean.names[clean.labels[plan.sources[0, k]]]} {weight:.2f}" in told
+    assert f"lam {ratio:.2f}:" in told
+    share = plan.share((SIZE, SIZE))[0, 0] > 0.999
+    pure = np.where(share[..., None].numpy(), [0x00, 0x72, 0xB2], [0xE6, 0x9F, 0x00]).astype(np.uint8)
+    if plan.share((SIZE, SIZE)).frac().any():  # a blend has no pure colours
+        assert isinstance(policy, MixUp)
+    else:
+        place(picture, pure)
+
+
+def test_only_the_ratio_changes() -> None:
+    """All columns share their other draws, so that a box grows in its place."""
+    images = samples.photographs(32)
+    columns = samples.at_ratios(CutMix(box="inside"), images, [0.9, 0.5, 0.1], seed=0, count=1)
+    own = [sample.share[1] > 0.5 for (sample,) in columns]
+    assert [bool((own[k] & ~own[k + 1]).any()) for k in range(2)] == [False, False] or own[0].sum() < own[1].sum()
+    assert [round(sample.lam, 2) for (sample,) in columns] == [0.9, 0.5, 0.1]
+
+
+def test_policy_without_a_ratio_is_drawn_anew() -> None:
+    """Where the law decides nothing the columns are different draws, and say the ratio they got."""
+    images = samples.photographs(32)
+    columns = samples.at_ratios(CutMix(minmax=(0.2, 0.8)), images, [0.1, 0.5, 0.9], seed=0, count=2)
+    assert len({sample.lam for column in columns for sample in column}) == 3
+    assert all(sample.names[0] != sample.names[1] for column in columns for sample in column)
+    assert [sample.lam for (sample, _) in samples.at_ratios(NoMix(), images, [0.1, 0.9], 0, 2)] == [1.0, 1.0]
+
+
+def test_choices_get_a_block_each(folder: Path) -> None:
+    """Every member of a choice is drawn, with how often it comes."""
+    choice = OneOf([MixUp(alpha=0.2), Sometimes(CutMix(), p=0.5)], weights=[1, 3])
+    assert samples.members(choice) == [(MixUp(alpha=0.2), 0.25), (CutMix(), 0.375), (NoMix(), 0.375)]
+    one, _ = drawn(folder, "MixUp", "--ratios", "0.5", "--count", "1")
+    three, told = drawn(folder, repr(choice), "--ratios", "0.5", "--count", "1")
+    assert three.shape[0] > 2 * one.shape[0]
+    assert told.startswith(repr(choice))
+
+
+def test_images_of_different_classes_first(folder: Path) -> None:
+    """A tree names its classes; a flat folder's images are their own."""
+    assert sorted(samples.from_folder(folder, 2, 8).names) == ["cat", "dog"]
+    assert samples.from_folder(folder, 9, 8).labels.bincount().tolist() == [2, 1]
+    assert sorted(samples.from_folder(folder / "cat", 9, 8).names) == ["1", "2"]
+
+
+def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``show all`` draws what needs no settings, says what it left out, and stays small."""
+    show.main(["all", "--out", str(tmp_path / "all.png")])
+    assert (tmp_path / "all.png").stat().st_size < 1_000_000
+    with Image.open(tmp_path / "all.png") as image:
+        told = image.info["Description"]
+    left_out = capsys.readouterr().err
+    wrappers = {"NoMix", "Sometimes"}
+    assert {name for name in names("policy") if f"{name}(" not in told} - wrappers == set(
+        re.findall(r"^left out (\w+):", left_out, re.MULTILINE)
+    )
+
+
+def test_strip_of_the_readme_is_current() -> None:
+    """The README's strip shows today's policies with today's weights."""
+    script = runpy.run_path(str(DOCS / "make_strip.py"))
+    drawn_now = script["drawn"]()
+    assert (DOCS / "strip.png").stat().st_size < script["LARGEST"]
+    with Image.open(DOCS / "strip.png") as kept, Image.open(BytesIO(drawn_now)) as now:
+        assert kept.info["Description"] == now.info["Description"], "docs/strip.png is old: python docs/make_strip.py"
+
+
+def test_long_words_are_shortened() -> None:
+    """A name never runs into its neighbour."""
+    short = fitting("a very long name of a class " * 5, 120, 14)
+    assert short.endswith("…")
+    assert font(14).getlength(short) <= 120
+    assert fitting("cat", 120, 14) == "cat"
+
+
+def test_weights_below_one_leave_the_bar_open() -> None:
+    """A label that carries half its mass fills half its bar."""
+    canvas = Canvas()
+    canvas.bar(0, 0, 100, 4, [0.3, 0.2])
+    row = np.asarray(canvas.image(margin=0))[1]
+    assert [(row == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() for c in SOURCES[:2]] == [30, 20]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CutMax"], "did you mean CutMix"),
+        (["CutMix(alpha=-1)"], "must be positive"),
+        (["Roll()"], "expected a mixing policy"),
+        (["SUMix"], "expected a mixing policy"),
+        (["SaliencyMix(saliency=InputGradient())"], "InputGradient needs the model"),
+        (["MixUp", "--ratios", "2"], "between 0 and 1, but got '2'"),
+        (["MixUp", "--ratios", "half"], "between 0 and 1, but got 'half'"),
+        (["MixUp", "--size", "0"], "at least 1, but got '0'"),
+        (["MixUp", "--images", "{tmp}/none"], "no folder"),
+        (["MixUp", "--images", "{tmp}"], "no images in"),
+        (["MixUp", "--images", "{tmp}/broken"], r"cannot read the image .*broken.(cut|text).png"),
+        (["MixUp", "--images", "{tmp}/one"], "1 images in"),
+        (["MixUp", "--size", "16", "--out", "{tmp}/file.txt/grid.png"], "cannot write"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Whatever is wrong with the arguments or the images, one sentence names it."""
+    for name in ("broken", "one"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").write_text("no folder")
+    Image.new("RGB", (64, 64)).save(tmp_path / "one" / "image.png")
+    whole = (tmp_path / "one" / "image.png").read_bytes()
+    (tmp_path / "broken" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "broken" / "text.png").write_text("no image")
+    if arguments[-1] == "{tmp}":
+        (tmp_path / "one" / "image.png").unlink()
+        for path in (tmp_path / "broken").iterdir():
+            path.unlink()
+    with pytest.raises(RunError, match=message) as error:
+        show.main([word.replace("{tmp}", str(tmp_path)) for word in arguments])
+    assert "\n" not in str(error.value)
