@@ -39,8 +39,9 @@ check: setup  ## lint, format, types, architecture
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-docs: setup  ## write the README's table of policies from the docstrings
+docs: setup  ## draw the README strip and write its table of policies from the docstrings
 	$(BIN)/python docs/make_readme_table.py
+	$(BIN)/python docs/make_strip.py
 
 bench: setup  ## time our policies (see benchmarks/)
 	$(BIN)/python benchmarks/mixing.py $(ARGS)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from catalogue import CLASSES
 from torch import Tensor, nn
 
-from mixwell import BatchPolicy, MixedBatch
+from catalogue import CLASSES
+from mixwell import BatchPolicy, Greedy, MixedBatch, Policy
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
@@ -102,6 +102,23 @@ def with_settings(policy: BatchPolicy, **settings: Any) -> BatchPolicy | None:
         return None
 
 
+def members(policy: BatchPolicy) -> list[Policy]:
+    """Return the policies over pairs that a policy is made of."""
+    inner = getattr(policy, "policies", (getattr(policy, "policy", None),))
+    found = [each for member in inner if member is not None for each in members(member)]
+    return [policy, *found] if isinstance(policy, Policy) else found
+
+
 def follows_pixels(policy: BatchPolicy) -> bool:
     """Tell whether label weights are the sources' shares of the pixels."""
-    return getattr(policy, "correct_lam", True)
+    return all(each.weights_sum_to_one and getattr(each, "correct_lam", True) for each in members(policy))
+
+
+def sums_to_one(policy: BatchPolicy) -> bool:
+    """Tell whether label weights are a distribution."""
+    return all(each.weights_sum_to_one for each in members(policy))
+
+
+def looks(policy: BatchPolicy) -> bool:
+    """Tell whether a policy pairs by saliency, which couples the batch."""
+    return any(isinstance(getattr(each, "pairing", None), Greedy) for each in (policy, *members(policy)))

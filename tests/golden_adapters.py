@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 import mixwell as mw
-from mixwell.labels import Released
 from mixwell.methods import normalised_uncertainty
 from mixwell.ops import boxes as box_ops
 from mixwell.ops import fourier, grid
@@ -123,9 +120,9 @@ def sumix_loss(case):
     raw = [case.inputs[k].clone().requires_grad_() for k in ("raw_unc_clean", "raw_unc_mix") if k in case.inputs]
     clean_u, mixed_u = [normalised_uncertainty(r) for r in raw] if case.params["is_norm"] else (clean, logits)
     mixed = _mixed(mw.BlendPlan(mw.Pairs(perm, case.draws["lam"].reshape(1), (1, 1))), y)
-    settings = {"gamma": case.params["gamma"], "reference_compat": True}
-    official = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings)
-    single = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings, published=False)
+    settings = {"gamma": case.params["gamma"], "share": mw.SemanticShare(similarity="reference"), "form": "exp"}
+    official = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings, published=True)
+    single = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings)
     out = {
         "sem_a": official.semantic[:, 0],
         "sem_b": official.semantic[:, 1],

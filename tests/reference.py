@@ -4,44 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import mixwell as mw
-from slow_plans import Box, Mixed, blended, masked, pasted, resized
-
-
-class Drawn(NamedTuple):
-    """What a policy was given and what it drew, a row each: images, rows of the sources, ratios, numbers, maps."""
-
-    images: Tensor
-    sources: list[list[int]]
-    lam: list[float]
-    numbers: list[list]
-    maps: list[list[list[float]]]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.images.shape[2], self.images.shape[3]
-
-
-def around(row: int, column: int, height: int, width: int, size: tuple[int, int], odd: str = "floor") -> Box:
-    """Put a box around a centre and clip it."""
-    down, right = (height // 2, width // 2) if odd == "floor" else ((height + 1) // 2, (width + 1) // 2)
-    ends = row - height // 2, row + down, column - width // 2, column + right
-    top, bottom, left, rightmost = (min(max(e, 0), size[k // 2]) for k, e in enumerate(ends))
-    return top, bottom, left, rightmost
-
-
-def pushed(row: int, column: int, height: int, width: int, size: tuple[int, int]) -> Box:
-    """Put a box around a centre and push it inside."""
-    top = min(max(row - height // 2, 0), size[0] - height)
-    left = min(max(column - width // 2, 0), size[1] - width)
-    return top, top + height, left, left + width
+from reference_saliency import BY_SALIENCY
+from slow_plans import Box, Drawn, Mixed, around, blended, masked, pasted, pushed
 
 
 def mixup(policy: mw.MixUp, d: Drawn) -> Mixed:
@@ -126,7 +95,7 @@ def smoothmix(policy: mw.SmoothMix, d: Drawn) -> Mixed:
     def mask(centre: list[float], width: float) -> np.ndarray:
         total = 0.0
         for k, (at, side) in enumerate(zip(centre, d.size, strict=True)):
-            away = np.maximum(np.abs(np.arange(side) - at) - policy.plateau * side / 2, 0) / (width * side)
+            away = np.maximum(np.abs(np.arange(side) - at) - policy.plateau * side / 2, 0) / max(width * side, 1e-6)
             total = total + np.expand_dims(away**2 / 2, 1 - k)
         return 1 - np.exp(-total)
 
@@ -190,5 +159,3 @@ REFERENCES: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.GridMixup: gridmixup,
     **BY_SALIENCY,
 }
-
-

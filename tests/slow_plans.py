@@ -19,12 +19,27 @@ Value = Callable[
 
 
 class Mixed(NamedTuple):
-    """What should come out: float64 images, not rounded, shares (B, K, H, W), weights (B, K), and the nominal ratio (B,)."""
+    """What should come out: images (float64, not rounded), shares (B, K, H, W), weights (B, K), nominal ratio (B,)."""
 
     images: Tensor
     share: Tensor
     weights: Tensor
     lam: Tensor
+
+
+class Drawn(NamedTuple):
+    """What a policy was given and what it drew, a row each: images, rows of the sources, ratios, numbers, maps."""
+
+    images: Tensor
+    sources: list[list[int]]
+    lam: list[float]
+    numbers: list[list]
+    maps: list[list[list[float]]]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.shape[2], self.images.shape[3]
 
 
 def by_pixel(
@@ -35,7 +50,7 @@ def by_pixel(
     value: Value | None = None,
     winner: bool = False,
 ) -> Mixed:
-    """Add up the sources of every pixel, each with its share; or let the largest share, the first of several, have all."""
+    """Add up the sources of every pixel, each with its share; or let the largest share, or the first such, have all."""
     clean = images.double().tolist()
     b, channels, height, width = images.shape
     mixed = torch.zeros(images.shape, dtype=torch.float64)
@@ -117,10 +132,10 @@ def pasted(
         picture = clean[sources[row][k]][c]
         if k == 0 or source_boxes is None:
             return picture[y][x]
-        (top, bottom, left, right), (t, b, l, r) = boxes[row][k - 1], source_boxes[row][k - 1]
-        rows = WEIGHTS[interpolation](y - top, bottom - top, b - t)
-        columns = WEIGHTS[interpolation](x - left, right - left, r - l)
-        return sum(u * v * picture[t + i][l + j] for i, u in rows.items() for j, v in columns.items())
+        (top, bottom, left, right), (up, down, first, last) = boxes[row][k - 1], source_boxes[row][k - 1]
+        rows = WEIGHTS[interpolation](y - top, bottom - top, down - up)
+        columns = WEIGHTS[interpolation](x - left, right - left, last - first)
+        return sum(u * v * picture[up + i][first + j] for i, u in rows.items() for j, v in columns.items())
 
     return by_pixel(images, sources, lam, share, value)
 
@@ -179,3 +194,18 @@ def resized(picture: list[list[float]], size: tuple[int, int], interpolation: st
         for length, source in zip(size, (len(picture), len(picture[0])), strict=True)
     )
     return [[sum(u * v * picture[i][j] for i, u in r.items() for j, v in c.items()) for c in columns] for r in rows]
+
+
+def around(row: int, column: int, height: int, width: int, size: tuple[int, int], odd: str = "floor") -> Box:
+    """Put a box around a centre and clip it."""
+    down, right = (height // 2, width // 2) if odd == "floor" else ((height + 1) // 2, (width + 1) // 2)
+    ends = row - height // 2, row + down, column - width // 2, column + right
+    top, bottom, left, rightmost = (min(max(e, 0), size[k // 2]) for k, e in enumerate(ends))
+    return top, bottom, left, rightmost
+
+
+def pushed(row: int, column: int, height: int, width: int, size: tuple[int, int]) -> Box:
+    """Put a box around a centre and push it inside."""
+    top = min(max(row - height // 2, 0), size[0] - height)
+    left = min(max(column - width // 2, 0), size[1] - width)
+    return top, top + height, left, left + width

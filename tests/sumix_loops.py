@@ -25,7 +25,7 @@ def length(row: list[float]) -> float:
 
 @dataclass
 class Step:
-    """Everything that goes into the loss of one step: ``partner[i]`` is mixed into row ``i``, which keeps ``lam[i]``."""
+    """All that goes into the loss of one step: ``partner[i]`` is mixed into row ``i``, which keeps ``lam[i]``."""
 
     logits: Rows
     clean: Rows

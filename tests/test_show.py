@@ -18,7 +18,7 @@ from PIL import Image
 from mixwell import BatchPolicy, Constant, CutMix, FMix, MixUp, NoMix, OneOf, ResizeMix, Roll, Sometimes, names
 from mixwell.train import samples, show
 from mixwell.train.errors import RunError
-from mixwell.train.picture import SOURCES, Canvas, fitting, font
+from mixwell.train.picture import SOURCES, Canvas, fitting, font, png
 
 SIZE = 40
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -133,6 +133,19 @@ def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {name for name in names("policy") if f"{name}(" not in told} - wrappers == set(
         re.findall(r"^left out (\w+):", left_out, re.MULTILINE)
     )
+
+
+def test_few_colours_keep_the_paper_white() -> None:
+    """A picture that must be small is dithered, and white stays white."""
+    canvas = Canvas()
+    canvas.tile(0, 0, torch.rand(3, 64, 64))
+    picture = canvas.image(margin=8)
+    small = png(picture, limit=9_000)
+    assert len(small) < len(png(picture)) / 2
+    with Image.open(BytesIO(small)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert (pixels[:8] == 255).all()
+    assert abs(pixels[8:72, 8:72].mean(dtype=float) - np.asarray(picture)[8:72, 8:72].mean()) < 3
 
 
 def test_strip_of_the_readme_is_current() -> None:

@@ -269,5 +269,6 @@ def test_the_nearest_right_name_is_named(text: str, sentence: str) -> None:
 
 def test_nearest() -> None:
     """Case does not count; where nothing is near, everything is listed."""
+    assert nearest("CUTMIX", ["SaliencyMix", "CutMix"]) == "; did you mean CutMix?"
     assert nearest("saliencymix", ["SaliencyMix", "CutMix"]) == "; did you mean SaliencyMix?"
     assert nearest("zzz", ["b", "a"]) == "; there are a, b"

@@ -58,7 +58,7 @@ def test_loss_is_that_of_loops(name: str, form: str, published: bool) -> None:
 @pytest.mark.parametrize("name", sorted(SIMILARITIES))
 @pytest.mark.parametrize("form", ["linear", "exp"])
 def test_gradient_is_that_of_loops(name: str, form: str) -> None:
-    """Finite differences of the loops in double precision; ratio and semantic term are held fixed: they are detached."""
+    """Finite differences of the loops in double precision; ratio and semantic term are held fixed: both are labels."""
     mixed, outputs = random_step()
     terms = sumix_terms(mixed, **outputs, share=SemanticShare(similarity=name), gamma=GAMMA, form=form)
     names = ("logits", "uncertainty", "clean_uncertainty")

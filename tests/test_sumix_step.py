@@ -92,6 +92,8 @@ def test_a_classifier_that_is_a_convolution() -> None:
 def test_step_is_terms_of_two_passes(settings: dict[str, object]) -> None:
     """What the method computes, put together by hand from public parts."""
     model, batch, policy = Net(), data(), fixed(8)
+    with torch.no_grad():
+        model.fc.weight.mul_(30)  # sure enough for images to differ in their ratio
     method = SUMix(model, policy, num_classes=10, **settings)
     got = method(*batch)
     mixed = policy(*batch)
@@ -140,8 +142,12 @@ def test_clean_gradient_and_clean_loss() -> None:
     trained = other(clean_grad=True, clean_ce=0.5)
     expected = seeded(plain, *batch)["loss"] + 0.5 * F.cross_entropy(plain.model(batch[0]), batch[1])
     torch.testing.assert_close(seeded(trained, *batch)["loss"], expected)
+    seen = []
+    through.model.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    seeded(through, *batch)
     with torch.no_grad():
-        assert not seeded(through, *batch)["loss"].requires_grad
+        seeded(through, *batch)
+    assert seen == [True, True, False, False]
 
 
 def test_mixed_with_itself_it_is_ordinary_training() -> None:

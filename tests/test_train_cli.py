@@ -127,6 +127,12 @@ def test_same_seed_same_numbers(tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_place_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    run(tmp_path / "file" / "run", code=2)
+    assert capsys.readouterr().err == f"mixwell: cannot start a run in {tmp_path / 'file' / 'run'}: Not a directory\n"
+
+
 def test_loss_that_is_no_number(tmp_path, capsys):
     out = run(tmp_path / "run", "--lr", "1e30", "--clip", "0", code=2)
     assert "the training loss became" in capsys.readouterr().err

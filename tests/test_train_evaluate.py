@@ -49,6 +49,11 @@ def test_certain_and_low_precision_logits_are_finite():
     assert summarise(score(logits, torch.tensor([0, 1]))) == {"top1": 100, "top5": 100, "loss": 0, "ece": 0}
 
 
+def test_a_confidence_on_the_border_belongs_below():
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.2]])  # confidence 0.5, wrong, and 0.55, right: two bins of ten
+    assert summarise(score(logits, torch.tensor([1, 1])))["ece"] == pytest.approx((0.5 + 1 - 0.5498) / 2, abs=1e-4)
+
+
 def test_two_processes_measure_what_one_does(tmp_path, capsys):
     """Train over gloo with two processes, which share 897 images to measure on; then measure with one."""
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Loaders against an image-by-image reference, data sets against the files they come from, and what is said of bad ones."""
+"""Loaders against an image-by-image reference, data sets against the files they come from, and bad files."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_digits_subset_and_split():
     data = sets.load(Config(dataset="digits", subset=100, val_split=0.2, image_size=16))
     assert (len(data.train), len(data.val), len(data.test)) == (80, 20, 897)
     assert data.train.images.shape == (80, 1, 16, 16) and data.train.images.dtype == torch.uint8
-    assert Counter(data.val.labels.tolist()) == {digit: 2 for digit in range(10)}
+    assert Counter(data.val.labels.tolist()) == dict.fromkeys(range(10), 2)
     known = {image.numpy().tobytes() for image in data.train.images}
     assert not known & {image.numpy().tobytes() for split in (data.val, data.test) for image in split.images}
     pixels = data.test.images / 255
@@ -142,7 +142,9 @@ def pickles(folder: Path, hundred: bool) -> tuple[np.ndarray, list[int]]:
     generator = np.random.default_rng(0)
     names = ["train"] if hundred else [f"data_batch_{i}" for i in range(1, 6)]
     folder.mkdir(parents=True)
-    key, meta = (b"fine_labels", ("meta", b"fine_label_names")) if hundred else (b"labels", ("batches.meta", b"label_names"))
+    key, meta = (
+        (b"fine_labels", ("meta", b"fine_label_names")) if hundred else (b"labels", ("batches.meta", b"label_names"))
+    )
     written = []
     for name in [*names, "test" if hundred else "test_batch"]:
         pixels = generator.integers(0, 256, (4, 3072), dtype=np.uint8)
@@ -164,18 +166,22 @@ def test_cifar_pickles(tmp_path, name, folder, inside):
 
 def test_cifar_npz_missing_and_hostile_files(tmp_path):
     config = Config(dataset="cifar100", data=str(tmp_path))
-    with pytest.raises(RunError, match=r"no CIFAR-100 in .*: expected train, test in .*cifar-100-python .*kriz/cifar.html.*cifar.npz"):
+    with pytest.raises(
+        RunError, match=r"no CIFAR-100 in .*: expected train, test in .*cifar-100-python .*kriz/cifar.html.*cifar.npz"
+    ):
         sets.load(config)
     images = np.zeros((3, 3, 32, 32), np.uint8)
-    np.savez(tmp_path / "cifar.npz", x_train=images, y_train=[0, 1, 2], x_test=images, y_test=np.array([2, 1, 0], np.uint8))
+    np.savez(
+        tmp_path / "cifar.npz", x_train=images, y_train=[0, 1, 2], x_test=images, y_test=np.array([2, 1, 0], np.uint8)
+    )
     assert sets.load(config).test.labels.tolist() == [2, 1, 0]
     np.savez(tmp_path / "cifar.npz", x_train=images)
-    with pytest.raises(RunError, match="must hold the arrays x_train, y_train, x_test and y_test"):
+    with pytest.raises(RunError, match=r"must hold the arrays x_train, y_train, x_test and y_test"):
         sets.load(config)
     folder = tmp_path / "cifar-100-python"
     pickles(folder, hundred=True)
     (folder / "train").write_bytes(pickle.dumps(io.BytesIO))
-    with pytest.raises(RunError, match="not a CIFAR pickle: it names _io.BytesIO"):
+    with pytest.raises(RunError, match=r"not a CIFAR pickle: it names _io.BytesIO"):
         sets.load(config)
 
 

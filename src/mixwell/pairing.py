@@ -114,7 +114,7 @@ class Given(Pairing):
             raise ValueError(f"Given has {len(self.partner)} partners, but the batch has {n} images; give one for each.")
         if not all(0 <= p < n for p in self.partner):
             raise ValueError(f"Given needs partners between 0 and {n - 1}, but got {self.partner}.")
-        return torch.tensor(self.partner, device=batch.device)
+        return torch.tensor(self.partner).to(batch.device, non_blocking=True)
 
 
 class Greedy(Pairing):

@@ -93,27 +93,22 @@ def sumix_terms(
     gamma: float = 0.5,
     form: str = "linear",
     smoothing: float = 0.0,
-    reference_compat: bool = False,
-    published: bool | None = None,
+    published: bool = False,
 ) -> SUMixTerms:
     """Compute SUMix's loss from the outputs of the clean and the mixed pass.
 
     Args:
         mixed: A batch with two sources.
-        logits: Of the mixed images, shape ``(B, N)``.
-        clean_logits: Of the unmixed images, shape ``(B, N)``; used without gradient.
-        uncertainty: Of the mixed images, shape ``(B, N)``.
-        clean_uncertainty: Of the unmixed images, shape ``(B, N)``.
+        logits: Of the mixed images; this and all outputs have shape ``(B, N)``.
+        clean_logits: Of the unmixed images; used without gradient.
+        uncertainty: Of the mixed images.
+        clean_uncertainty: Of the unmixed images.
         share: How the ratio is learned.
         gamma: Weight of the regulariser.
-        form: ``"linear"`` takes ``-(semantic + uncertainty)`` for logits, ``"exp"`` its exponential, as released, which
-            lies in (0, 1] and hardly trains anything.
+        form: ``"linear"`` takes ``-(semantic + uncertainty)`` for logits, ``"exp"`` its exponential, as released.
         smoothing: Label smoothing of the main term.
         published: See :func:`cross_entropy`. The released loss is this with ``form="exp"`` and
             ``share=SemanticShare(similarity="reference")``.
-
-    Returns:
-        The parts.
 
     Raises:
         TypeError: The logits are not a tensor.
@@ -122,31 +117,30 @@ def sumix_terms(
     Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
 
     Example:
-        >>> import torch
-        >>> from mixwell import CutMix
-        >>> mixed = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> import torch, mixwell
+        >>> mixed = mixwell.CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
         >>> logits, head = torch.randn(4, 10), normalised_uncertainty(torch.randn(4, 10))
         >>> bool(sumix_terms(mixed, logits, logits, head, head).loss.isfinite())
         True
     """
-    check_logits(logits, mixed)
-    shapes = {tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"logits and uncertainties must have one shape (B, N), but got {sorted(shapes)}: check num_classes."
-        )
-    if reference_compat:
-        share, form = SemanticShare(similarity="reference"), "exp"
+    _check_outputs(mixed, logits, clean_logits, uncertainty, clean_uncertainty)
     weights, semantic = share.terms(mixed, View(logits, clean_logits))
-    main = cross_entropy(
-        logits, mixed.with_weights(weights), smoothing, published=reference_compat if published is None else published
-    )
+    main = cross_entropy(logits, mixed.with_weights(weights), smoothing, published=published)
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
     features = _form(form)(together + semantic)
     each = F.cross_entropy(features.flatten(0, 1), _target(mixed.labels.flatten(0, 1)), reduction="none")
     # Weighted by the drawn ratio, not by the learned one.
     regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)
+
+
+def _check_outputs(mixed: MixedBatch, logits: Tensor, *others: Tensor) -> None:
+    check_logits(logits, mixed)
+    shapes = {tuple(output.shape) for output in (logits, *others)}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"logits and uncertainties must have one shape (B, N), but got {sorted(shapes)}: check num_classes."
+        )
 
 
 def _form(name: str) -> Callable[[Tensor], Tensor]:

@@ -45,4 +45,6 @@ def build(name: str, num_classes: int, in_chans: int = 3) -> nn.Module:
 
 def _nearest(name: str, choices: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, choices, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(NAMES)}, and timm/NAME for those of timm"
+    return (
+        f"; did you mean {close[0]}?" if close else f"; there are {', '.join(NAMES)}, and timm/NAME for those of timm"
+    )

@@ -26,7 +26,7 @@ def flank(centre: Tensor, sigma: Tensor, length: int, plateau: float = 0.0) -> T
     """Return the bump along one axis, shape ``(S, length)``, float32."""
     away = (torch.arange(length, device=centre.device) - centre[:, None]).abs()
     away = (away - plateau * length / 2).clamp_min(0)
-    return torch.exp(-away.square() / (2 * sigma[:, None].square())).float()
+    return torch.exp(-away.square() / (2 * sigma[:, None].clamp_min(1e-6).square())).float()
 
 
 def width_for_mean(mean: Tensor, centre: Tensor, size: tuple[int, int], plateau: float = 0.0) -> Tensor:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import field, fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
@@ -122,15 +120,7 @@ class Ramp(BatchPolicy):
         return replace(self.policy, **{self.setting: (1 - done) * self.start + done * self.end})
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
-        return _draw_uncompiled(self, batch, partner)
-
-
-def _draw_ramp(ramp: Ramp, batch: Batch, partner: Tensor | None) -> Plan:
-    return ramp.current()._draw(batch, partner)
-
-
-# The number changes at every step: in a graph it would be compiled in, over and over.
-_draw_uncompiled = cast(Callable[[Ramp, Batch, Tensor | None], Plan], torch.compiler.disable(_draw_ramp))
+        return self.current()._draw(batch, partner)
 
 
 class Follower(Protocol):
@@ -186,8 +176,9 @@ def follow(method: Follower, progress: float) -> None:
         progress: Share of the training that is done, in [0, 1].
 
     Example:
+        >>> from torch.nn import Flatten
         >>> from mixwell import CutMix, Mixing
-        >>> method = Mixing(torch.nn.Flatten(), until(CutMix(), 0.5))
+        >>> method = Mixing(Flatten(), until(CutMix(), 0.5))
         >>> follow(method, 0.75)
         >>> method.policy.stage
         1

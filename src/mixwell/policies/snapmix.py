@@ -99,7 +99,8 @@ def snap(pairs: Pairs, boxes: Tensor, source_boxes: Tensor, shared: Tensor | Non
     weights = torch.stack((1 - covered, brought), 1).clamp(0, 1)
     if shared is not None:
         weights = torch.where(shared[:, None], weights.sum(1, keepdim=True), weights)
-    weights = torch.where(mixed[:, None], weights, weights.new_tensor([1.0, 0.0]))
+    alone = torch.stack((torch.ones_like(brought), torch.zeros_like(brought)), 1)
+    weights = torch.where(mixed[:, None], weights, alone)
     return BoxPlan(pairs, boxes * mixed[:, None], source_boxes * mixed[:, None], "aligned", weights.float())
 
 

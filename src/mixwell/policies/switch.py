@@ -56,26 +56,27 @@ def switch_mix(
         raise ValueError(f"mode must be one of {', '.join(SCOPE_OF_MODE)}, but got {mode!r}.")
     if not 0 <= switch_prob <= 1:
         raise ValueError(f"switch_prob must be a probability between 0 and 1, but got {switch_prob}.")
-    scope, pairing = SCOPE_OF_MODE[mode], Reverse()
+    scope = SCOPE_OF_MODE[mode]
+    mix = _switched(mixup_alpha, cutmix_alpha, cutmix_minmax, correct_lam, scope)
+    weights = (1 - switch_prob, switch_prob)
+    chosen = mix[0] if len(mix) == 1 else OneOf(tuple(mix), weights=weights, scope=scope, pairing=Reverse())
+    return chosen if prob == 1 else Sometimes(chosen, p=prob, scope=scope)
+
+
+def _switched(
+    mixup: float, cutmix: float, minmax: tuple[float, float] | None, correct_lam: bool, scope: str
+) -> list[BatchPolicy]:
+    """Return those of the two policies that are on."""
     mix: list[BatchPolicy] = []
-    if mixup_alpha > 0:
-        mix.append(MixUp(alpha=mixup_alpha, pairing=pairing, scope=scope))
-    if cutmix_alpha > 0 or cutmix_minmax is not None:
-        alpha = 1.0 if cutmix_minmax is not None else cutmix_alpha
-        cut = CutMix(
-            alpha=alpha, pairing=pairing, scope=scope, minmax=cutmix_minmax, correct_lam=correct_lam, odd="exact"
-        )
+    if mixup > 0:
+        mix.append(MixUp(alpha=mixup, pairing=Reverse(), scope=scope))
+    if cutmix > 0 or minmax is not None:
+        alpha = cutmix if minmax is None else 1.0
+        cut = CutMix(alpha=alpha, pairing=Reverse(), scope=scope, minmax=minmax, correct_lam=correct_lam, odd="exact")
         mix.append(cut)
     if not mix:
-        raise ValueError(
-            "switch_mix needs mixup_alpha, cutmix_alpha or cutmix_minmax; to switch mixing off, use NoMix()."
-        )
-    chosen = (
-        mix[0]
-        if len(mix) == 1
-        else OneOf(tuple(mix), weights=(1 - switch_prob, switch_prob), scope=scope, pairing=pairing)
-    )
-    return chosen if prob == 1 else Sometimes(chosen, p=prob, scope=scope)
+        raise ValueError("switch_mix needs mixup_alpha, cutmix_alpha or cutmix_minmax; for no mixing use NoMix().")
+    return mix
 
 
 def random_mix(alpha: float = 1.0, scope: str = "batch") -> OneOf:

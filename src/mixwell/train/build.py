@@ -131,8 +131,8 @@ def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim
 def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
     """Return the learning rate as a function of the optimiser step and a group's peak.
 
-    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, changed at every step:
-    ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
+    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, a new rate at every
+    step: ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
 
     Args:
         config: Epochs, warm-up and lowest rate.

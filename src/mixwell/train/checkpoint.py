@@ -102,8 +102,12 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
     part.mkdir()
     content = io.BytesIO()
     torch.save(state, content)
-    _write_through(part / "model.safetensors", weights(model))
-    _write_through(part / "state.pt", content.getvalue())
+    try:
+        _write_through(part / "model.safetensors", weights(model))
+        _write_through(part / "state.pt", content.getvalue())
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # a full disk can use the room
+        raise
     _sync_folder(part)
     part.rename(final)
     _sync_folder(folder)

@@ -128,8 +128,11 @@ def _train(given: dict[str, Any], command: str) -> None:
 
     training = Training(config, run, command)  # says what is wrong before anything is written
     if training.main:
-        run.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(run / "config.json", config.json().encode())
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            checkpoint.write(run / "config.json", config.json().encode())
+        except OSError as error:
+            raise RunError(f"cannot start a run in {run}: {error.strerror}") from None
     with _interruptible(run):
         summary = training()
     if training.main:

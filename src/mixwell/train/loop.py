@@ -235,7 +235,7 @@ def curve(history: list[Record], name: str) -> dict[str, float]:
 
     Example:
         >>> curve([{"epoch": 1, "val_top1": 50.0}, {"epoch": 2}, {"epoch": 3, "val_top1": 40.0}], "val_top1")
-        {'last': 40.0, 'best': 50.0, 'best_epoch': 1, 'median_last_10': 40.0}
+        {'last': 40.0, 'best': 50.0, 'best_epoch': 1, 'median_last_10': 45.0}
     """
     measured = [record for record in history if name in record]
     best = max(measured, key=lambda record: record[name])

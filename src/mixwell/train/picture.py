@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -139,5 +140,15 @@ def png(image: Image.Image, description: str = "", limit: int = 0) -> bytes:
     file = BytesIO()
     image.save(file, "PNG", optimize=True, pnginfo=info)
     if limit and file.tell() > limit and image.mode != "P":
-        return png(image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG), description)
+        return png(_few_colours(image), description)
     return file.getvalue()
+
+
+def _few_colours(image: Image.Image) -> Image.Image:
+    """Return a picture in 256 colours, dithered, its paper still white."""
+    palette = image.quantize(255)  # Pillow dithers only towards a palette that is given
+    palette.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])
+    dithered = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    paper = (np.asarray(image) == 255).all(-1)  # Pillow looks colours up coarsely and would make it grey
+    dithered.paste(255, mask=Image.fromarray(paper))
+    return dithered

@@ -14,7 +14,7 @@ def digits() -> Config:
     """
     return Config(
         recipe="digits", dataset="digits", subset=300, image_size=16, crop=1, model="mini_resnet",
-        epochs=40, batch_size=50, lr=0.05, warmup=2, weight_decay=5e-4,
+        epochs=30, batch_size=50, lr=0.05, warmup=2, weight_decay=5e-4,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def cifar100_mini() -> Config:
     return Config(
         recipe="cifar100_mini", dataset="cifar100", subset=10_000, image_size=32, crop=4, flip=True,
         model="mini_resnet", policy="CutMix(alpha=0.2)", method="SUMix",
-        epochs=40, batch_size=100, lr=0.1, warmup=1, weight_decay=5e-4, channels_last=True, val_every=5,
+        epochs=50, batch_size=100, lr=0.1, warmup=1, weight_decay=5e-4, channels_last=True, val_every=5,
     )  # fmt: skip
 
 

@@ -255,7 +255,7 @@ def _nominal(policy: BatchPolicy, value: float) -> float | None:
 def drawable(images: Images) -> tuple[list[BatchPolicy], list[str]]:
     """Make every policy that needs no settings; say why the others are left out.
 
-    One that looks at a model, of which a picture has none, looks at the contrast of the images instead; its repr says so.
+    One that looks at a model, of which a picture has none, looks at the images' contrast instead; its repr says so.
     """
     made, left_out = [], []
     for name in names("policy"):

@@ -80,13 +80,14 @@ def gallery(
 
     Args:
         policies: What to draw, a row for each.
-        images: Clean images.
+        images: Clean images; the first and the last are mixed, whatever a policy's pairing would choose.
         ratios: Shares of the anchor, a column for each.
         seed: Of everything random.
         scale: Side of the square that each pixel becomes.
     """
     canvas, told, y = Canvas(), [], 0
     side = images.pixels.shape[3] * scale
+    images = Images(images.pixels[[0, -1]], images.labels[[0, -1]], images.names)
     for policy in policies:
         row = [found[0] for found in samples.at_ratios(policy, images, ratios, seed, 1)]
         if not told:

@@ -103,7 +103,9 @@ def show(found: Sequence[Group]) -> None:
         titles, *rows = cells(found)
         table = Table()
         for place, title in enumerate(titles):
-            table.add_column(title, justify="right" if place > 1 else "left", overflow="fold")
+            table.add_column(
+                title.replace(" of last", "\nof last"), justify="right" if place > 1 else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*map(Text, row))
         Console().print(table)

@@ -1,0 +1,1 @@
+"""Other libraries: one small file each, the only places that import them."""

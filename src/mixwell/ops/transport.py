@@ -1,0 +1,94 @@
+"""Move salient cells of an image to where the image is shown."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=16)
+def cell_distances(cells: int, device: torch.device) -> Tensor:
+    """Return squared distances between the cells of a grid, of neighbours on a side that is one long.
+
+    Returns:
+        Shape ``(cells ** 2, cells ** 2)``, float32; kept, so not to be written.
+    """
+    place = torch.arange(cells, device=device, dtype=torch.float32)
+    apart = (place[:, None] - place).square_() / max(cells - 1, 1) ** 2
+    return (apart[:, None, :, None] + apart[None, :, None, :]).reshape(cells**2, cells**2)
+
+
+def transport_costs(saliency: Tensor, shown: Tensor, eps: float) -> Tensor:
+    """Return what it costs to show a cell somewhere.
+
+    Args:
+        saliency: Shape ``(N, cells, cells)``.
+        shown: Where the image is shown, shape ``(N, cells, cells)``, bool.
+        eps: What distance costs, in saliency; the length of a side is one.
+
+    Returns:
+        Cost of moving cell i to j, ``eps * distance - saliency[i] * shown[j]``, shape ``(N, cells ** 2, cells ** 2)``.
+    """
+    distance = cell_distances(saliency.shape[1], saliency.device)
+    gain = saliency.flatten(1)[:, :, None] * shown.flatten(1)[:, None].to(saliency.dtype)
+    return torch.add(eps * distance, gain, alpha=-1)
+
+
+def proposals(costs: Tensor, rounds: int) -> Tensor:
+    """Let cells propose and the dearest places choose, the published heuristic.
+
+    In each round every cell proposes to its cheapest place, every place takes the cheapest of its suitors, and who is turned
+    down finds that place one dearer. A place whose best suitor costs nothing or more takes nobody, unless that suitor comes
+    before the first cell that did not propose to it: the published code looks for the least of a column that holds zeros for
+    those.
+
+    Args:
+        costs: Shape ``(N, M, M)``, from cells to places; not written.
+        rounds: Rounds.
+
+    Returns:
+        Which cell every place took in the last round, shape ``(N, M)``, int64, -1 where it took none. No cell is taken twice.
+
+    Source: Kim et al., *Puzzle Mix*, ICML 2020.
+
+    Example:
+        >>> proposals(torch.tensor([[[-2.0, -1.0], [-3.0, -1.0]]]), rounds=2)
+        tensor([[1, 0]])
+    """
+    n, m, _ = costs.shape
+    costs = costs.clone()
+    cells = torch.arange(m, device=costs.device).expand(n, m)
+    for _ in range(rounds):
+        offer, place = costs.min(2)  # of every cell
+        lost = _winners(offer, place) != cells
+        costs.scatter_add_(2, place[..., None], lost[..., None].to(costs.dtype))
+    taken = torch.full_like(place, -1)
+    return taken.scatter_reduce_(1, place, torch.where(lost, -1, cells), "amax")
+
+
+def _winners(offer: Tensor, place: Tensor) -> Tensor:
+    """Return for every cell who gets the place to which it proposes, or -1 or M for nobody."""
+    n, m = place.shape
+    cells = torch.arange(m, device=place.device).expand(n, m)
+    # The first cell that did not propose to a place stands there with an offer of zero.
+    together = (
+        (place == place[:, :1]).long().cumprod(1).sum(1, keepdim=True)
+    )  # proposed as the first cell did, from it on
+    bystander = torch.zeros_like(place).scatter_(1, place[:, :1], together)
+    nothing = torch.where(bystander < m, 0.0, torch.inf).to(offer.dtype)
+    least = nothing.scatter_reduce(1, place, offer, "amin")
+    first = torch.where(least == nothing, bystander, m)
+    first = first.scatter_reduce(1, place, torch.where(offer == least.gather(1, place), cells, m), "amin")
+    return first.gather(1, place)
+
+
+def staying(taken: Tensor) -> Tensor:
+    """Let every place that took nobody show its own cell: ``(N, M)``, what :class:`PatchPlan` wants."""
+    return torch.where(taken < 0, torch.arange(taken.shape[1], device=taken.device), taken)
+
+
+def plan_matrix(taken: Tensor) -> Tensor:
+    """Write a partial permutation as a matrix from cells to places, shape ``(N, M, M)``, bool."""
+    return torch.arange(taken.shape[1], device=taken.device)[:, None] == taken[:, None]
