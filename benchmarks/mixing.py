@@ -1,12 +1,16 @@
-"""Our policies for a table beside other libraries: the peers' harness takes ``benchmarks.mixing:factory``.
+"""How long mixing takes, beside other libraries, in one run: ``make bench``.
 
-The harness calls each entry as ``fn(x, y)`` and restores ``x`` before every call, so that policies may work in place, as
-timm does; ``/buffer`` rows write to a buffer of their own instead and leave ``x`` alone, ``/fresh`` rows allocate.
+Every call is timed alone, the libraries take turns, and the batch is restored (untimed) before each call, so that those
+that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a reused buffer and leaves the
+batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any other harness that calls ``fn(images, labels)``.
 """
 
 from __future__ import annotations
 
+import argparse
+import statistics
 from collections.abc import Callable
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -14,10 +18,11 @@ from torch import Tensor
 import mixwell as mw
 
 Call = Callable[[Tensor, Tensor], object]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 
 
 def factory(num_classes: int, size: int, dtype: torch.dtype) -> dict[str, Call]:
-    """Name every policy as ``policy[/variant]``; variants per batch have no suffix, per sample ``/elem``."""
+    """Name every policy as ``policy[/variant]``."""
     policies: dict[str, mw.BatchPolicy] = {
         "mixup": mw.MixUp(),
         "mixup/elem": mw.MixUp(scope="sample"),
@@ -34,8 +39,33 @@ def factory(num_classes: int, size: int, dtype: torch.dtype) -> dict[str, Call]:
         "fmix": mw.FMix(),
         "fmix/elem": mw.FMix(scope="sample"),
         "saliencymix/elem": mw.SaliencyMix(),
+        "smoothmix/elem": mw.SmoothMix(scope="sample"),
+        "gridmix/elem": mw.GridMix(scope="sample"),
+        "guidedmix": mw.GuidedMix(),
     }.items():
         calls[name] = _buffered(policy)
+    return calls
+
+
+def peers(num_classes: int, dtype: torch.dtype) -> dict[str, Call]:
+    """Name what is installed of torchvision, timm and kornia; a peer that refuses a type has no figure."""
+    from timm.data import Mixup
+    from torchvision.transforms import v2
+
+    calls: dict[str, Call] = {
+        "torchvision mixup": v2.MixUp(alpha=1.0, num_classes=num_classes),
+        "torchvision cutmix": v2.CutMix(alpha=1.0, num_classes=num_classes),
+    }
+    for mode, suffix in (("batch", ""), ("elem", "/elem")):
+        for name, alphas in (("mixup", (1.0, 0.0)), ("cutmix", (0.0, 1.0))):
+            calls[f"timm {name}{suffix}"] = Mixup(*alphas, mode=mode, num_classes=num_classes)
+    try:
+        import kornia.augmentation as K
+    except ImportError:
+        return calls
+    keys = {"p": 1.0, "data_keys": ["input", "class"]}
+    calls["kornia mixup/elem"] = K.RandomMixUpV2(**keys)
+    calls["kornia cutmix/elem"] = K.RandomCutMixV2(**keys, use_correct_lambda=True)
     return calls
 
 
@@ -52,3 +82,45 @@ def _buffered(policy: mw.BatchPolicy) -> Call:
         return policy(x, y, out=buffer[0])
 
     return call
+
+
+def measure(calls: dict[str, Call], images: Tensor, labels: Tensor, rounds: int) -> dict[str, float]:
+    """Return the median time of every call that does not raise (milliseconds)."""
+    batch, times = images.clone(), {name: [] for name in calls}
+    for k in range(rounds + 3):
+        for name, call in calls.items():
+            batch.copy_(images)
+            start = perf_counter()
+            try:
+                call(batch, labels)
+            except (RuntimeError, TypeError, ValueError):  # a peer that does not take this type
+                continue
+            if k >= 3:
+                times[name].append(perf_counter() - start)
+    return {name: 1e3 * statistics.median(t) for name, t in times.items() if t}
+
+
+def main() -> None:
+    """Print a table for each shape and type: milliseconds per batch, and as a ratio to a plain copy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["128x32", "64x224"], metavar="BxS", help="batch x side")
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    for shape in args.shapes:
+        n, side = map(int, shape.split("x"))
+        for name in args.dtypes:
+            images = (torch.rand(n, 3, side, side) * 255).to(DTYPES[name])
+            labels, classes = torch.arange(n) % 100, 100
+            calls = {"copy": lambda x, y: x.clone(), **peers(classes, DTYPES[name])}
+            calls |= {f"mixwell {key}": call for key, call in factory(classes, side, DTYPES[name]).items()}
+            found = measure(calls, images, labels, args.rounds)
+            print(f"\n{n} x 3 x {side} x {side} {name}, {args.threads} threads\n{'':34}{'ms':>9}{'x copy':>9}")
+            for key, value in sorted(found.items(), key=lambda item: (item[0].split()[-1].split("/")[0], item[1])):
+                print(f"{key:34}{value:9.3f}{value / found['copy']:9.1f}")
+
+
+if __name__ == "__main__":
+    main()

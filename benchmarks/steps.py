@@ -70,14 +70,14 @@ def step(method: mw.Method, rows: int, device: str) -> Callable[[], None]:
     return run
 
 
-def seconds(run: Callable[[], None], device: str) -> float:
+def seconds(run: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
     """Time one step, the device's work included."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     wait()
-    start = time.perf_counter()
+    start = clock()
     run()
     wait()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def flops(run: Callable[[], None], times: int = 2) -> float:
@@ -94,10 +94,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small network, few images")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds [7]")
     parser.add_argument("--threads", type=int, default=2, help="cores to use [2]")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, on one thread, not wall time")
     parser.add_argument("--only", nargs="*", help="names of some methods")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    threads = 1 if args.cpu_time else args.threads
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     name, rows = ("mini_resnet", 32) if args.quick else ("resnet18", 100)
     model = models.build(name, 100)
@@ -109,8 +112,8 @@ def main() -> int:
     times: dict[str, list[float]] = {key: [] for key in runs}
     for _ in range(args.repeats):
         for key, run in runs.items():
-            times[key].append(seconds(run, args.device))
-    print(f"{name}, {rows} images of 32 pixels, {args.device}, {args.threads} threads, {args.repeats} rounds")
+            times[key].append(seconds(run, args.device, clock))
+    print(f"{name}, {rows} images of 32 pixels, {args.device}, {threads} threads, {args.repeats} rounds")
     print(f"{'step':32}{'ms':>9}{'x plain':>9}{'GFLOP':>10}{'x plain':>9}   bar")
     missed = 0
     for key, measured in times.items():

@@ -98,6 +98,7 @@ POLICIES: list[BatchPolicy] = [
     OneOf([CutMix(), FMix(), NoMix()], scope="sample", pairing=Derangement()),
     OneOf([ResizeMix(), MixUp(), SaliencyMix()], scope="sample"),
     OneOf([SnapMix(), GridMix(), SmoothMix()], scope="sample"),
+    OneOf([MixUp(scope="pair", pairing=Reverse()), CutMix()], scope="pair", pairing=Reverse()),
     Sometimes(CutMix(scope="sample")),
     Sometimes(MixUp(scope="sample"), p=0.3, scope="sample"),
     Sometimes(OneOf([ResizeMix(), CutMix()], scope="sample"), p=0.8, scope="sample"),

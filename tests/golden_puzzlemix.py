@@ -1,4 +1,4 @@
-"""Adapters from PuzzleMix's golden vectors to the library: they call public functions and hold no formula of their own."""
+"""Adapters from PuzzleMix's golden vectors to the library: they hold no formula of their own."""
 
 from __future__ import annotations
 
@@ -56,11 +56,8 @@ def puzzlemix_transport(case):
         for maps, shown in ((saliency, mask > 0), (saliency[partner], mask < 1))
     ]
     plan = mw.PatchPlan(_pairs(case), mask[:, None], torch.stack([staying(each) for each in taken], 1))
-    return (
-        _solved(case, saliency)
-        | _outputs(plan, case)
-        | {"plan_a": plan_matrix(taken[0]), "plan_b": plan_matrix(taken[1])}
-    )
+    plans = {"plan_a": plan_matrix(taken[0]), "plan_b": plan_matrix(taken[1])}
+    return _solved(case, saliency) | _outputs(plan, case) | plans
 
 
 ADAPTERS = {"puzzlemix_mask": puzzlemix_mask, "puzzlemix_transport": puzzlemix_transport}

@@ -54,7 +54,14 @@ BANNED_TEXT = {
     "a package index": r"[p]ypi\.|[p]ythonhosted|[w]hl/c(?:pu|u)|npmj[s]\.|--(?:extra-)?inde[x]-url|--find-link[s]",
     "an address in a private network": r"\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}(?::\d+|/)",
 }
-WITHOUT_PAPER = {"Mixing", "NoMix", "OneOf", "Sometimes"}  # of the policies, methods and saliency sources
+WITHOUT_PAPER = {
+    "ByProgress",
+    "Mixing",
+    "NoMix",
+    "OneOf",
+    "Ramp",
+    "Sometimes",
+}  # of the policies, methods and saliency sources
 
 Check = Callable[[Path, str], Iterator[str]]
 

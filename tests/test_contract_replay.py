@@ -70,6 +70,7 @@ def test_compiled_code_agrees(names: list[str], device: torch.device, request: p
         request.getfixturevalue("compiler")
     images = FLOAT.images(device)
     for some in (names[start : start + 8] for start in range(0, len(names), 8)):
+        torch.compiler.reset()
         plans = [PLANS[name](images) for name in some]
         compiled = torch.compile(lambda plans, images: [plan.apply(images) for plan in plans], fullgraph=True)
         for plan, mixed in zip(plans, compiled(plans, images), strict=True):

@@ -122,10 +122,10 @@ def test_nothing_to_look_at() -> None:
         ),
         (lambda: mw.OneOf([mw.MixUp(), mw.CutMix()], weights=[1, -1]), ["non-negative", "[1, -1]"]),
         (lambda: mw.OneOf([mw.MixUp(), mw.CutMix()], weights=[0, 0]), ["not all zero"]),
-        (lambda: mw.OneOf([mw.MixUp()], scope="pair"), ["batch or sample", "pair"]),
+        (lambda: mw.OneOf([mw.MixUp()], scope="pair"), ["Reverse()", "pair"]),
         (lambda: mw.Sometimes(mw.CutMix(), p=1.5), ["probability", "1.5"]),
         (lambda: mw.Sometimes(mw.CutMix(), p=float("nan")), ["probability", "nan"]),
-        (lambda: mw.Sometimes(mw.CutMix(), scope="pair"), ["batch or sample", "pair"]),
+        (lambda: mw.Sometimes(mw.CutMix(), scope="pair"), ["Reverse()", "pair"]),
     ],
 )
 def test_bad_setting(make: Callable[[], Any], words: list[str]) -> None:

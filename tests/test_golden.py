@@ -10,9 +10,24 @@ import pytest
 
 HERE = Path(__file__).parent
 METHODS = (
-    "mixup", "cutmix", "resizemix", "fmix", "saliencymix", "sumix_loss", "label_variants", "accuracy_mixup", "torchvision",
-    "timm", "kornia",
-)  # fmt: skip
+    "mixup",
+    "cutmix",
+    "resizemix",
+    "fmix",
+    "saliencymix",
+    "sumix_loss",
+    "label_variants",
+    "accuracy_mixup",
+    "torchvision",
+    "timm",
+    "kornia",
+    "smoothmix",
+    "gridmix",
+    "attentivemix",
+    "guidedmix",
+    "snapmix",
+    "alignmix",
+)
 
 
 def test_golden_vectors(shared: Path) -> None:

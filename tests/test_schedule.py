@@ -21,7 +21,7 @@ from mixwell import (
     Sometimes,
     parse,
 )
-from mixwell.policies.schedule import ByProgress, Ramp, at, follow, until
+from mixwell.policies.schedule import ByProgress, Ramp, at, until
 from mixwell.policies.switch import random_mix, switch_mix
 
 NAMES: dict[str, type] = {"ByProgress": ByProgress, "Ramp": Ramp}
@@ -93,13 +93,13 @@ def test_follow() -> None:
     method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8)), until(MixUp(), 0.5))
     losses = []
     for progress in (0.4, 0.6):
-        follow(method, progress)
+        method.follow(progress)
         torch.manual_seed(0)
         losses.append(method(images, labels)["loss"])
     plain = nn.functional.cross_entropy(method.model(images), labels)
     assert losses[1].allclose(plain) and not losses[0].allclose(plain)
     before = method.policy
-    follow(method, 0.7)
+    method.follow(0.7)
     assert method.policy is before
 
 
@@ -112,7 +112,7 @@ def test_compiled() -> None:
     step = torch.compile(method, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     counts = []
     for k in range(8):
-        follow(method, k / 8)
+        method.follow(k / 8)
         step(images, labels)
         counts.append(len(graphs))
     assert counts[2:] == [counts[2]] * 6

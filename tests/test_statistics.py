@@ -126,6 +126,14 @@ def test_one_of() -> None:
     assert uniform(torch.stack([(per_sample.lam[::2] == 0.5).sum(), (per_sample.lam[1::2] == 0.5).sum()]))
 
 
+def test_pairs_share_their_choice() -> None:
+    """Chosen per pair, both images of a pair follow the same policy, and pairs differ."""
+    kinds = [mw.MixUp(alpha=Constant(0.25)), mw.MixUp(alpha=Constant(0.5))]
+    plan = mw.OneOf(kinds, scope="pair", pairing=mw.Reverse()).draw(*blank(200, 2, 2), generator=seeded(18))
+    assert plan.lam.equal(plan.lam.flip(0))
+    assert 30 < int((plan.lam[:100] == 0.5).sum()) < 70
+
+
 def test_every_sample_is_of_its_kind() -> None:
     """Chosen per sample, a share is that of one policy and not of another, and its weight goes with it."""
     kinds = [mw.MixUp(alpha=Constant(0.4)), CutMix(alpha=Constant(0.75), box="inside"), mw.NoMix()]

@@ -3,7 +3,20 @@
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.labels import LabelPolicy, PixelShare, SemanticShare, View
 from mixwell.losses import binary_cross_entropy, cross_entropy, target_weights
-from mixwell.methods import Method, Mixing, SUMix, UncertaintyHead, sumix_terms
+from mixwell.methods import (
+    AlignMix,
+    AugMix,
+    AugMixViews,
+    GridLoss,
+    HiddenMix,
+    Method,
+    Mixing,
+    RegMixup,
+    SUMix,
+    UncertaintyHead,
+    jensen_shannon,
+    sumix_terms,
+)
 from mixwell.metrics import (
     expected_calibration_error,
     mixed_accuracy,
@@ -15,16 +28,21 @@ from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Re
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
+    ByProgress,
     CutMix,
     FMix,
     GridMix,
     GridMixup,
     GuidedMix,
     MixUp,
+    Ramp,
     ResizeMix,
     SaliencyMix,
     SmoothMix,
     SnapMix,
+    random_mix,
+    switch_mix,
+    until,
 )
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
@@ -38,12 +56,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "AlignMix",
     "AttentiveMix",
+    "AugMix",
+    "AugMixViews",
     "Batch",
     "BatchPolicy",
     "Beta",
     "BlendPlan",
     "BoxPlan",
+    "ByProgress",
     "ChoicePlan",
     "ClassActivation",
     "Constant",
@@ -55,9 +77,11 @@ __all__ = [
     "Folded",
     "Given",
     "Greedy",
+    "GridLoss",
     "GridMix",
     "GridMixup",
     "GuidedMix",
+    "HiddenMix",
     "InputGradient",
     "LabelPolicy",
     "MaskPlan",
@@ -75,7 +99,9 @@ __all__ = [
     "Plan",
     "Policy",
     "PowerRescale",
+    "Ramp",
     "Ratio",
+    "RegMixup",
     "ResizeMix",
     "Reverse",
     "Roll",
@@ -101,13 +127,17 @@ __all__ = [
     "classifier_of",
     "cross_entropy",
     "expected_calibration_error",
+    "jensen_shannon",
     "mixed_accuracy",
     "names",
     "negative_log_likelihood",
     "parse",
     "pooled",
+    "random_mix",
     "ranked_accuracy",
     "sumix_terms",
+    "switch_mix",
     "target_weights",
     "top_k_accuracy",
+    "until",
 ]

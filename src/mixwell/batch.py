@@ -80,7 +80,7 @@ class Batch:
         return self.send(torch.rand(shape, device=self.source_device, generator=self.generator))
 
     def rand_on_host(self) -> float:
-        """Draw one uniform number for a decision in Python; only a generator on a GPU makes that wait for the device."""
+        """Draw one uniform number for a decision in Python; only a generator on a GPU makes that wait."""
         if self.generator is None:
             return float(torch.rand(()))
         return float(torch.rand((), device=self.source_device, generator=self.generator))
@@ -102,8 +102,8 @@ class Pairs:
     """What a policy's ``plan`` gets to see: every anchor with its partner.
 
     Randomness is drawn once for the batch or once for every sample, according to the policy's scope. Where it is drawn
-    once, the first dimension ``S`` of ``lam`` and of every draw is 1 instead of B and broadcasts, so that a mask shared by
-    the batch is made once; authors never see that switch.
+    once, the first dimension ``S`` of ``lam`` and of every draw is 1 instead of B and broadcasts, so that a mask
+    shared by the batch is made once; authors never see that switch.
 
     Attributes:
         partner: Partner of every row, shape ``(B,)``.
@@ -151,7 +151,8 @@ class Pairs:
         maps = self.batch.saliency
         if maps is None:
             raise ValueError(
-                "This policy needs saliency maps, but got none: give it a source (saliency=FineGrained(), say), or pass "
+                "This policy needs saliency maps, but got none: give it a source (saliency=FineGrained(), say), or "
+                "pass "
                 "saliency= maps of shape (B, h, w) in the call."
             )
         return maps
@@ -188,8 +189,8 @@ class MixedBatch:
         images: Mixed images, shape ``(B, C, H, W)``.
         labels: Label of each source, class indices of shape ``(B, K)``, or dense labels of shape ``(B, K, N)``.
         weights: How much of each label the image carries, shape ``(B, K)``, float32. Rows usually sum to one.
-        plan: Sources ``(B, K)``, nominal ratio ``lam (B,)`` and geometry; ``plan.share(size)`` is every source's share of
-            every pixel, shape ``(B, K, H, W)``.
+        plan: Sources ``(B, K)``, nominal ratio ``lam (B,)`` and geometry; ``plan.share(size)`` is every source's
+            share of every pixel, shape ``(B, K, H, W)``.
     """
 
     __slots__ = ("images", "labels", "plan", "weights")
@@ -218,8 +219,8 @@ class MixedBatch:
         Args:
             num_classes: Number of classes N.
             smoothing: Share of the mass that is spread, in [0, 1).
-            toward: What smoothing pulls every entry to; ``None`` means ``1 / num_classes``. timm's multi-label smoothing is
-                ``toward=0.5``.
+            toward: What smoothing pulls every entry to; ``None`` means ``1 / num_classes``. timm's multi-label
+                smoothing is ``toward=0.5``.
 
         Returns:
             Targets, shape ``(B, N)``, float32.
@@ -236,8 +237,10 @@ class MixedBatch:
                     [0.2500, 0.0000, 0.7500]])
         """
         check_classes(self.labels, num_classes)
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be a share in [0, 1), but got {smoothing}.")
         if self.labels.dim() == 3:
-            targets = torch.einsum("bk,bkn->bn", self.weights, self.labels.float())
+            targets = (self.weights[..., None] * self.labels.float()).sum(1)  # no einsum: autocast would round it
         else:
             targets = self.weights.new_zeros(len(self.labels), num_classes).scatter_add_(1, self.labels, self.weights)
         if not smoothing:
@@ -268,7 +271,9 @@ def check_labels(labels: Tensor, rows: int) -> None:
     if labels.shape[0] != rows:
         raise ValueError(f"labels must have one entry per image, but got {labels.shape[0]} for {rows} images.")
     if labels.dim() == 1 and labels.dtype != torch.int64:
-        raise TypeError(f"class indices must be int64, but got {labels.dtype}; use labels.long(), or dense labels (B, N).")
+        raise TypeError(
+            f"class indices must be int64, but got {labels.dtype}; use labels.long(), or dense labels (B, N)."
+        )
     if labels.dim() == 2 and not labels.is_floating_point():
         raise TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}; use labels.float().")
 
@@ -289,5 +294,6 @@ def check_classes(labels: Tensor, num_classes: int) -> None:
         low, high = labels.aminmax()
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}; check num_classes."
+                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}; check "
+                "num_classes."
             )

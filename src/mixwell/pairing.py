@@ -111,7 +111,9 @@ class Given(Pairing):
     def __call__(self, batch: Batch) -> Tensor:
         n = len(batch)
         if len(self.partner) != n:
-            raise ValueError(f"Given has {len(self.partner)} partners, but the batch has {n} images; give one for each.")
+            raise ValueError(
+                f"Given has {len(self.partner)} partners, but the batch has {n} images; give one for each."
+            )
         if not all(0 <= p < n for p in self.partner):
             raise ValueError(f"Given needs partners between 0 and {n - 1}, but got {self.partner}.")
         return torch.tensor(self.partner).to(batch.device, non_blocking=True)
@@ -122,7 +124,8 @@ class Greedy(Pairing):
 
     Only for policies that use saliency; the distance is Euclidean.
 
-    Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023 (arXiv:2306.16612).
+    Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023
+        (arXiv:2306.16612).
 
     Raises:
         ValueError: The batch has no saliency maps.
@@ -135,7 +138,9 @@ class Greedy(Pairing):
 
     def __call__(self, batch: Batch) -> Tensor:
         if batch.saliency is None:
-            raise ValueError("Greedy pairs by saliency, but there are no maps: use it in a policy that has a saliency source.")
+            raise ValueError(
+                "Greedy pairs by saliency, but there are no maps: use it in a policy that has a saliency source."
+            )
         maps = batch.saliency.flatten(1)
         distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
         return longest_steps(distance.fill_diagonal_(-torch.inf))

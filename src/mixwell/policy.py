@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import field
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from mixwell.ratio import Ratio, as_ratio
 from mixwell.value import Value, set_field
 
 Model = torch.nn.Module | Callable[[Tensor], Tensor]
-SaliencySource = Callable[[Model | None, Tensor, Tensor], Tensor]
+SaliencySource = Callable[[Any, Tensor, Tensor], Tensor]  # (model or None, images, labels) -> maps (B, h, w)
 SCOPES = ("batch", "sample", "pair")
 
 
@@ -95,8 +95,8 @@ class Policy(BatchPolicy):
     Args:
         alpha: Law of the mixing ratio; a number means ``Beta(alpha)``.
         pairing: Who is mixed with whom.
-        scope: How often to draw: once per ``"batch"``, as published, once per ``"sample"``, or once per ``"pair"`` of rows
-            that are each other's partner (as timm does; needs ``pairing=Reverse()``).
+        scope: How often to draw: once per ``"batch"``, as published, once per ``"sample"``, or once per ``"pair"`` of
+            rows that are each other's partner (as timm does; needs ``pairing=Reverse()``).
 
     Raises:
         ValueError: The scope is unknown or does not fit the pairing, or ``alpha`` is not positive.
@@ -106,15 +106,11 @@ class Policy(BatchPolicy):
     pairing: Pairing = Permutation()
     scope: str = "batch"
 
-    saliency: ClassVar[SaliencySource | None] = None
     uses_saliency: ClassVar[bool] = False
     weights_sum_to_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope must be one of {', '.join(SCOPES)}, but got {self.scope!r}.")
-        if self.scope == "pair" and not self.pairing.involutive:
-            raise ValueError(f'scope="pair" needs partners that choose each other: use pairing=Reverse(), not {self.pairing}.')
+        check_scope(self.scope, self.pairing)
         set_field(self, "_ratio", self._law())
 
     def _law(self) -> Ratio:
@@ -139,8 +135,9 @@ class Policy(BatchPolicy):
 
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
-        if maps is None and self.saliency is not None:
-            maps = self.saliency(batch.model, batch.images, batch.labels)
+        source: SaliencySource | None = getattr(self, "saliency", None)
+        if maps is None and source is not None:
+            maps = source(batch.model, batch.images, batch.labels)
             check_saliency(maps, len(batch))
         return None if maps is None else self._prepared(maps, batch)
 
@@ -169,8 +166,8 @@ class OneOf(BatchPolicy):
     Args:
         policies: The candidates.
         weights: How likely each is; ``None`` makes them equally likely. They need not sum to one.
-        scope: Choose once per ``"batch"`` (each policy pairs as it likes), or per ``"sample"`` (all share ``pairing``, and
-            policies that move no pixels are merged into one mask: one pass over the images).
+        scope: Choose once per ``"batch"`` (each policy pairs as it likes), or per ``"sample"`` (all share
+            ``pairing``, and policies that move no pixels are merged into one mask: one pass over the images).
         pairing: Who is mixed with whom when the choice is per sample.
 
     Raises:
@@ -199,8 +196,7 @@ class OneOf(BatchPolicy):
                 f"OneOf needs one non-negative weight per policy, not all zero, but got {list(weights)} for "
                 f"{len(self.policies)} policies."
             )
-        if self.scope not in ("batch", "sample"):
-            raise ValueError(f"scope of OneOf must be batch or sample, but got {self.scope!r}.")
+        check_scope(self.scope, self.pairing)
         set_field(self, "_edges", tuple(edge / sum(weights) for edge in accumulate(weights))[:-1])
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
@@ -210,6 +206,8 @@ class OneOf(BatchPolicy):
             return self.policies[sum(u >= edge for edge in edges)]._draw(batch, partner)
         partner = self.pairing(batch) if partner is None else partner
         u = batch.rand(len(batch))
+        if self.scope == "pair":
+            u = u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
         choice = torch.zeros_like(u, dtype=torch.int64)
         for edge in edges:
             choice += u >= edge
@@ -247,3 +245,13 @@ class Sometimes(BatchPolicy):
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         either: OneOf = self._either  # type: ignore[attr-defined]  # set when the settings were checked
         return either._draw(batch, partner)
+
+
+def check_scope(scope: str, pairing: Pairing) -> None:
+    """Raise unless draws can be made this often with these pairs."""
+    if not isinstance(pairing, Pairing):
+        raise TypeError(f"pairing must be one such as Permutation() or Derangement(), but got {pairing!r}.")
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}.")
+    if scope == "pair" and not pairing.involutive:
+        raise ValueError(f'scope="pair" needs partners that choose each other: use pairing=Reverse(), not {pairing}.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import field
 
@@ -15,9 +16,7 @@ class Ratio(Value, ABC):
     """A law of the mixing ratio, drawn with an explicit generator."""
 
     @abstractmethod
-    def __call__(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n`` ratios.
 
         Args:
@@ -53,14 +52,13 @@ class Beta(Ratio):
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(
-                    f"{name} of a Beta law must be positive, but got {value}; to switch mixing off, leave the policy out."
+                    f"{name} of a Beta law must be positive and finite, but got {value}; to switch mixing off, leave "
+                    "the policy out."
                 )
 
-    def __call__(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         beta = self.alpha if self.beta is None else self.beta
         if self.alpha == beta == 1.0:  # uniform: one draw instead of two
             return torch.rand(n, device=device, generator=generator)
@@ -94,9 +92,7 @@ class Uniform(Ratio):
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"Uniform needs 0 <= low <= high <= 1, but got low={self.low} and high={self.high}.")
 
-    def __call__(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         return torch.rand(n, device=device, generator=generator).mul_(self.high - self.low).add_(self.low)
 
 
@@ -120,9 +116,7 @@ class Constant(Ratio):
         if not 0 <= self.value <= 1:
             raise ValueError(f"Constant needs a ratio in [0, 1], but got {self.value}.")
 
-    def __call__(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         return torch.full((n,), float(self.value), device=device)
 
 
@@ -141,9 +135,7 @@ class Folded(Ratio):
 
     ratio: Ratio = field(default=Beta(), kw_only=False)
 
-    def __call__(
-        self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None
-    ) -> Tensor:
+    def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         lam = self.ratio(n, device, generator)
         return torch.maximum(lam, 1 - lam)
 

@@ -30,6 +30,7 @@ KINDS: dict[str, type] = {
     "target": targets.Targets,
     "rescale": targets.Rescale,
     "similarity": labels.Similarity,
+    "view": methods.AugMixViews,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
 # What methods and losses are given when they are used, and not in text.

@@ -39,7 +39,7 @@ class ExactCut(Value):
     profile: tuple[float, ...] | None = None
 
     def __call__(self, costs: Costs) -> Tensor:
-        """Return labels ``(B, rows, columns)``, int64, for costs as :func:`~mixwell.ops.puzzle.puzzle_costs` makes them."""
+        """Return labels ``(B, rows, columns)``, int64, for :data:`~mixwell.ops.puzzle.Costs`."""
         unary, vertical, horizontal = (each.detach().cpu().double().numpy() for each in costs)
         pair = steps(self.profile or quadratic(unary.shape[1]))
         labels = np.stack([_cut(*each, pair) for each in zip(unary, vertical, horizontal, strict=True)])
@@ -63,17 +63,11 @@ def _cut(unary: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray, pair: 
                 capacity += [weight * pair[i - j]] * 2
     flat = np.concatenate([each.ravel() for each in capacity])
     whole = np.round(flat * (2**30 / max(flat.sum(), 1e-300)))  # no sum of flows exceeds 31 bits
+    tails.append(node[1:])
+    heads.append(node[:-1])
     unbroken = np.full(node[1:].size, 2**31 - 1)  # label k + 1 or more is label k or more
-    graph = csr_array(
-        (
-            np.concatenate((whole, unbroken)).astype(np.int32),
-            tuple(
-                np.concatenate([each.ravel() for each in (*side, last)])
-                for side, last in ((tails, node[1:]), (heads, node[:-1]))
-            ),
-        ),
-        shape=(nodes + 2, nodes + 2),
-    )
+    ends = tuple(np.concatenate([each.ravel() for each in side]) for side in (tails, heads))
+    graph = csr_array((np.concatenate((whole, unbroken)).astype(np.int32), ends), shape=(nodes + 2, nodes + 2))
     graph.sum_duplicates()
     left = csr_array(graph - maximum_flow(graph, source, sink).flow)
     left.eliminate_zeros()

@@ -1,7 +1,27 @@
 """One file per training step."""
 
+from mixwell.methods.alignmix import AlignMix
+from mixwell.methods.augmix import AugMix, AugMixViews, jensen_shannon
+from mixwell.methods.gridloss import GridLoss
+from mixwell.methods.hiddenmix import HiddenMix
 from mixwell.methods.method import Method
 from mixwell.methods.mixing import Mixing
+from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
 
-__all__ = ["Method", "Mixing", "SUMix", "SUMixTerms", "UncertaintyHead", "normalised_uncertainty", "sumix_terms"]
+__all__ = [
+    "AlignMix",
+    "AugMix",
+    "AugMixViews",
+    "GridLoss",
+    "HiddenMix",
+    "Method",
+    "Mixing",
+    "RegMixup",
+    "SUMix",
+    "SUMixTerms",
+    "UncertaintyHead",
+    "jensen_shannon",
+    "normalised_uncertainty",
+    "sumix_terms",
+]

@@ -15,8 +15,8 @@ from mixwell.taps import Tap, unwrapped
 class GridLoss(Method):
     """Ask the network for the label of the whole mixed image, and for that of every cell of a grid.
 
-    A linear head, used in training only, classifies the last map averaged to the grid. A cell's label is made of its sources
-    in the shares they have of it, so that any policy will do; with :class:`GridMix` every cell has one label.
+    A linear head, used in training only, classifies the last map averaged to the grid. A cell's label is made of its
+    sources in the shares they have of it, so that any policy will do; with :class:`GridMix` every cell has one label.
 
     Args:
         model: The classifier.
@@ -24,8 +24,8 @@ class GridLoss(Method):
         num_classes: Number of classes N.
         cells: Cells per side.
         weight: Weight of the local loss; 0.15 is from memory of the paper.
-        layer: Module whose output is the last map; ``None`` takes what a timm model says, or the last part of the model that
-            has a convolution.
+        layer: Module whose output is the last map; ``None`` takes what a timm model says, or the last part of the
+            model that has a convolution.
 
     Raises:
         ValueError: ``cells`` or ``weight`` is out of range, or the model has no convolutional map.
@@ -34,7 +34,7 @@ class GridLoss(Method):
 
     Example:
         >>> import torch
-        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
         >>> method = GridLoss(model, GridMix(), num_classes=5)
         >>> sorted(method(torch.rand(4, 3, 32, 32), torch.arange(4)))
         ['local', 'loss', 'output']

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixwell.policies.schedule import at
+from mixwell.policy import BatchPolicy
 from mixwell.taps import frozen_statistics
 
 
@@ -45,11 +47,18 @@ class Method(nn.Module, ABC):
         """
 
     def after_step(self, progress: float) -> None:
-        """Call this once after every optimiser step.
+        """Call this once after every optimiser step; scheduled policies move on.
 
         Args:
             progress: Share of the training that is done, in [0, 1].
         """
+        self.follow(progress)
+
+    def follow(self, progress: float) -> None:
+        """Put scheduled policies where training stands, without counting a step: where a training is resumed."""
+        policy = getattr(self, "policy", None)
+        if isinstance(policy, BatchPolicy):
+            self.policy = at(policy, progress)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the parameters for the optimiser, grouped where some want their own learning rate or decay."""

@@ -134,7 +134,8 @@ def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Te
     Args:
         boxes: Boxes on a canvas of the given size, shape ``(..., 4)``.
         size: Height and width the boxes were made for.
-        canvas: Height and width wanted: a pixel of it stands for the pixel of ``size`` that nearest-neighbour scaling takes.
+        canvas: Height and width wanted: a pixel of it stands for the pixel of ``size`` that nearest-neighbour scaling
+            takes.
 
     Returns:
         Shape ``(..., h, w)``, bool.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def on_grid(maps: Tensor, cells: int) -> Tensor:
-    """Bring maps ``(B, h, w)`` to ``cells`` a side: averaged where they have more, interpolated where they have fewer."""
+    """Bring maps ``(B, h, w)`` to ``cells`` a side: averaged from more, interpolated from fewer."""
     if tuple(maps.shape[1:]) == (cells, cells):
         return maps
     if min(maps.shape[1:]) >= cells:

@@ -25,8 +25,8 @@ def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> T
 def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
     """Make a field that is alike in all directions; the arguments are those of :func:`low_frequency_field`.
 
-    Horizontal frequencies stand for themselves and their mirror image, but for the lowest and, at even widths, the highest:
-    those have only half the energy unless their noise is amplified.
+    Horizontal frequencies stand for themselves and their mirror image, but for the lowest and, at even widths, the
+    highest: those have only half the energy unless their noise is amplified.
     """
     column = torch.ones(size[1] // 2 + 1, 1, device=noise.device)
     column[0] = column[size[1] // 2 if size[1] % 2 == 0 else 0] = 2**0.5
@@ -34,7 +34,7 @@ def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tenso
 
 
 def published_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
-    """Make the field as the published code of FMix does, which takes two rows of frequencies for real and imaginary part.
+    """Make the field as FMix's published code does: two rows of frequencies serve as real and imaginary part.
 
     Args:
         noise: See :func:`low_frequency_field`; only the first two rows are used.

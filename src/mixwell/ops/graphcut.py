@@ -15,7 +15,7 @@ from torch import Tensor
 from mixwell.ops.puzzle import Costs
 
 STEP = 4 / 3  # the largest product of the two step lengths, relative to the plain bound, for which the method converges
-CUTS = 17  # where neighbours hang together the relaxed solution sinks or rises as a whole, and slowly: 0.5 may be too early
+CUTS = 17  # levels: neighbours that hang together rise or sink as a whole, so slowly that 0.5 may be the wrong one
 
 
 def quadratic(labels: int) -> tuple[float, ...]:
@@ -57,7 +57,8 @@ def energy(labels: Tensor, costs: Costs, profile: Sequence[float] | None = None)
 def primal_dual(costs: Costs, iterations: int = 60, profile: Sequence[float] | None = None, sweeps: int = 2) -> Tensor:
     """Find labels of (nearly) least energy for a whole batch.
 
-    The relaxed solution is cut at several levels and the cheapest cut is kept, then single cells change where that pays.
+    The relaxed solution is cut at several levels and the cheapest cut is kept, then single cells change where that
+    pays.
 
     Args:
         costs: Of every label in every cell, and weights of the borders, see :data:`~mixwell.ops.puzzle.Costs`.
@@ -68,9 +69,10 @@ def primal_dual(costs: Costs, iterations: int = 60, profile: Sequence[float] | N
     Returns:
         Labels, shape ``(B, rows, columns)``, int64.
 
-    Source: Chambolle and Pock, *A first-order primal-dual algorithm for convex problems with applications to imaging*, 2011;
-    Pock and Chambolle, *Diagonal preconditioning for first order primal-dual algorithms in convex optimization*, ICCV 2011;
-    Ishikawa, *Exact optimization for Markov random fields with convex priors*, 2003.
+    Source: Chambolle and Pock, *A first-order primal-dual algorithm for convex problems with applications to imaging*,
+        2011;
+    Pock and Chambolle, *Diagonal preconditioning for first order primal-dual algorithms in convex optimization*, ICCV
+    2011; Ishikawa, *Exact optimization for Markov random fields with convex priors*, 2003.
 
     Example:
         >>> costs = torch.tensor([[[[1.0, 5.0]], [[3.0, 2.0]]]]), torch.zeros(1, 0, 2), torch.tensor([[[10.0]]])
@@ -92,7 +94,7 @@ def _batch_last(costs: Costs) -> Costs:
 
 
 def _relaxed(costs: Costs, pair: list[float], iterations: int) -> Tensor:
-    """Solve the relaxation; every step is scaled by the weights around its cell, so that the size of costs is no matter."""
+    """Solve the relaxation; steps are scaled by the weights around their cell: the size of costs is no matter."""
     k, (unary, *weights) = len(pair), costs
     slopes = unary.diff(dim=0)  # (K, rows, columns, B): what it costs to say yes once more
     u, ahead = torch.full_like(slopes, 0.5), torch.full_like(slopes, 0.5)
@@ -114,12 +116,12 @@ def _relaxed(costs: Costs, pair: list[float], iterations: int) -> Tensor:
 
 
 def _border(weight: Tensor, dim: int, pair: list[float], ahead: Tensor, pull: Tensor) -> Callable[[], None]:
-    """Return what moves the duals of the borders along one dimension after ``ahead`` and adds their pull to ``pull``."""
+    """Return what moves the duals of borders along one dimension after ``ahead`` and adds their pull to ``pull``."""
     k = len(pair)
     weight = torch.stack([torch.stack([weight * pair[abs(i - j)] for j in range(k)]) for i in range(k)])
     dual, flow = torch.zeros_like(weight), torch.empty_like(weight)
-    # Yes to i here and no to j there costs where j <= i, and the other way round where j >= i. All views are made once, and
-    # bounds are numbers: as tensors they would be slower.
+    # Yes to i here and no to j there costs where j <= i, and the other way round where j >= i. All views are made
+    # once, and bounds are numbers: as tensors they would be slower.
     not_negative, not_positive = [dual[i, :i] for i in range(1, k)], [dual[i, i + 1 :] for i in range(k - 1)]
     here, there = (side.unsqueeze(at) for side, at in zip(_sides(ahead, dim), (1, 0), strict=True))
     out, into = _sides(pull, dim)
@@ -162,7 +164,7 @@ def _sides(grid: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _cut(relaxed: Tensor, costs: Costs, profile: Sequence[float]) -> Tensor:
-    """Round decisions ``(K, rows, columns, B)`` at several levels and return the cheapest labels, as numbers of their type."""
+    """Round decisions ``(K, rows, columns, B)`` at several levels and return the cheapest labels, of the same type."""
     levels = torch.arange(1, 2 * CUTS, 2, device=relaxed.device, dtype=relaxed.dtype) / (2 * CUTS)
     labels = (relaxed > levels.view(-1, 1, 1, 1, 1)).to(relaxed.dtype).sum(1)  # (CUTS, rows, columns, B)
     best = _energy(labels, costs, profile).argmin(0)
@@ -207,7 +209,7 @@ def _reconsidered(labels: Tensor, costs: Costs, profile: Sequence[float]) -> Ten
 
 
 def _lowest(costs: Tensor) -> Tensor:
-    """Return the place of the least of each column: on a CPU ten times faster than ``argmin`` where columns are short."""
+    """Return the place of the least of each column: ten times faster than ``argmin`` where columns are short."""
     least, place = costs[0], torch.zeros_like(costs[0])
     for label, cost in enumerate(costs[1:], 1):
         place = torch.where(cost < least, label, place)

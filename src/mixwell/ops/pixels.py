@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-LARGE_IMAGE = 64 * 1024  # bytes; from here on a loop over images beats one batched operation on a CPU (docs/lab-book.md)
+LARGE_IMAGE = (
+    64 * 1024
+)  # bytes; from here on a loop over images beats one batched operation on a CPU (docs/lab-book.md)
 
 
 def layout(images: Tensor) -> torch.memory_format | None:
@@ -36,19 +38,19 @@ def gather_into(images: Tensor, index: Tensor, out: Tensor) -> Tensor:
 def blend(partner: Tensor, anchor: Tensor, share: Tensor | float) -> Tensor:
     """Return ``share`` of the anchor and the rest of the partner; exact where the share is 0 or 1."""
     if anchor.dtype == torch.uint8:
-        mixed = torch.lerp(partner.float(), anchor.float(), share if isinstance(share, float) else share.float())
+        mixed = torch.lerp(partner.float(), anchor.float(), share.float() if isinstance(share, Tensor) else share)
         return mixed.round_().to(torch.uint8)  # halves go to the even neighbour
-    return torch.lerp(partner, anchor, share if isinstance(share, float) else share.to(anchor.dtype))
+    return torch.lerp(partner, anchor, share.to(anchor.dtype) if isinstance(share, Tensor) else share)
 
 
 def blend_into(partner: Tensor, anchor: Tensor, share: Tensor | float, out: Tensor) -> None:
     """Write ``blend(partner, anchor, share)`` to ``out``, which may be either of them."""
     if anchor.dtype == torch.uint8:
         out.copy_(blend(partner, anchor, share))
-    elif isinstance(share, float):
-        torch.lerp(partner, anchor, share, out=out)
-    else:
+    elif isinstance(share, Tensor):
         torch.lerp(partner, anchor, share.to(anchor.dtype), out=out)
+    else:
+        torch.lerp(partner, anchor, share, out=out)
 
 
 def choose_into(partner: Tensor, anchor: Tensor, keep: Tensor, out: Tensor) -> None:
@@ -62,8 +64,8 @@ def choose_into(partner: Tensor, anchor: Tensor, keep: Tensor, out: Tensor) -> N
 def one_by_one(images: Tensor, partner: list[int], out: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Walk a batch image by image: row, anchor, partner, and where the mixed image goes.
 
-    In place (``out`` is ``images``) the rows come along the cycles of the pairing, so that a partner is read before it is
-    overwritten and one image of scratch is enough.
+    In place (``out`` is ``images``) the rows come along the cycles of the pairing, so that a partner is read before
+    it is overwritten and one image of scratch is enough.
     """
     if out.data_ptr() != images.data_ptr():
         anchors = images.unbind()

@@ -1,4 +1,4 @@
-"""What PuzzleMix's mask should be like: cell by cell costs from saliency, from the borders between cells and from a prior."""
+"""What PuzzleMix's mask should be like: costs from saliency, from the borders between cells and from a prior."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-# Cost of every label in every cell, shape (B, labels, rows, columns); weight, not negative, between a cell and the one below,
-# (B, rows - 1, columns), and between a cell and the one to its right, (B, rows, columns - 1).
+# Cost of every label in every cell, shape (B, labels, rows, columns); weight, not negative, between a cell and the one
+# below, (B, rows - 1, columns), and between a cell and the one to its right, (B, rows, columns - 1).
 Costs = tuple[Tensor, Tensor, Tensor]
-# How unlike the pixels on both sides of every border are if both cells show the anchor, the first the anchor and the second
-# the partner, the other way round, or both the partner. The first cell is the upper or the left one.
+# How unlike the pixels on both sides of every border are if both cells show the anchor, the first the anchor and the
+# second the partner, the other way round, or both the partner. The first cell is the upper or the left one.
 Contrast = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -22,12 +22,12 @@ def contrast(images: Tensor, partner: Tensor, cells: int, neighbourhood: int) ->
         images: Shape ``(B, C, H, W)``, floating point; both sides a multiple of ``cells``.
         partner: Partner of every row, shape ``(B,)``.
         cells: Cells per side.
-        neighbourhood: Pixels that are averaged in either direction before they are compared; of a cell that this does not
-            divide, the largest divisor of its side below.
+        neighbourhood: Pixels that are averaged in either direction before they are compared; of a cell that this does
+            not divide, the largest divisor of its side below.
 
     Returns:
-        Mean absolute differences between a cell and the one below, ``(B, cells - 1, cells)``, and between a cell and the
-        one to its right, ``(B, cells, cells - 1)``.
+        Mean absolute differences between a cell and the one below, ``(B, cells - 1, cells)``, and between a cell and
+        the one to its right, ``(B, cells, cells - 1)``.
     """
     below = _across(images, partner, cells, neighbourhood)
     right = _across(images.transpose(2, 3), partner, cells, neighbourhood)

@@ -16,8 +16,8 @@ def paste_scaled(images: Tensor, boxes: Tensor, source_boxes: Tensor, interpolat
         images: Shape ``(B, C, H, W)``.
         boxes: Where to, shape ``(B, 4)``; may be empty.
         source_boxes: Where from, shape ``(B, 4)``.
-        interpolation: ``"nearest"``, ``"bilinear"``, ``"area"`` or ``"aligned"`` (bilinear from corner to corner), each as
-            torch's ``interpolate`` does it.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"area"`` or ``"aligned"`` (bilinear from corner to corner),
+            each as torch's ``interpolate`` does it.
 
     Returns:
         Shape ``(B, C, H, W)``; pixels outside ``boxes`` mean nothing.
@@ -39,7 +39,9 @@ def scaled_crop(images: Tensor, source: list[int], height: int, width: int, inte
     crop = images[:, :, source[0] : source[1], source[2] : source[3]]
     if interpolation == "nearest":
         return F.interpolate(crop, size=(height, width), mode="nearest")
-    mode, align = {"bilinear": ("bilinear", False), "aligned": ("bilinear", True), "area": ("area", None)}[interpolation]
+    mode, align = {"bilinear": ("bilinear", False), "aligned": ("bilinear", True), "area": ("area", None)}[
+        interpolation
+    ]
     scaled = F.interpolate(crop.float(), size=(height, width), mode=mode, align_corners=align)
     return scaled.round_().to(images.dtype) if images.dtype == torch.uint8 else scaled.to(images.dtype)
 

@@ -39,22 +39,23 @@ def transport_costs(saliency: Tensor, shown: Tensor, eps: float) -> Tensor:
 def proposals(costs: Tensor, rounds: int) -> Tensor:
     """Let cells propose and the dearest places choose, the published heuristic.
 
-    In each round every cell proposes to its cheapest place, every place takes the cheapest of its suitors, and who is turned
-    down finds that place one dearer. A place whose best suitor costs nothing or more takes nobody, unless that suitor comes
-    before the first cell that did not propose to it: the published code looks for the least of a column that holds zeros for
-    those.
+    In each round every cell proposes to its cheapest place, every place takes the cheapest of its suitors, and who is
+    turned down finds that place one dearer. A place whose best suitor costs nothing or more takes nobody, unless that
+    suitor comes before the first cell that did not propose to it: the published code looks for the least of a column
+    that holds zeros for those.
 
     Args:
         costs: Shape ``(N, M, M)``, from cells to places; not written.
         rounds: Rounds.
 
     Returns:
-        Which cell every place took in the last round, shape ``(N, M)``, int64, -1 where it took none. No cell is taken twice.
+        Which cell every place took in the last round, shape ``(N, M)``, int64, -1 where it took none. No cell is taken
+        twice.
 
     Source: Kim et al., *Puzzle Mix*, ICML 2020.
 
     Example:
-        >>> proposals(torch.tensor([[[-2.0, -1.0], [-3.0, -1.0]]]), rounds=2)
+        >>> proposals(torch.tensor([[[-2.0, -1.5], [-3.0, -1.0]]]), rounds=2)
         tensor([[1, 0]])
     """
     n, m, _ = costs.shape

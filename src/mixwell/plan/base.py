@@ -67,8 +67,8 @@ class Plan(ABC):
 
         Args:
             images: Shape ``(B, C, H, W)``, floating point or uint8 (rounded to nearest), of any size.
-            out: Buffer for the result, like ``images``; it may be ``images`` itself. A loop that hands in the same buffer
-                saves the page faults of a new one, which on a CPU cost more than the mixing.
+            out: Buffer for the result, like ``images``; it may be ``images`` itself. A loop that hands in the same
+                buffer saves the page faults of a new one, which on a CPU cost more than the mixing.
 
         Returns:
             Mixed images of the same shape, type and memory format: ``out`` where it is given.
@@ -128,7 +128,7 @@ class Plan(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
         names = ("sources", "lam", "weights", "size", *self._geometry)
-        state = {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
+        state: dict[str, Any] = {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
         if "plans" in state:
             state["plans"] = tuple(plan.state_dict() for plan in state["plans"])
         return state
@@ -150,12 +150,15 @@ class Plan(ABC):
         kind = kinds.get(state.get("kind", ""))
         names = () if kind is None else ("sources", "lam", "weights", "size", *kind._geometry)
         if kind is None or set(state) != {"kind", *names}:
-            raise ValueError(f"Not a saved plan: expected the state_dict() of one of {sorted(kinds)}, got {sorted(state)}.")
+            raise ValueError(
+                f"Not a saved plan: expected the state_dict() of one of {sorted(kinds)}, got {sorted(state)}."
+            )
         plan = kind.__new__(kind)
+        made = dict(state, size=tuple(state["size"]))
+        if "plans" in made:
+            made["plans"] = tuple(Plan.from_state_dict(inner) for inner in made["plans"])
         for name in names:
-            setattr(plan, name, tuple(state[name]) if name == "size" else state[name])
-        if "plans" in names:
-            plan.plans = tuple(Plan.from_state_dict(inner) for inner in state["plans"])
+            setattr(plan, name, made[name])
         return plan
 
     def _check_rows(self, images: Tensor) -> None:
@@ -166,7 +169,7 @@ class Plan(ABC):
         return images.requires_grad
 
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
-        """Return source ``k`` of every row, moved to where it stands in the mixed image, without new values on request."""
+        """Return source ``k`` of every row as it stands in the mixed image, without new values on request."""
         return images if k == 0 else images.index_select(0, self.sources[:, k])
 
 
@@ -175,7 +178,9 @@ def _all_kinds(kind: type[Plan]) -> list[type[Plan]]:
 
 
 def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    sent = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in state.items()}
+    sent: dict[str, Any] = {
+        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in state.items()
+    }
     if "plans" in sent:
         sent["plans"] = tuple(_sent(inner, device) for inner in sent["plans"])
     return sent

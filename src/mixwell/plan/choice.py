@@ -56,7 +56,9 @@ def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:
     """Combine plans over the same pairs, as a single mask where no plan moves pixels: one pass over the images."""
     most = max(plan.sources.shape[1] for plan in plans)
     if most > 2:
-        raise ValueError(f"A choice per sample needs policies with two sources, but got one with {most}; choose per batch.")
+        raise ValueError(
+            f"A choice per sample needs policies with two sources, but got one with {most}; choose per batch."
+        )
     chosen = ChoicePlan(plans, choice)
     if chosen.moves_pixels:
         return chosen

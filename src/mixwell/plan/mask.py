@@ -19,8 +19,8 @@ class MaskPlan(Plan):
 
     Args:
         pairs: The pairs.
-        mask: The anchor's share, shape ``(S, 1, h, w)`` with S the batch or 1, bool or floating point in [0, 1]. It may be
-            coarser than the images: it is scaled by nearest neighbour when it is applied.
+        mask: The anchor's share, shape ``(S, 1, h, w)`` with S the batch or 1, bool or floating point in [0, 1]. It
+            may be coarser than the images: it is scaled by nearest neighbour when it is applied.
 
     Raises:
         ValueError: The mask has another shape, or is finer than the images.
@@ -89,7 +89,9 @@ class PatchPlan(MaskPlan):
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         cells = round(self.moves.shape[2] ** 0.5)
         if images.shape[2] % cells or images.shape[3] % cells:
-            raise ValueError(f"Moving {cells} x {cells} cells needs sides that {cells} divides, got {tuple(images.shape[2:])}.")
+            raise ValueError(
+                f"Moving {cells} x {cells} cells needs sides that {cells} divides, got {tuple(images.shape[2:])}."
+            )
         return move_cells(super()._source(images, k, nearest), self.moves[:, k], cells)
 
 

@@ -9,19 +9,26 @@ from mixwell.policies.guidedmix import GuidedMix
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policies.saliencymix import SaliencyMix
+from mixwell.policies.schedule import ByProgress, Ramp, until
 from mixwell.policies.smoothmix import SmoothMix
 from mixwell.policies.snapmix import SnapMix
+from mixwell.policies.switch import random_mix, switch_mix
 
 __all__ = [
     "AttentiveMix",
+    "ByProgress",
     "CutMix",
     "FMix",
     "GridMix",
     "GridMixup",
     "GuidedMix",
     "MixUp",
+    "Ramp",
     "ResizeMix",
     "SaliencyMix",
     "SmoothMix",
     "SnapMix",
+    "random_mix",
+    "switch_mix",
+    "until",
 ]

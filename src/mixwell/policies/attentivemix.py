@@ -25,12 +25,12 @@ class AttentiveMix(Policy):
         paste: Paste the partner's best cells over the anchor instead of keeping the anchor's own.
 
     Raises:
-        ValueError: ``top`` or ``cells`` is not positive, there are no saliency maps or, when called, the image is smaller
-            than the grid.
+        ValueError: ``top`` or ``cells`` is not positive, there are no saliency maps or, when called, the image is
+            smaller than the grid.
 
     Note:
-        The published code takes the last channel of the map alone (``Activation(reduce="last")``) and pairs with any image of
-        the data set; OpenMixup averages the channels, as here, on images enlarged to 224 pixels.
+        The published code takes the last channel of the map alone (``Activation(reduce="last")``) and pairs with any
+        image of the data set; OpenMixup averages the channels, as here, on images enlarged to 224 pixels.
 
     Source: Walawalkar et al., *Attentive CutMix*, ICASSP 2020 (arXiv:2003.13048).
 

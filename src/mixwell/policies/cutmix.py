@@ -6,6 +6,7 @@ from mixwell.batch import Pairs
 from mixwell.ops.boxes import Rule, anchor_share, clipped, cut_side, inside, place
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
+from mixwell.value import set_field
 
 _RULES: dict[str, Rule] = {"clip": clipped, "inside": inside}
 
@@ -23,8 +24,8 @@ class CutMix(Policy):
             ``"inside"`` draws among the places where the whole box fits.
         minmax: Draw both sides uniformly between these shares of the image's sides instead, fully inside, as timm's
             ``cutmix_minmax``; ``alpha`` and ``box`` then have no effect.
-        correct_lam: Label by the area really pasted; ``False`` labels by the drawn ratio. timm's author saw the correction
-            hurt on CUB.
+        correct_lam: Label by the area really pasted; ``False`` labels by the drawn ratio. timm's author saw the
+            correction hurt on CUB.
         odd: ``"floor"`` loses a pixel of an odd side, as published; ``"exact"`` keeps it, as timm does.
         aspect: Range of the box's height over its width, relative to the image's, drawn uniformly on a log scale.
 
@@ -32,11 +33,11 @@ class CutMix(Policy):
         ValueError: A setting is unknown or out of range.
 
     Note:
-        Clipping removes over a third of the mixing: at alpha 1 and 224 pixels the mean weight of the anchor is 0.68, at 32
-        pixels 0.71, against 0.50 with ``box="inside"``.
+        Clipping removes over a third of the mixing: at alpha 1 and 224 pixels the mean weight of the anchor is 0.68,
+        at 32 pixels 0.71, against 0.50 with ``box="inside"``.
 
-    Source: Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV 2019
-    (arXiv:1905.04899).
+    Source: Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV
+        2019 (arXiv:1905.04899).
 
     Example:
         >>> import torch
@@ -53,6 +54,8 @@ class CutMix(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        set_field(self, "aspect", tuple(self.aspect))
+        set_field(self, "minmax", None if self.minmax is None else tuple(self.minmax))
         if self.box not in _RULES:
             raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.odd not in ("floor", "exact"):

@@ -19,7 +19,8 @@ class FMix(Policy):
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         decay: How fast the field's amplitudes fall with frequency; larger makes smoother blobs.
-        soft: Width of the soft edge, as a share of the pixels on either side of the contour, at most ``min(lam, 1 - lam)``.
+        soft: Width of the soft edge, as a share of the pixels on either side of the contour, at most ``min(lam, 1 -
+            lam)``.
         reformulated: Draw ``lam ~ Beta(alpha + 1, alpha)`` instead; needs a number as ``alpha``.
         spectrum: ``"isotropic"``, the construction of the paper, or ``"published"``, that of its code.
 
@@ -27,9 +28,9 @@ class FMix(Policy):
         ValueError: A setting is unknown or out of range.
 
     Note:
-        The published code indexes the wrong axis of its noise, so that only the horizontal frequencies 0 and 1 survive and
-        blobs lean; the default is the construction of the paper. The label weight is the share of pixels, within
-        ``1 / (H * W)`` of the drawn ratio that the published code uses.
+        The published code indexes the wrong axis of its noise, so that only the horizontal frequencies 0 and 1
+        survive and blobs lean; the default is the construction of the paper. The label weight is the share of pixels,
+        within ``1 / (H * W)`` of the drawn ratio that the published code uses.
 
     Source: Harris et al., *FMix: Enhancing Mixed Sample Data Augmentation*, 2020 (arXiv:2002.12047).
 

@@ -11,8 +11,8 @@ from mixwell.policy import Policy
 class GridMix(Policy):
     """Deal the cells of a regular grid between two images.
 
-    Exactly ``round(lam * cells ** 2)`` cells stay with the anchor, so the label weight follows the drawn ratio to within half
-    a cell. :class:`GridLoss` adds the paper's local loss, which asks for every cell's own label.
+    Exactly ``round(lam * cells ** 2)`` cells stay with the anchor, so the label weight follows the drawn ratio to
+    within half a cell. :class:`GridLoss` adds the paper's local loss, which asks for every cell's own label.
 
     Args:
         alpha: Law of ``lam``.
@@ -24,8 +24,8 @@ class GridMix(Policy):
         ValueError: ``cells`` is not positive or, when called, exceeds a side of the image.
 
     Note:
-        Another method goes by the same name in OpenMixup: :class:`GridMixup`. The paper's own code is not public; 4 cells
-        per side on 32-pixel images is from memory.
+        Another method goes by the same name in OpenMixup: :class:`GridMixup`. The paper's own code is not public; 4
+        cells per side on 32-pixel images is from memory.
 
     Source: Baek et al., *GridMix: Strong regularization through local context mapping*, Pattern Recognition 2021.
 

@@ -8,6 +8,7 @@ from mixwell.batch import Pairs
 from mixwell.ops.grid import grid_crop, holes
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
+from mixwell.value import set_field
 
 
 class GridMixup(Policy):
@@ -30,8 +31,8 @@ class GridMixup(Policy):
         ValueError: A range is empty or not positive or, when called, there are more holes than pixels in a row.
 
     Note:
-        With these ranges 43 % of the published draws make a part larger than the image, whose slices then wrap or vanish:
-        the default keeps it inside. ``clamp=False`` lets it hang over the border, but does not wrap.
+        With these ranges 43 % of the published draws make a part larger than the image, whose slices then wrap or
+        vanish: the default keeps it inside. ``clamp=False`` lets it hang over the border, but does not wrap.
 
     Source: Dobrynin, *GridMixup augmentation*, 2020 (code); in OpenMixup as GridMix.
 
@@ -50,7 +51,8 @@ class GridMixup(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("count", "area", "aspect", "hole_aspect"):
-            low, high = getattr(self, name)
+            low, high = pair = tuple(getattr(self, name))
+            set_field(self, name, pair)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be a positive range (low, high), but got {(low, high)}.")
 
@@ -58,7 +60,8 @@ class GridMixup(Policy):
         """See :meth:`Policy.plan`."""
         if 2 * self.count[1] > min(pairs.size):
             raise ValueError(
-                f"GridMixup with up to {self.count[1]} holes in a row needs images of at least {2 * self.count[1]} pixels a "
+                f"GridMixup with up to {self.count[1]} holes in a row needs images of at least {2 * self.count[1]} "
+                f"pixels a "
                 f"side, but got {pairs.size[0]} x {pairs.size[1]}."
             )
         draw = pairs.rand(6)
@@ -67,5 +70,7 @@ class GridMixup(Policy):
         )
         count = self.count[0] + (draw[:, 3] * (self.count[1] - self.count[0] + 1)).long()
         crop = grid_crop(area, aspect, pairs.size, self.clamp)
-        inside = holes(pairs.lam, crop, draw[:, 4:], torch.minimum(count, (crop[1] // 2).clamp_min(1)), hole_aspect, pairs.size)
+        inside = holes(
+            pairs.lam, crop, draw[:, 4:], torch.minimum(count, (crop[1] // 2).clamp_min(1)), hole_aspect, pairs.size
+        )
         return MaskPlan(pairs, ~inside[:, None])

@@ -31,10 +31,11 @@ class GuidedMix(Policy):
         ValueError: ``blur`` is even, or there are no saliency maps.
 
     Note:
-        Use it with probability 0.5 (SR) or 0.8 (AP), ``Sometimes(GuidedMix(), p=0.5)``, as published. OpenMixup computes the
-        greedy pairs and then mixes random ones, and gives NaN where both saliencies vanish.
+        Use it with probability 0.5 (SR) or 0.8 (AP), ``Sometimes(GuidedMix(), p=0.5)``, as published. OpenMixup
+        computes the greedy pairs and then mixes random ones, and gives NaN where both saliencies vanish.
 
-    Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023 (arXiv:2306.16612).
+    Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023
+        (arXiv:2306.16612).
 
     Example:
         >>> import torch

@@ -23,11 +23,11 @@ Assignment = Callable[[Tensor, Tensor], Tensor]
 
 
 class PuzzleMix(Policy):
-    """Deal the cells of a grid so that both images show what matters in them, and move salient cells to where they show.
+    """Deal the cells of a grid so that both images show what matters in them, and move salient cells to where they do.
 
-    The grid of shares has the least energy: saliency that is lost, borders between unequal shares, dearer where they would
-    show, and a prior that makes shares around the drawn ratio likely. All pairs of a batch are solved at once, on the
-    images' device.
+    The grid of shares has the least energy: saliency that is lost, borders between unequal shares, dearer where they
+    would show, and a prior that makes shares around the drawn ratio likely. All pairs of a batch are solved at once,
+    on the images' device.
 
     Args:
         alpha: Law of the prior's ratio.
@@ -41,28 +41,31 @@ class PuzzleMix(Policy):
         neighbourhood: Pixels that are averaged in either direction before both sides of a border are compared.
         transport: Move cells. Both sides of the images must then be a multiple of the cells.
         transport_eps: What distance costs then; a side of the image is one long, saliency sums to one.
-        transport_cells: Cells per side that move, a multiple of all ``blocks`` that it exceeds; ``None`` moves the blocks
-            themselves. The authors use 8 on CIFAR (4 pixels), ``None`` elsewhere.
+        transport_cells: Cells per side that move, a multiple of all ``blocks`` that it exceeds; ``None`` moves the
+            blocks themselves. The authors use 8 on CIFAR (4 pixels), ``None`` elsewhere.
         saliency: Where it matters: the published input gradient, or any source; maps are averaged into the cells.
         std: What float images were divided by when they were normalised, a number or one for each channel: the energy
             wants values in [0, 1]. What was subtracted cancels out.
         iterations: Steps of the solver.
-        solver: Finds labels ``(B, cells, cells)`` of least energy for costs as :func:`~mixwell.ops.puzzle.puzzle_costs` returns them; ``None`` is
+        solver: Finds labels ``(B, cells, cells)`` of least energy for costs as
+            :func:`~mixwell.ops.puzzle.puzzle_costs` returns them; ``None`` is
             :func:`~mixwell.ops.graphcut.primal_dual`.
-        assignment: Decides which cell each place shows, ``(costs, shown) -> (N, M)`` with -1 for none; ``None`` is the published
-            :func:`~mixwell.ops.transport.proposals`. Exact ones of either kind are in :mod:`mixwell.integrations.scipy`.
+        assignment: Decides which cell each place shows, ``(costs, shown) -> (N, M)`` with -1 for none; ``None`` is the
+            published :func:`~mixwell.ops.transport.proposals`. Exact ones of either kind are in
+            :mod:`mixwell.integrations.scipy`.
 
     Raises:
-        ValueError: A setting is out of range, there are no saliency maps or, when called, the image is smaller than the grid
-            or is not a multiple of the cells that move.
+        ValueError: A setting is out of range, there are no saliency maps or, when called, the image is smaller than
+            the grid or is not a multiple of the cells that move.
 
     Note:
-        The authors cut one image after the other on the CPU, with costs rounded to whole numbers; the solver here works on all
-        at once and stays within 1e-3 of the least energy. A place that no cell wants stays empty in their code, and
-        keeps its own cell here; only places that are not shown are concerned, or such without any saliency. Negative border
-        weights, which only values outside [0, 1] can give, are cut at zero. Where ``neighbourhood`` does not divide a cell,
-        the next smaller divisor of its side is taken. Adversarial noise changes images and not what goes where:
-        :class:`PerturbedMixing` adds it to any policy. Weighting the loss of the clean images is for the method, too.
+        The authors cut one image after the other on the CPU, with costs rounded to whole numbers; the solver here
+        works on all at once and stays within 1e-3 of the least energy. A place that no cell wants stays empty in their
+        code, and keeps its own cell here; only places that are not shown are concerned, or such without any saliency.
+        Negative border weights, which only values outside [0, 1] can give, are cut at zero. Where ``neighbourhood``
+        does not divide a cell, the next smaller divisor of its side is taken. Adversarial noise changes images and not
+        what goes where: :class:`PerturbedMixing` adds it to any policy. Weighting the loss of the clean images is for
+        the method, too.
 
     Source: Kim et al., *Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup*, ICML 2020
     (arXiv:2009.06962).
@@ -103,10 +106,8 @@ class PuzzleMix(Policy):
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}.")
         if min(_several(self.std)) <= 0:
             raise ValueError(f"std must be positive, but got {self.std}.")
-        finer = [n for n in _several(self.blocks) if self.transport_cells and n < self.transport_cells]
-        if self.transport_cells is not None and (
-            self.transport_cells < 1 or any(self.transport_cells % n for n in finer)
-        ):
+        finer = 1 if self.transport_cells is None else self.transport_cells
+        if finer < 1 or any(finer % n for n in _several(self.blocks) if n < finer):
             raise ValueError(
                 f"transport_cells must be a multiple of the blocks, {self.blocks}, but got {self.transport_cells}."
             )
@@ -133,7 +134,7 @@ class PuzzleMix(Policy):
         return PatchPlan(pairs, mask, self._moves(pairs, scaled(mask, (moved, moved))[:, 0]))
 
     def _moves(self, pairs: Pairs, mask: Tensor) -> Tensor:
-        """Return which cell every place shows, of anchors and partners, (B, 2, cells ** 2), for a mask (B, cells, cells)."""
+        """Return which cell every place shows, of anchors and partners, (B, 2, cells ** 2)."""
         cells = mask.shape[1]
         saliency = summing_to_one(on_grid(pairs.saliency_a.float(), cells))
         saliency = torch.cat((saliency, saliency.index_select(0, pairs.partner)))
@@ -151,21 +152,19 @@ class PuzzleMix(Policy):
             return images.float() * self.std if self.std != 1 else images.float()
         if len(self.std) != images.shape[1]:
             raise ValueError(
-                f"std must be one number or {images.shape[1]} numbers for images of shape {tuple(images.shape)}, but got "
-                f"{len(self.std)}."
+                f"std must be one number or {images.shape[1]} numbers for images of shape {tuple(images.shape)}, but "
+                f"got {len(self.std)}."
             )
         return torch.stack([channel.float() * std for channel, std in zip(images.unbind(1), self.std, strict=True)], 1)
 
     def _check_size(self, size: tuple[int, int], cells: int, moved: int) -> None:
         height, width = size
         if cells > min(size):
-            raise ValueError(
-                f"{cells} blocks per side need images of at least {cells} pixels, but got {height} x {width}."
-            )
+            raise ValueError(f"{cells} blocks per side need images of at least {cells} pixels, got {height} x {width}.")
         if self.transport and (height % moved or width % moved):
             raise ValueError(
-                f"Moving {moved} x {moved} cells needs sides that {moved} divides, but got {height} x {width}: set other "
-                "blocks, or transport=False."
+                f"Moving {moved} x {moved} cells needs sides that {moved} divides, but got {height} x {width}: set "
+                "other blocks, or transport=False."
             )
 
 

@@ -30,10 +30,11 @@ class ResizeMix(Policy):
         ValueError: A setting is unknown.
 
     Note:
-        OpenMixup clips, and returns the mask transposed; its ``alpha=1`` draws the same sides as the default here. The mean
-        weight of the anchor is 0.77 inside and 0.85 clipped, where small boxes near the border add to it.
+        OpenMixup clips, and returns the mask transposed; its ``alpha=1`` draws the same sides as the default here.
+        The mean weight of the anchor is 0.77 inside and 0.85 clipped, where small boxes near the border add to it.
 
-    Source: Qin et al., *ResizeMix: Mixing Data with Preserved Object Information and True Labels*, 2020 (arXiv:2012.11101).
+    Source: Qin et al., *ResizeMix: Mixing Data with Preserved Object Information and True Labels*, 2020
+        (arXiv:2012.11101).
 
     Example:
         >>> import torch
@@ -51,7 +52,9 @@ class ResizeMix(Policy):
         if self.box not in _RULES:
             raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but got {self.interpolation!r}.")
+            raise ValueError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but got {self.interpolation!r}."
+            )
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""

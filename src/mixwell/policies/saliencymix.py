@@ -18,8 +18,8 @@ class SaliencyMix(Policy):
     Args:
         alpha: Law of ``lam``. The paper uses 1; 0.2 is what SUMix's tables use.
         pairing: See :class:`Policy`.
-        scope: ``"sample"`` gives every image its own box around its own partner's peak; ``"batch"`` uses the peak of the
-            first image's partner for all, as published.
+        scope: ``"sample"`` gives every image its own box around its own partner's peak; ``"batch"`` uses the peak of
+            the first image's partner for all, as published.
         saliency: Where it matters: a :class:`Saliency` source or any callable ``(model, images, labels) -> (B, h, w)``.
             Maps smaller than the images will do.
         box: ``"clip"`` clips the box at the border, as published; ``"inside"`` shifts it until it lies inside.
@@ -30,12 +30,12 @@ class SaliencyMix(Policy):
         ValueError: A setting is unknown, or there are no saliency maps.
 
     Note:
-        The published code feeds normalised float images to a detector that reads bytes; its map is noise (correlation below
-        0.05 with the right one) and one box serves the whole batch. The default is the method of the paper; two users
-        reported worse accuracy with a box per sample.
+        The published code feeds normalised float images to a detector that reads bytes; its map is noise (correlation
+        below 0.05 with the right one) and one box serves the whole batch. The default is the method of the paper; two
+        users reported worse accuracy with a box per sample.
 
-    Source: Uddin et al., *SaliencyMix: A Saliency Guided Data Augmentation Strategy for Better Regularization*, ICLR 2021
-    (arXiv:2006.01791).
+    Source: Uddin et al., *SaliencyMix: A Saliency Guided Data Augmentation Strategy for Better Regularization*, ICLR
+        2021 (arXiv:2006.01791).
 
     Example:
         >>> import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ class ByProgress(BatchPolicy):
     """One policy after another.
 
     Being a value it does not know how far training is: ``at(progress)`` returns the schedule standing there, which
-    :func:`follow` puts into a method after every step. As it is made it stands at the start.
+    a method takes up after every step. As it is made it stands at the start.
 
     Args:
         policies: What mixes, in order.
@@ -123,12 +123,6 @@ class Ramp(BatchPolicy):
         return self.current()._draw(batch, partner)
 
 
-class Follower(Protocol):
-    """Anything with a policy, as methods are."""
-
-    policy: Any
-
-
 def until(policy: BatchPolicy, progress: float) -> ByProgress:
     """Return a policy that is switched off for the rest of the training.
 
@@ -166,26 +160,6 @@ def at(policy: Any, progress: float) -> Any:
         if new is not old:
             changed[f.name] = new
     return replace(policy, **changed) if changed else policy
-
-
-def follow(method: Follower, progress: float) -> None:
-    """Let a method's policy stand where training does; for ``after_step``, and once where a training is resumed.
-
-    Args:
-        method: Anything with a policy.
-        progress: Share of the training that is done, in [0, 1].
-
-    Example:
-        >>> from torch.nn import Flatten
-        >>> from mixwell import CutMix, Mixing
-        >>> method = Mixing(Flatten(), until(CutMix(), 0.5))
-        >>> follow(method, 0.75)
-        >>> method.policy.stage
-        1
-    """
-    new = at(method.policy, progress)
-    if new is not method.policy:
-        method.policy = new
 
 
 def _moved(value: Any, progress: float) -> Any:

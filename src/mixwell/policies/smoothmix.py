@@ -25,11 +25,11 @@ class SmoothMix(Policy):
         ValueError: ``plateau`` is out of range.
 
     Note:
-        OpenMixup returns the partner's share as the anchor's weight; here labels follow the pixels. The ratio it draws has
-        no effect. On images that are not square the width follows each side.
+        OpenMixup returns the partner's share as the anchor's weight; here labels follow the pixels. The ratio it
+        draws has no effect. On images that are not square the width follows each side.
 
-    Source: Lee et al., *SmoothMix: a Simple Yet Effective Data Augmentation to Train Robust Classifiers*, CVPR workshops
-    2020.
+    Source: Lee et al., *SmoothMix: a Simple Yet Effective Data Augmentation to Train Robust Classifiers*, CVPR
+        workshops 2020.
 
     Example:
         >>> mixed = SmoothMix(scope="sample")(torch.rand(8, 3, 32, 32), torch.arange(8))

@@ -17,8 +17,8 @@ from mixwell.saliency import ClassActivation
 class SnapMix(Policy):
     """Paste a box of the partner, scaled, into another box of the anchor; labels follow the semantic content of both.
 
-    The anchor loses the share of its class activation map that is covered, the partner brings the share of its own that was
-    cut out: the two weights need not sum to one.
+    The anchor loses the share of its class activation map that is covered, the partner brings the share of its own
+    that was cut out: the two weights need not sum to one.
 
     Args:
         alpha: Law of the size of each of the two boxes; 5 in the paper.
@@ -31,8 +31,8 @@ class SnapMix(Policy):
         ValueError: There are no saliency maps.
 
     Note:
-        Where a box is empty nothing is mixed. Where a map is constant its weight falls back to the area. The authors use
-        it with probability 1 on pretrained networks and 0.5 from scratch.
+        Where a box is empty nothing is mixed. Where a map is constant its weight falls back to the area. The authors
+        use it with probability 1 on pretrained networks and 0.5 from scratch.
 
     Source: Huang et al., *SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data*, AAAI 2021
     (arXiv:2012.04846).

@@ -26,9 +26,10 @@ class Activation(Saliency):
 
     Args:
         teacher: A network to ask instead of the classifier in training: pretrained and frozen, or a moving average.
-        layer: Module whose output to read, as ``named_modules()`` calls it; ``None`` takes the last map, or the last tokens
-            of a transformer.
-        reduce: ``"mean"`` over channels, ``"norm"``, or ``"last"`` for the last channel alone, as Attentive CutMix's code.
+        layer: Module whose output to read, as ``named_modules()`` calls it; ``None`` takes the last map, or the last
+            tokens of a transformer.
+        reduce: ``"mean"`` over channels, ``"norm"``, or ``"last"`` for the last channel alone, as Attentive CutMix's
+            code.
 
     Raises:
         ValueError: ``reduce`` is unknown or, when called, there is no model, or no such map in it.
@@ -38,7 +39,7 @@ class Activation(Saliency):
     Source: Walawalkar et al., *Attentive CutMix*, ICASSP 2020 (arXiv:2003.13048).
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
         >>> Activation()(model, torch.rand(2, 3, 9, 9), torch.tensor([0, 4])).shape
         torch.Size([2, 4, 4])
     """
@@ -64,19 +65,19 @@ class ClassActivation(Saliency):
     Args:
         teacher: See :class:`Activation`.
         layer: See :class:`Activation`.
-        gradient: Weigh channels by the gradient of the class score (Grad-CAM), which suits any network, instead of by the
-            classifier's weights, which suits those that pool their last map and classify (CAM).
+        gradient: Weigh channels by the gradient of the class score (Grad-CAM), which suits any network, instead of by
+            the classifier's weights, which suits those that pool their last map and classify (CAM).
 
     Raises:
         ValueError: When called: there is no model, no map in it, or no linear classifier on that map's channels.
 
     Note: maps are shifted so that their smallest value is zero (CAM), or cut off at zero (Grad-CAM, as published).
 
-    Source: Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016 (arXiv:1512.04150); Selvaraju et
-    al., *Grad-CAM*, ICCV 2017 (arXiv:1610.02391).
+    Source: Zhou et al., *Learning Deep Features for Discriminative Localization*, CVPR 2016 (arXiv:1512.04150);
+        Selvaraju et al., *Grad-CAM*, ICCV 2017 (arXiv:1610.02391).
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
         >>> ClassActivation()(model, torch.rand(2, 3, 9, 9), torch.tensor([0, 4])).shape
         torch.Size([2, 4, 4])
     """
@@ -96,10 +97,13 @@ class ClassActivation(Saliency):
         weight, bias = classifier.weight, classifier.bias
         if not isinstance(weight, Tensor) or weight.flatten(1).shape[1] != features.shape[1]:
             raise ValueError(
-                f"ClassActivation needs a linear classifier on the {features.shape[1]} channels of the last map, but it is "
+                f"ClassActivation needs a linear classifier on the {features.shape[1]} channels of the last map, but "
+                f"it is "
                 f"{classifier}; use ClassActivation(gradient=True), or name the layer."
             )
-        maps = class_map(features, weight.detach().flatten(1), bias.detach() if isinstance(bias, Tensor) else None, labels)
+        maps = class_map(
+            features, weight.detach().flatten(1), bias.detach() if isinstance(bias, Tensor) else None, labels
+        )
         return maps - maps.amin((1, 2), keepdim=True)
 
 
@@ -181,7 +185,8 @@ def _run(network: nn.Module, images: Tensor, layer: str | None) -> tuple[Tensor,
 def _no_map(network: nn.Module, layer: str | None) -> ValueError:
     place = "" if layer is None else f" at {layer!r}"
     return ValueError(
-        f"{type(network).__name__} shows no map (B, D, h, w) and no square grid of tokens{place}; name another layer, or "
+        f"{type(network).__name__} shows no map (B, D, h, w) and no square grid of tokens{place}; name another layer, "
+        "or "
         "pass saliency= maps."
     )
 
@@ -201,7 +206,7 @@ def _listening(modules: list[nn.Module], found: list[Tensor]) -> Iterator[None]:
 
 
 def _as_map(network: nn.Module, output: Tensor, layer: str | None) -> Tensor:
-    """Read an output as a map ``(B, D, h, w)``: channels come first, and tokens that stand for no place are left out."""
+    """Read an output as a map ``(B, D, h, w)``: channels first, and without tokens that stand for no place."""
     if output.dim() == 4:
         width = _width(network)
         channels_last = width is not None and output.shape[1] != width and output.shape[3] == width  # as Swin has it
@@ -225,6 +230,7 @@ def _network(source: Saliency, model: nn.Module | None, images: Tensor) -> nn.Mo
     check_rank(images)
     if model is None:
         raise ValueError(
-            f"{type(source).__name__} needs a model: call the policy with model=..., give it a teacher, or pass saliency= maps."
+            f"{type(source).__name__} needs a model: call the policy with model=..., give it a teacher, or pass "
+            "saliency= maps."
         )
     return unwrapped(model)

@@ -186,6 +186,7 @@ class Training:
                 self.train.generator.set_state(state["loader"])
             checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
             self.history, self.command = state["history"], state["command"]
+            self.method.follow(len(self.history) / self.config.epochs)
         if self.main:
             self.log(afresh=True)
 

@@ -1,0 +1,58 @@
+"""A classifier with a tapped stage, a block that is awake, and who learns from what."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mixwell.methods.pipeline import MomentumPipeline
+
+
+class Net(nn.Module):
+    """Three stages, of which the second is tapped."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+        self.layer1 = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.BatchNorm2d(8) if norm else nn.Identity())
+        self.layer2 = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1))
+        self.layer3 = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.BatchNorm2d(16) if norm else nn.Identity()
+        )
+        self.drop, self.fc = nn.Dropout(0.0), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(self.layer3(self.layer2(self.layer1(self.stem(x)))).relu().mean((2, 3))))
+
+
+def awake(method: MomentumPipeline) -> MomentumPipeline:
+    """Give the block weights with which masks differ from a half."""
+    with torch.no_grad():
+        for parameter in method.block.parameters():
+            parameter.normal_(std=0.3)
+    return method
+
+
+def moved(method: MomentumPipeline) -> dict[str, bool]:
+    """Tell which parameters have a gradient."""
+    return {n: p.grad is not None and bool(p.grad.any()) for n, p in method.named_parameters()}
+
+
+def terms_of(method: MomentumPipeline, *batch: Tensor) -> dict[str, Tensor]:
+    """Return the losses of a step with their graphs."""
+    found: dict[str, Tensor] = {}
+    keep = method.safe
+    method.safe = lambda terms: keep(found.setdefault("all", terms) and terms)  # type: ignore[method-assign]
+    method(*batch)
+    return found["all"]  # type: ignore[return-value]
+
+
+def grads(loss: Tensor, module: nn.Module) -> list[bool]:
+    """Tell which trainable parameters a loss reaches."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained or not loss.requires_grad:
+        return [False] * len(trained)
+    return [
+        g is not None and bool(g.any())
+        for g in torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+    ]

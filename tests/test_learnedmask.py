@@ -1,0 +1,160 @@
+"""A finished block as a policy: what it mixes, where it can be used, and how it is kept."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from learned import Net, awake
+from mixwell import BatchPolicy, Constant, Mixing, Plan, Roll, SUMix
+from mixwell.methods.adautomix import AdAutoMix
+from mixwell.methods.automix import AutoMix
+from mixwell.methods.learnedmask import LearnedMask, read_card, save_mask
+from mixwell.methods.mixblock import PairAttention
+from mixwell.methods.samix import SAMix, SAMixPretrained
+from mixwell.models import mini_resnet
+from steps import data
+
+
+@pytest.fixture
+def block(tmp_path: Path) -> tuple[str, AutoMix]:
+    """Return a saved block and the method that it comes from."""
+    pytest.importorskip("safetensors")
+    method = awake(AutoMix(mini_resnet(10), block=PairAttention(lam_concat=True)))
+    path = tmp_path / "block.safetensors"
+    save_mask(path, method.block, method.teacher, method.tap.name, model="mini_resnet")
+    return str(path), method
+
+
+def by_hand(method: AutoMix, x: Tensor, lam: float) -> Tensor:
+    """Return the anchors' share, each with the row before as partner."""
+    teacher = copy.deepcopy(method.teacher).eval()
+    maps = []
+    teacher.layer2.register_forward_hook(lambda module, args, output: maps.append(output))
+    teacher(x)
+    return method.block.eval()(maps[0], maps[0].roll(1, 0), lam, (32, 32))
+
+
+@torch.no_grad()
+def test_plan_is_the_block_s(block: tuple[str, AutoMix]) -> None:
+    path, method = block
+    x, y = data(size=32)
+    mixed = LearnedMask(path, alpha=Constant(0.3), pairing=Roll())(x, y)
+    share = by_hand(method, x, 0.3)
+    torch.testing.assert_close(mixed.plan.share((32, 32))[:, :1], share)
+    torch.testing.assert_close(mixed.images, share * x + (1 - share) * x.roll(1, 0))
+    torch.testing.assert_close(mixed.weights[:, 0], share.mean((1, 2, 3)))
+    assert (mixed.plan.lam == 0.3).all() and share.std() > 0.01
+
+
+def test_is_an_ordinary_policy(block: tuple[str, AutoMix]) -> None:
+    policy = LearnedMask(block[0], scope="sample")
+    x, y = data(size=32)
+    assert isinstance(policy, BatchPolicy) and repr(policy) == f"LearnedMask(scope='sample', path={block[0]!r})"
+    first, again = (policy(x, y, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first.images, again.images)
+    plan = Plan.from_state_dict(first.plan.state_dict())
+    assert torch.equal(plan.apply(x), first.images)
+    assert policy(x[:1], y[:1]).weights.tolist() == [[1.0, 0.0]]
+
+
+def test_under_other_methods(block: tuple[str, AutoMix]) -> None:
+    x, y = data(size=32)
+    policy = LearnedMask(block[0])
+    seer = policy._seer
+    before = copy.deepcopy(seer.encoder.state_dict())
+    for method in (Mixing(Net(), policy), SUMix(Net(), policy, num_classes=10), SAMixPretrained(Net(), policy)):
+        method.train()
+        out = method(x, y)
+        out["loss"].backward()
+        assert all(p.grad is not None for p in method.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in seer.encoder.state_dict().items())
+    assert all(p.grad is None for m in (seer.block, seer.encoder) for p in m.parameters())
+
+
+def test_pretrained_keeps_the_drawn_ratio(block: tuple[str, AutoMix]) -> None:
+    x, y = data(size=32)
+    policy = LearnedMask(block[0], alpha=Constant(0.3), pairing=Roll())
+    method = SAMixPretrained(Net(), policy, head="both", clean_weight=0.0)
+    out = method(x, y)
+    logits = out["output"].log_softmax(1)
+    each = 0.3 * logits.gather(1, y[:, None]) + 0.7 * logits.gather(1, y.roll(1)[:, None])
+    torch.testing.assert_close(out["loss"], -each.mean())
+
+
+def test_pure_ratios_mix_plainly(block: tuple[str, AutoMix]) -> None:
+    x, y = data(size=32)
+    for lam in (0.0, 0.05, 0.95, 1.0):
+        mixed = LearnedMask(block[0], alpha=Constant(lam), pairing=Roll())(x, y)
+        torch.testing.assert_close(mixed.images, lam * x + (1 - lam) * x.roll(1, 0))
+
+
+def test_other_blocks(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    x, y = data(size=32)
+    for index, method in enumerate((SAMix(mini_resnet(10)), AdAutoMix(mini_resnet(10), sources=2))):
+        path = tmp_path / f"{index}.safetensors"
+        save_mask(path, awake(method).block, method.teacher, method.tap.name, model="mini_resnet")
+        mixed = LearnedMask(str(path))(x, y)
+        assert mixed.weights.shape == (8, 2)
+        assert read_card(path)["settings"] == vars(method.block.settings)
+
+
+def test_own_encoder(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    method, path = awake(AutoMix(Net())), tmp_path / "block.safetensors"
+    save_mask(path, method.block, method.teacher, method.tap.name)
+    x, y = data(size=32)
+    LearnedMask(path, encoder=Net())(x, y)
+    with pytest.raises(ValueError, match="does not name its encoder"):
+        LearnedMask(path)
+    with pytest.raises(ValueError, match=r"encoder in .* does not fit ResNet"):
+        LearnedMask(path, encoder=mini_resnet(10, 3))
+
+
+def test_card_is_text_and_nothing_is_unpickled(block: tuple[str, AutoMix]) -> None:
+    raw = Path(block[0]).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    card = json.loads(header["__metadata__"]["mixwell"])
+    assert card == read_card(block[0]) and card["model"] == "mini_resnet" and card["layer"] == "layer2"
+
+
+def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights, card = load_file(block[0]), read_card(block[0])
+    other = str(tmp_path / "other.safetensors")
+    save_file(weights, other, {"mixwell": json.dumps(card | {"channels": 32})})
+    with pytest.raises(ValueError, match=r"block in .* does not fit MixBlock"):
+        LearnedMask(other)
+    save_file(weights, other, {"mixwell": json.dumps(card | {"layer": "layer9"})})
+    with pytest.raises(ValueError, match="layer9"):
+        LearnedMask(other)
+    save_file(weights, other)
+    with pytest.raises(ValueError, match="holds no mix block"):
+        LearnedMask(other)
+    Path(other).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds no mix block"):
+        LearnedMask(other)
+    with pytest.raises(ValueError, match="no file"):
+        LearnedMask(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="margin"):
+        LearnedMask(block[0], margin=0.7)
+
+
+def test_images_as_trained_on(block: tuple[str, AutoMix]) -> None:
+    with pytest.raises(TypeError, match="normalised"):
+        LearnedMask(block[0])(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4))
+
+
+def test_without_safetensors(monkeypatch: pytest.MonkeyPatch, block: tuple[str, AutoMix]) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match="pip install safetensors"):
+        LearnedMask(block[0])

@@ -1,0 +1,291 @@
+"""PuzzleMix: its solver against brute force and exact cuts, its transport against plain loops, its properties."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mixwell.batch import Batch, Pairs
+from mixwell.integrations.scipy import ExactAssignment, ExactCut
+from mixwell.methods.perturbed import PerturbedMixing
+from mixwell.ops.graphcut import energy, nested, primal_dual, quadratic, steps, truncated
+from mixwell.ops.puzzle import Costs, contrast, puzzle_costs
+from mixwell.ops.transport import plan_matrix, proposals, staying, transport_costs
+from mixwell.plan import MaskPlan, PatchPlan
+from mixwell.policies.mixup import MixUp
+from mixwell.policies.puzzlemix import PuzzleMix
+from mixwell.ratio import Constant
+from mixwell.saliency import FineGrained, InputGradient
+from reference_puzzlemix import published_transport, puzzlemix
+from slow_plans import Drawn
+
+
+def photographs(b: int, size: tuple[int, int] = (32, 32), channels: int = 3, seed: int = 0) -> Tensor:
+    """Make smooth pictures in [0, 1]."""
+    noise = torch.rand(b, channels, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(noise, size, mode="bicubic").clamp(0, 1)
+
+
+def puzzles(b: int, cells: int, labels: int, peaked: float = 2.0, seed: int = 0) -> Costs:
+    """Make energies as they occur."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(b, cells, cells, generator=generator) ** peaked
+    maps = maps / maps.sum((1, 2), keepdim=True)
+    partner = torch.randperm(b, generator=generator)
+    borders = contrast(photographs(b, (4 * cells, 4 * cells), seed=seed), partner, cells, 4)
+    return puzzle_costs((maps, maps[partner]), borders, torch.rand(b, generator=generator), labels)
+
+
+def anything(b: int, cells: int, labels: int, seed: int = 0) -> Costs:
+    """Make energies without any structure."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (labels, cells, cells), (cells - 1, cells), (cells, cells - 1)
+    unary, vertical, horizontal = (torch.rand(b, *shape, generator=generator) for shape in shapes)
+    return unary, vertical, horizontal
+
+
+@pytest.mark.parametrize("make", [puzzles, anything], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("cells", [2, 3])
+def test_never_worse_than_brute_force(cells: int, labels: int, make: object, device: torch.device) -> None:
+    """On small grids no labelling at all is better."""
+    costs = tuple(each.to(device) for each in make(32, cells, labels))  # type: ignore[operator]
+    found = energy(primal_dual(costs), costs)
+    best = torch.full_like(found, torch.inf)
+    everything = torch.tensor(list(itertools.product(range(labels), repeat=cells**2)), device=device)
+    for part in everything.view(-1, 1, cells, cells).split(729):
+        for row in range(32):
+            one = tuple(each[row].expand(len(part), *each.shape[1:]) for each in costs)
+            best[row] = torch.minimum(best[row], energy(part[:, 0], one).min())
+    assert bool((found <= best + 1e-6).all())
+
+
+@pytest.mark.parametrize("labels", [2, 3, 4])
+@pytest.mark.parametrize("cells", [4, 8, 16])
+@pytest.mark.parametrize("peaked", [1.0, 6.0])
+def test_close_to_the_exact_cut(cells: int, labels: int, peaked: float) -> None:
+    """Within a thousandth of the least energy, and never below it."""
+    costs = puzzles(24, cells, labels, peaked, seed=cells + labels)
+    found, least = energy(primal_dual(costs), costs).double(), energy(ExactCut()(costs), costs).double()
+    excess = (found - least) / least.abs()
+    assert float(excess.min()) > -1e-6
+    assert float(excess.max()) < 1e-3
+    assert float(excess.mean()) < 2e-4
+
+
+@pytest.mark.parametrize("profile", [None, truncated(4), (0.0, 0.1, 1.0, 3.0)])
+def test_exact_cut_is_exact(profile: tuple[float, ...] | None) -> None:
+    """The oracle itself agrees with brute force, for any convex profile."""
+    costs = anything(8, 2, 4, seed=1)
+    everything = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 2, 2)
+    for row, labels in enumerate(ExactCut(profile=profile)(costs)):
+        one = tuple(each[row].expand(len(everything), *each.shape[1:]) for each in costs)
+        least = energy(everything, one, profile).min()
+        torch.testing.assert_close(energy(labels[None], tuple(each[:1] for each in one), profile)[0], least)
+
+
+def test_profiles() -> None:
+    """Squares, and what the published solver makes of them, are sums of steps."""
+    assert quadratic(3) == (0, 0.25, 1)
+    assert truncated(4) == (0, 0.11, 0.44, 1)
+    for profile in (quadratic(6), truncated(6)):
+        c = steps(profile)
+        assert min(c) > 0
+        for d, value in enumerate(profile):
+            assert sum((d - j) * c[j] for j in range(d)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_projection(k: int) -> None:
+    """Nested decisions are those next to the given ones: isotonic regression, then clipped."""
+    isotonic = pytest.importorskip("sklearn.isotonic")
+    u = torch.randn(k, 200, generator=torch.Generator().manual_seed(k))
+    expected = [isotonic.isotonic_regression(u[:, i].double().numpy(), increasing=False) for i in range(200)]
+    nearest = torch.from_numpy(np.stack(expected, 1)).float().clamp(0, 1)
+    torch.testing.assert_close(nested(u.clone()), nearest, rtol=0, atol=1e-6)
+
+
+def test_size_of_costs_is_no_matter() -> None:
+    """Costs in other units have the same solution; without borders every cell decides alone."""
+    costs = puzzles(16, 8, 3)
+    labels = primal_dual(costs)
+    for factor in (2.0**-20, 2.0**20):
+        assert primal_dual(tuple(each * factor for each in costs)).equal(labels)
+    alone = costs[0], costs[1] * 0, costs[2] * 0
+    assert primal_dual(alone).equal(costs[0].argmin(1))
+
+
+def solved(policy: PuzzleMix, lam: float, partner: Tensor, maps: Tensor, images: Tensor) -> Tensor:
+    """Return the mask."""
+    batch = Batch(images, torch.zeros(len(images), dtype=torch.int64), saliency=maps)
+    return policy.plan(Pairs(partner, torch.tensor([lam]), batch.size, batch=batch)).mask[:, 0]
+
+
+def test_saliency_alone_decides() -> None:
+    """Without prior and borders every cell shows the image that matters more there."""
+    maps, partner = torch.rand(16, 4, 4), torch.arange(16).roll(1)
+    policy = PuzzleMix(blocks=4, beta=0.0, gamma=0.0, eta=0.0)
+    shares = maps / maps.sum((1, 2), keepdim=True)
+    assert solved(policy, 0.3, partner, maps, photographs(16)).equal((shares > shares[partner]).float())
+
+
+def test_extreme_ratios() -> None:
+    """The ratio pulls: close to 1 nearly everything shows the anchor, close to 0 nothing, at both ends all."""
+    maps, partner = torch.rand(16, 8, 8) + 0.5, torch.arange(16).roll(1)
+    shares = [
+        float(solved(PuzzleMix(blocks=8), lam, partner, maps, photographs(16)).mean())
+        for lam in (0.0, 1e-4, 0.3, 0.5, 0.7, 1 - 1e-4, 1.0)
+    ]
+    assert shares == sorted(shares)
+    assert shares[0] == shares[1] == 0
+    assert shares[-1] == shares[-2] == 1
+
+
+@pytest.mark.parametrize("labels", [2, 3, 4])
+def test_other_way_round(labels: int) -> None:
+    """Exchanging anchor and partner and the ratio's ends exchanges the shares."""
+    maps, images = torch.rand(8, 8, 8) ** 3, photographs(8)
+    swap = torch.arange(8).view(4, 2).flip(1).flatten()
+    policy = PuzzleMix(blocks=8, labels=labels, iterations=400)
+    mask, other = (solved(policy, lam, swap, maps, images) for lam in (0.35, 0.65))
+    torch.testing.assert_close(other[swap], 1 - mask, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.8, 0.1, 0.03, 0.001])
+@pytest.mark.parametrize("cells", [2, 4, 8])
+def test_transport(cells: int, eps: float) -> None:
+    """As the published loops do it; a partial permutation, no shown place empty, no dearer than staying."""
+    saliency = torch.rand(12, cells, cells, generator=torch.Generator().manual_seed(cells)) ** 4 + 1e-3
+    saliency /= saliency.sum((1, 2), keepdim=True)
+    shown = torch.rand(12, cells, cells) < torch.linspace(0, 1, 12)[:, None, None]
+    costs = transport_costs(saliency, shown, eps)
+    taken = proposals(costs, cells)
+    moves = staying(taken)
+    expected = [published_transport(s, m, eps) for s, m in zip(saliency.numpy(), shown.numpy(), strict=True)]
+    assert moves.tolist() == expected
+    matrix = plan_matrix(taken).long()
+    assert int(matrix.sum(1).max()) <= 1 and int(matrix.sum(2).max()) <= 1
+    assert bool((taken >= 0)[shown.flatten(1)].all())
+    spent, staid = _spent(costs, moves, shown), _spent(costs, torch.arange(cells**2).expand_as(moves), shown)
+    assert bool((spent <= staid + 1e-6).all())
+    exact = ExactAssignment()(costs, shown)
+    assert exact.sort(1).values.equal(torch.arange(cells**2).expand_as(exact))
+    assert bool((_spent(costs, exact, shown) <= spent + 1e-6).all())
+
+
+def _spent(costs: Tensor, moves: Tensor, shown: Tensor) -> Tensor:
+    return (costs.gather(1, moves[:, None])[:, 0] * shown.flatten(1)).sum(1)
+
+
+SETTINGS = [
+    PuzzleMix(blocks=2),
+    PuzzleMix(blocks=3, transport_eps=0.02, labels=2),
+    PuzzleMix(blocks=2, transport_cells=4, transport_eps=0.02, scope="sample"),
+    PuzzleMix(blocks=2, labels=4, transport=False, gamma=0.9, std=(0.2, 0.5)),
+    PuzzleMix(blocks=1),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+@pytest.mark.parametrize("policy", SETTINGS, ids=repr)
+def test_equals_reference(policy: PuzzleMix, dtype: torch.dtype) -> None:
+    """The whole policy, against the slow one."""
+    images = photographs(5, (12, 24), channels=2)
+    images = (images * 255).round().byte() if dtype == torch.uint8 else images
+    batch = Batch(images, torch.arange(5), saliency=torch.rand(5, 10, 12) ** 3)
+    partner, lam = torch.tensor([2, 3, 4, 1, 0]), torch.rand(1 if policy.scope == "batch" else 5)
+    plan = policy.plan(Pairs(partner, lam, batch.size, batch=batch))
+    assert isinstance(plan, PatchPlan if policy.transport else MaskPlan)
+    sources = torch.stack((torch.arange(5), partner), 1).tolist()
+    expected = puzzlemix(policy, Drawn(images, sources, lam.expand(5).tolist(), [], batch.saliency.tolist()))
+    torch.testing.assert_close(plan.share(batch.size), expected.share, rtol=0, atol=1e-6)
+    torch.testing.assert_close(plan.weights, expected.weights, rtol=0, atol=1e-6)
+    far = 0.501 if dtype == torch.uint8 else 1e-6
+    torch.testing.assert_close(plan.apply(images).double(), expected.images, rtol=0, atol=far)
+
+
+def test_sides_that_cells_do_not_divide() -> None:
+    """Without transport any size will do, with it the error says what to change."""
+    images, maps = photographs(4, (9, 14)), torch.rand(4, 9, 14)
+    mixed = PuzzleMix(blocks=4, transport=False)(images, torch.arange(4), saliency=maps)
+    torch.testing.assert_close(mixed.plan.share((9, 14)).mean((2, 3)), mixed.weights)
+    with pytest.raises(ValueError, match="transport=False"):
+        PuzzleMix(blocks=4)(images, torch.arange(4), saliency=maps)
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        PuzzleMix(blocks=16, transport=False)(images, torch.arange(4), saliency=maps)
+
+
+def test_all_blocks_are_drawn() -> None:
+    """Every batch has its own grid, the same one from the same generator."""
+    images, labels, maps = photographs(4), torch.arange(4), torch.rand(4, 32, 32)
+    plans = [
+        PuzzleMix().draw(images, labels, saliency=maps, generator=torch.Generator().manual_seed(seed))
+        for seed in (*range(24), *range(24))
+    ]
+    sides = [plan.mask.shape[2] for plan in plans]  # type: ignore[attr-defined]
+    assert set(sides) == {2, 4, 8, 16}
+    assert sides[:24] == sides[24:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"blocks": 0},
+        {"blocks": ()},
+        {"labels": 1},
+        {"beta": -1.0},
+        {"neighbourhood": 0},
+        {"transport_cells": 6},
+        {"transport_cells": 0},
+        {"std": 0.0},
+        {"iterations": 0},
+    ],
+    ids=str,
+)
+def test_wrong_settings(settings: dict) -> None:
+    """Settings out of range are refused where they are written."""
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        PuzzleMix(**settings)
+
+
+def test_wrong_channels() -> None:
+    """One spread for each channel that there is."""
+    with pytest.raises(ValueError, match="std must be one number or 3 numbers"):
+        PuzzleMix(blocks=2, std=(0.2, 0.2))(photographs(4), torch.arange(4), saliency=torch.rand(4, 8, 8))
+
+
+def test_other_solvers_and_sources() -> None:
+    """Exact solvers take the place of the others, and any source says where it matters."""
+    images, labels = photographs(6), torch.arange(6)
+    policy = PuzzleMix(blocks=4, solver=ExactCut(), assignment=ExactAssignment(), saliency=FineGrained())
+    mixed = policy(images, labels, generator=torch.Generator().manual_seed(0))
+    usual = PuzzleMix(blocks=4, saliency=FineGrained())(images, labels, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixed.weights, usual.weights, rtol=0, atol=0.05)
+    assert PuzzleMix().saliency == InputGradient()
+
+
+@pytest.mark.parametrize("policy", [PuzzleMix(blocks=4), MixUp(alpha=Constant(1.0))], ids=repr)
+def test_adversarial_noise(policy: PuzzleMix | MixUp) -> None:
+    """Noise stays within its bound, makes the loss larger, and spares the other images; the model is not disturbed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 64), nn.Linear(3 * 64, 5)).train()
+    images, labels = torch.rand(64, 3, 8, 8), torch.arange(64) % 5
+    method = PerturbedMixing(model, policy, p=0.5, epsilon=10.0, mean=0.5, std=0.25)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    noisy, maps = method._perturbed((images - 0.5) / 0.25, labels)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()) and model.training
+    assert (maps is None) == isinstance(policy, MixUp)
+    change = (noisy * 0.25 + 0.5) - images
+    assert float(change.abs().max()) <= 10 / 255 + 1e-6
+    assert 10 < int((change.abs().amax((1, 2, 3)) > 1e-4).sum()) < 54
+    model.eval()
+    losses = [nn.functional.cross_entropy(model(x), labels) for x in ((images - 0.5) / 0.25, noisy)]
+    assert losses[1] > losses[0]
+    method.train()((images - 0.5) / 0.25, labels)["loss"].backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with pytest.raises(ValueError, match="probability"):
+        PerturbedMixing(model, p=1.5)
