@@ -1,8 +1,8 @@
 """How long mixing takes, beside other libraries, in one run: ``make bench``.
 
-Every call is timed alone, the libraries take turns, and the batch is restored (untimed) before each call, so that those
-that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a reused buffer and leaves the
-batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any other harness that calls ``fn(images, labels)``.
+Every call is timed alone, the libraries take turns, and the batch is restored (untimed) before each call, so that
+those that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a reused buffer and
+leaves the batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any harness that calls ``fn(x, y)``.
 """
 
 from __future__ import annotations

@@ -174,6 +174,7 @@ def test_two_shares_are_a_mask() -> None:
 
 def test_near_pure_truth_table() -> None:
     table = {(0.5, 0.5): False, (0.03, 0.97): True, (0.04, 0.96): False, (1.0, 0.0): True}
+    table |= {(0.98,): True, (0.02,): True, (0.5,): False}
     table |= {(0.5, 0.48, 0.02): True, (0.3, 0.3, 0.4): False, (0.98, 0.01, 0.01): True}
     for lam, expected in table.items():
         assert bool(near_pure(torch.tensor([lam], dtype=torch.float64), 0.03)) is expected, lam

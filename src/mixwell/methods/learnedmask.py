@@ -20,7 +20,7 @@ from mixwell.methods.momentum import copy_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
-from mixwell.taps import classifier_of, undisturbed
+from mixwell.taps import classifier_of
 from mixwell.value import set_field
 
 KINDS: dict[str, type[BlockSettings]] = {kind.__name__: kind for kind in (PairAttention, SourceAttention)}
@@ -115,13 +115,12 @@ class Seer:
         if weight.device != images.device:
             self.encoder.to(images.device)
             self.block.to(images.device)
-        with undisturbed(self.encoder), undisturbed(self.block):  # whoever moved them may have woken them
-            features = self.tap.map(self.encoder, images.to(weight.dtype))
-            others = features.index_select(0, partner)
-            if isinstance(self.block, AdaptiveMask):
-                several = torch.stack((features, others), 1)
-                return self.block(several, torch.stack((lam, 1 - lam), 1), size)[:, :1]
-            return self.block(features, others, lam, size)
+        features = self.tap.map(self.encoder, images.to(weight.dtype))
+        others = features.index_select(0, partner)
+        if isinstance(self.block, AdaptiveMask):
+            several = torch.stack((features, others), 1)
+            return self.block(several, torch.stack((lam, 1 - lam), 1), size)[:, :1]
+        return self.block(features, others, lam, size)
 
 
 def save_mask(
