@@ -8,15 +8,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from mixwell.integrations.scipy import ExactCut
-from mixwell.ops.graphcut import energy, primal_dual
-from mixwell.ops.puzzle import Costs, whole_costs
+from mixwell.integrations.scipy import exact_cut
+from mixwell.ops.cells import on_grid, summing_to_one
+from mixwell.ops.graphcut import energy
+from mixwell.ops.puzzle import Costs, contrast, puzzle_costs, whole_costs
 from mixwell.policies.puzzlemix import PuzzleMix
 
 
@@ -48,23 +49,38 @@ def median(call: Callable[[], object], seconds: float = 2.0) -> float:
     return 1000 * statistics.median(times)
 
 
+class OneAtATime(PuzzleMix):
+    """PuzzleMix with exact cuts, and moves as usual."""
+
+    def solve(self, costs: Costs) -> Tensor:
+        """Cut one image after the other."""
+        return exact_cut(costs)
+
+
+class Published(PuzzleMix):
+    """PuzzleMix with the solver of the published code, and moves as usual."""
+
+    def solve(self, costs: Costs) -> Tensor:
+        """Swap labels in one image after the other."""
+        return swaps(costs)
+
+
 def measure(shape: tuple[int, int, int, int], blocks: int) -> None:
     """Time one kind of batch with every solver, whole policy and solver alone."""
-    images, labels = torch.rand(shape), torch.zeros(shape[0], dtype=torch.int64)
+    images, labels = torch.rand(shape), torch.arange(shape[0])
     saliency, buffer = torch.rand(shape[0], *shape[2:]) ** 4, torch.empty_like(images)
-    policy, kept = PuzzleMix(blocks=blocks), []
-    replace(policy, solver=lambda costs: kept.append(costs) or primal_dual(costs))(images, labels, saliency=saliency)
-    least = energy(ExactCut()(kept[0]), kept[0]).double()
-    solvers = {"primal-dual": primal_dual, "exact cuts": ExactCut()}
-    solvers |= {"gco swaps": swaps} if find_spec("gco") else {}
-    for name, solver in solvers.items():
-        chosen = replace(policy, solver=solver)
+    maps = summing_to_one(on_grid(saliency, blocks))
+    partner = labels.roll(1)
+    costs = puzzle_costs((maps, maps[partner]), contrast(images, partner, blocks, 4), torch.rand(shape[0]))
+    least = energy(exact_cut(costs), costs).double()
+    for kind in (PuzzleMix, OneAtATime, *((Published,) if find_spec("gco") else ())):
+        policy = kind(blocks=blocks)
         with torch.no_grad():
-            whole = median(lambda: chosen(images, labels, saliency=saliency, out=buffer))
-            alone = median(lambda: solver(kept[0]))
-        excess = float(((energy(solver(kept[0]), kept[0]).double() - least) / least.abs()).mean())
+            whole = median(partial(policy, images, labels, saliency=saliency, out=buffer))
+            alone = median(partial(policy.solve, costs))
+            excess = float(((energy(policy.solve(costs), costs).double() - least) / least.abs()).mean())
         size = "x".join(map(str, shape))
-        print(f"{size:>14} {blocks:>6} {name:<12} {whole:>9.1f} {alone:>9.1f} {excess:>9.1e}", flush=True)
+        print(f"{size:>14} {blocks:>6} {kind.__name__:<12} {whole:>9.1f} {alone:>9.1f} {excess:>9.1e}", flush=True)
 
 
 def main() -> None:

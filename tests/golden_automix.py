@@ -55,7 +55,7 @@ def _pair_block(case, channels: int) -> MixBlock:
         lam_concat_value=p.get("lam_concat_v", False),
         lam_multiply=float(p.get("lam_mul", False)),
         residual=p.get("lam_residual", False),
-        k=None if k < 0 else k,
+        k=None if k < 0 else min(k, 10),  # the reference clips it
         pair=p.get("x_qk_concat", False),
         neck=p.get("value_neck", False),
     )

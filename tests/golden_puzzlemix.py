@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import mixwell as mw
-from mixwell.integrations.scipy import ExactCut
+from mixwell.integrations.scipy import exact_cut
 from mixwell.ops.cells import on_grid, summing_to_one
 from mixwell.ops.graphcut import energy, truncated
 from mixwell.ops.puzzle import contrast, puzzle_costs, whole_costs
@@ -26,7 +26,7 @@ def _solved(case, saliency):
     costs = whole_costs(
         puzzle_costs(pair, borders, case.draws["alpha"].reshape(1), p["n_labels"], p["beta"], p["gamma"], p["eta"])
     )
-    labels = ExactCut(profile=truncated(p["n_labels"]))(costs)
+    labels = exact_cut(costs, truncated(p["n_labels"]))
     return {
         "unary_cost": costs[0].flip(1).movedim(1, 3),  # label 0 there is all of the anchor
         "edge_v": costs[1],

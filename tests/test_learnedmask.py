@@ -144,6 +144,8 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
         LearnedMask(other)
     with pytest.raises(ValueError, match="no file"):
         LearnedMask(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="needs the file of a trained block"):
+        LearnedMask()(*data())
     with pytest.raises(ValueError, match="margin"):
         LearnedMask(block[0], margin=0.7)
 

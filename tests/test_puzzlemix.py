@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
-from mixwell.integrations.scipy import ExactAssignment, ExactCut
+from mixwell.integrations.scipy import ExactPuzzleMix, exact_assignment, exact_cut
 from mixwell.methods.perturbed import PerturbedMixing
 from mixwell.ops.graphcut import energy, nested, primal_dual, quadratic, steps, truncated
 from mixwell.ops.puzzle import Costs, contrast, puzzle_costs
@@ -70,7 +70,7 @@ def test_never_worse_than_brute_force(cells: int, labels: int, make: object, dev
 def test_close_to_the_exact_cut(cells: int, labels: int, peaked: float) -> None:
     """Within a thousandth of the least energy, and never below it."""
     costs = puzzles(24, cells, labels, peaked, seed=cells + labels)
-    found, least = energy(primal_dual(costs), costs).double(), energy(ExactCut()(costs), costs).double()
+    found, least = energy(primal_dual(costs), costs).double(), energy(exact_cut(costs), costs).double()
     excess = (found - least) / least.abs()
     assert float(excess.min()) > -1e-6
     assert float(excess.max()) < 1e-3
@@ -82,7 +82,7 @@ def test_exact_cut_is_exact(profile: tuple[float, ...] | None) -> None:
     """The oracle itself agrees with brute force, for any convex profile."""
     costs = anything(8, 2, 4, seed=1)
     everything = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 2, 2)
-    for row, labels in enumerate(ExactCut(profile=profile)(costs)):
+    for row, labels in enumerate(exact_cut(costs, profile)):
         one = tuple(each[row].expand(len(everything), *each.shape[1:]) for each in costs)
         least = energy(everything, one, profile).min()
         torch.testing.assert_close(energy(labels[None], tuple(each[:1] for each in one), profile)[0], least)
@@ -172,7 +172,7 @@ def test_transport(cells: int, eps: float) -> None:
     assert bool((taken >= 0)[shown.flatten(1)].all())
     spent, staid = _spent(costs, moves, shown), _spent(costs, torch.arange(cells**2).expand_as(moves), shown)
     assert bool((spent <= staid + 1e-6).all())
-    exact = ExactAssignment()(costs, shown)
+    exact = exact_assignment(costs, shown)
     assert exact.sort(1).values.equal(torch.arange(cells**2).expand_as(exact))
     assert bool((_spent(costs, exact, shown) <= spent + 1e-6).all())
 
@@ -261,7 +261,7 @@ def test_wrong_channels() -> None:
 def test_other_solvers_and_sources() -> None:
     """Exact solvers take the place of the others, and any source says where it matters."""
     images, labels = photographs(6), torch.arange(6)
-    policy = PuzzleMix(blocks=4, solver=ExactCut(), assignment=ExactAssignment(), saliency=FineGrained())
+    policy = ExactPuzzleMix(blocks=4, saliency=FineGrained())
     mixed = policy(images, labels, generator=torch.Generator().manual_seed(0))
     usual = PuzzleMix(blocks=4, saliency=FineGrained())(images, labels, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(mixed.weights, usual.weights, rtol=0, atol=0.05)

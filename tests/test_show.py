@@ -61,7 +61,7 @@ def as_bytes(image: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize(
     ("policy", "law"),
     [(CutMix(), float), (FMix(alpha=0.2), float), (MixUp(), float), (ResizeMix(), lambda lam: math.sqrt(1 - lam))],
-    ids=repr,
+    ids=["cutmix", "fmix", "mixup", "resizemix"],
 )
 def test_pixels_and_weights(folder: Path, policy: BatchPolicy, law: Callable[[float], float], ratio: float) -> None:
     """Mixed image, clean images, bar and words all come from the plan."""

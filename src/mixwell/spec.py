@@ -128,7 +128,7 @@ def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., An
 
 
 def nearest(name: str, choices: Any) -> str:
-    """Return ``; did you mean X?`` with the closest of some names, or nothing where none is close.
+    """Return ``; did you mean X?`` with the closest of some names, or what there is where none is close.
 
     Example:
         >>> nearest("Cutmix", ["CutMix", "MixUp"])
@@ -136,7 +136,10 @@ def nearest(name: str, choices: Any) -> str:
     """
     lower = {str(choice).lower(): str(choice) for choice in choices}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f"; did you mean {lower[close[0]]}?" if close else f"; there are {', '.join(sorted(lower.values()))}"
+    if close:
+        return f"; did you mean {lower[close[0]]}?"
+    listed = sorted(lower.values())
+    return f"; there are {', '.join(listed)}" if len(listed) <= 20 else "; mixwell.names(kind) lists what there is"
 
 
 def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str, Any]]) -> Any:

@@ -1,7 +1,4 @@
-"""Exact solvers from SciPy, one image after the other on the CPU: to compare with, or for those who can wait.
-
-PuzzleMix(solver=ExactCut(), assignment=ExactAssignment())
-"""
+"""Exact solvers from SciPy, one image after the other on the CPU: to compare with, or for those who can wait."""
 
 from __future__ import annotations
 
@@ -16,34 +13,33 @@ from torch import Tensor
 
 from mixwell.ops.graphcut import quadratic, steps
 from mixwell.ops.puzzle import Costs
-from mixwell.value import Value
+from mixwell.policies.puzzlemix import PuzzleMix
 
 
-class ExactCut(Value):
-    """Label the cells of a grid with the least energy there is, by one minimum cut per image.
+def exact_cut(costs: Costs, profile: Sequence[float] | None = None) -> Tensor:
+    """Label the cells of grids with the least energy there is, by one minimum cut per image.
 
     Costs are rounded to about a billionth of their sum, since the maximum flow is found in whole numbers.
 
     Args:
+        costs: Of every label in every cell, and weights of the borders, see :data:`~mixwell.ops.puzzle.Costs`.
         profile: Cost of labels that differ by 0, 1, ... on a border of weight one, convex; ``None`` is
             :func:`~mixwell.ops.graphcut.quadratic`.
+
+    Returns:
+        Labels, shape ``(B, rows, columns)``, int64.
 
     Source: Ishikawa, *Exact optimization for Markov random fields with convex priors*, 2003.
 
     Example:
         >>> costs = torch.tensor([[[[1.0, 5.0]], [[3.0, 2.0]]]]), torch.zeros(1, 0, 2), torch.tensor([[[10.0]]])
-        >>> ExactCut()(costs)
+        >>> exact_cut(costs)
         tensor([[[1, 1]]])
     """
-
-    profile: tuple[float, ...] | None = None
-
-    def __call__(self, costs: Costs) -> Tensor:
-        """Return labels ``(B, rows, columns)``, int64, for :data:`~mixwell.ops.puzzle.Costs`."""
-        unary, vertical, horizontal = (each.detach().cpu().double().numpy() for each in costs)
-        pair = steps(self.profile or quadratic(unary.shape[1]))
-        labels = np.stack([_cut(*each, pair) for each in zip(unary, vertical, horizontal, strict=True)])
-        return torch.from_numpy(labels).to(costs[0].device)
+    unary, vertical, horizontal = (each.detach().cpu().double().numpy() for each in costs)
+    pair = steps(profile or quadratic(unary.shape[1]))
+    labels = np.stack([_cut(*each, pair) for each in zip(unary, vertical, horizontal, strict=True)])
+    return torch.from_numpy(labels).to(costs[0].device)
 
 
 def _cut(unary: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray, pair: Sequence[float]) -> np.ndarray:
@@ -76,18 +72,47 @@ def _cut(unary: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray, pair: 
     return reached[:nodes].reshape(slopes.shape).sum(0)
 
 
-class ExactAssignment(Value):
+def exact_assignment(costs: Tensor, shown: Tensor) -> Tensor:
     """Move cells at the least total cost, counted where the image is shown; every place gets a cell of its own.
+
+    Args:
+        costs: What it costs to show a cell in a place, shape ``(N, M, M)``.
+        shown: Which places show the image at all, M of them, bool, the first dimension N.
+
+    Returns:
+        Which cell each place shows, shape ``(N, M)``, int64.
 
     Source: Crouse, *On implementing 2D rectangular assignment algorithms*, 2016, as SciPy has it.
 
     Example:
-        >>> ExactAssignment()(torch.tensor([[[-2.0, -1.0], [-3.0, -1.0]]]), torch.ones(1, 1, 2, dtype=torch.bool))
+        >>> exact_assignment(torch.tensor([[[-2.0, -1.0], [-3.0, -1.0]]]), torch.ones(1, 1, 2, dtype=torch.bool))
         tensor([[1, 0]])
     """
+    counted = torch.where(shown.flatten(1)[:, None], costs, 0.0).detach().cpu().double().numpy()
+    places = np.stack([linear_sum_assignment(each.T)[1] for each in counted])
+    return torch.from_numpy(places).to(costs.device)
 
-    def __call__(self, costs: Tensor, shown: Tensor) -> Tensor:
-        """Return which cell each place shows, ``(N, M)``, int64, for costs ``(N, M, M)`` from cells to places."""
-        counted = torch.where(shown.flatten(1)[:, None], costs, 0.0).detach().cpu().double().numpy()
-        places = np.stack([linear_sum_assignment(each.T)[1] for each in counted])
-        return torch.from_numpy(places).to(costs.device)
+
+class ExactPuzzleMix(PuzzleMix):
+    """PuzzleMix with the best mask and the best moves there are.
+
+    ``iterations`` has no effect. To be read from text, it must be named there: ``parse(text, extra={...})``.
+
+    Args:
+        **settings: See :class:`PuzzleMix`.
+
+    Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962).
+
+    Example:
+        >>> policy = ExactPuzzleMix(blocks=4)
+        >>> policy(torch.rand(4, 3, 32, 32), torch.arange(4), saliency=torch.rand(4, 32, 32)).plan
+        PatchPlan(sources=(4, 2), size=(32, 32))
+    """
+
+    def solve(self, costs: Costs) -> Tensor:
+        """See :func:`exact_cut`."""
+        return exact_cut(costs)
+
+    def assign(self, costs: Tensor, shown: Tensor) -> Tensor:
+        """See :func:`exact_assignment`."""
+        return exact_assignment(costs, shown)

@@ -66,10 +66,12 @@ class LearnedMask(Policy):
         if not 0 <= self.margin <= 0.5:
             raise ValueError(f"margin must lie in [0, 0.5], but got {self.margin}.")
         set_field(self, "path", str(self.path))
-        set_field(self, "_seer", Seer.load(self.path, self.encoder))
+        set_field(self, "_seer", Seer.load(self.path, self.encoder) if self.path else None)
 
     def plan(self, pairs: Pairs) -> Plan:
-        seer: Seer = self._seer  # type: ignore[attr-defined]  # set when the settings were checked
+        seer: Seer | None = self._seer  # type: ignore[attr-defined]  # set when the settings were checked
+        if seer is None:
+            raise ValueError("LearnedMask needs the file of a trained block, as in LearnedMask('block.safetensors').")
         lam = pairs.lam.expand(len(pairs))[:, None]
         share = seer.share(pairs.batch.images, pairs.partner, lam[:, 0], pairs.size)
         return MaskPlan(pairs, even_where(near_pure(lam, self.margin), share, lam))

@@ -32,8 +32,8 @@ def transport_costs(saliency: Tensor, shown: Tensor, eps: float) -> Tensor:
         Cost of moving cell i to j, ``eps * distance - saliency[i] * shown[j]``, shape ``(N, cells ** 2, cells ** 2)``.
     """
     distance = cell_distances(saliency.shape[1], saliency.device)
-    gain = saliency.flatten(1)[:, :, None] * shown.flatten(1)[:, None].to(saliency.dtype)
-    return torch.add(eps * distance, gain, alpha=-1)
+    loss = saliency.flatten(1)[:, :, None] * -shown.flatten(1)[:, None].to(saliency.dtype)
+    return loss.add_(eps * distance)
 
 
 def proposals(costs: Tensor, rounds: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from mixwell.plan import MaskPlan, PatchPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import InputGradient
 from mixwell.value import set_field
-
-Solver = Callable[[Costs], Tensor]
-Assignment = Callable[[Tensor, Tensor], Tensor]
 
 
 class PuzzleMix(Policy):
@@ -47,12 +44,6 @@ class PuzzleMix(Policy):
         std: What float images were divided by when they were normalised, a number or one for each channel: the energy
             wants values in [0, 1]. What was subtracted cancels out.
         iterations: Steps of the solver.
-        solver: Finds labels ``(B, cells, cells)`` of least energy for costs as
-            :func:`~mixwell.ops.puzzle.puzzle_costs` returns them; ``None`` is
-            :func:`~mixwell.ops.graphcut.primal_dual`.
-        assignment: Decides which cell each place shows, ``(costs, shown) -> (N, M)`` with -1 for none; ``None`` is the
-            published :func:`~mixwell.ops.transport.proposals`. Exact ones of either kind are in
-            :mod:`mixwell.integrations.scipy`.
 
     Raises:
         ValueError: A setting is out of range, there are no saliency maps or, when called, the image is smaller than
@@ -60,7 +51,8 @@ class PuzzleMix(Policy):
 
     Note:
         The authors cut one image after the other on the CPU, with costs rounded to whole numbers; the solver here
-        works on all at once and stays within 1e-3 of the least energy. A place that no cell wants stays empty in their
+        works on all at once and comes within 1e-3 of the least energy, which
+        :class:`mixwell.integrations.scipy.ExactPuzzleMix` finds. A place that no cell wants stays empty in their
         code, and keeps its own cell here; only places that are not shown are concerned, or such without any saliency.
         Negative border weights, which only values outside [0, 1] can give, are cut at zero. Where ``neighbourhood``
         does not divide a cell, the next smaller divisor of its side is taken. Adversarial noise changes images and not
@@ -88,8 +80,6 @@ class PuzzleMix(Policy):
     saliency: SaliencySource | None = InputGradient()
     std: float | tuple[float, ...] = 1.0
     iterations: int = 60
-    solver: Solver | None = None
-    assignment: Assignment | None = None
 
     uses_saliency = True
 
@@ -125,13 +115,26 @@ class PuzzleMix(Policy):
             contrast(images, pairs.partner, cells, self.neighbourhood),
             *(pairs.lam, self.labels, self.beta, self.gamma, self.eta),
         )
-        found = primal_dual(costs, self.iterations) if self.solver is None else self.solver(costs)
+        found = self.solve(costs)
         # A ratio of 0 or 1 makes every other label impossible, not just unlikely.
         lam = pairs.lam[:, None, None]
         mask = torch.where((lam == 0) | (lam == 1), lam, found / (self.labels - 1))[:, None]
         if not self.transport:
             return MaskPlan(pairs, mask)
         return PatchPlan(pairs, mask, self._moves(pairs, scaled(mask, (moved, moved))[:, 0]))
+
+    def solve(self, costs: Costs) -> Tensor:
+        """Find labels ``(B, cells, cells)`` of little energy for :data:`~mixwell.ops.puzzle.Costs`."""
+        return primal_dual(costs, self.iterations)
+
+    def assign(self, costs: Tensor, shown: Tensor) -> Tensor:
+        """Decide which cell every place shows, -1 for none, shape ``(N, cells ** 2)``.
+
+        Args:
+            costs: What it costs to show a cell in a place, shape ``(N, cells ** 2, cells ** 2)``.
+            shown: Which places show the image at all, shape ``(N, cells, cells)``, bool.
+        """
+        return proposals(costs, shown.shape[1])
 
     def _moves(self, pairs: Pairs, mask: Tensor) -> Tensor:
         """Return which cell every place shows, of anchors and partners, (B, 2, cells ** 2)."""
@@ -140,8 +143,7 @@ class PuzzleMix(Policy):
         saliency = torch.cat((saliency, saliency.index_select(0, pairs.partner)))
         shown = torch.cat((mask > 0, mask < 1))
         costs = transport_costs(saliency, shown, self.transport_eps)
-        taken = proposals(costs, cells) if self.assignment is None else self.assignment(costs, shown)
-        return staying(taken).view(2, len(pairs), -1).transpose(0, 1)
+        return staying(self.assign(costs, shown)).view(2, len(pairs), -1).transpose(0, 1)
 
     def _in_unit_range(self, images: Tensor, cells: int) -> Tensor:
         """Bring images to the scale of values in [0, 1] and, by nearest neighbour, to a multiple of the cells."""
