@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 import golden_alignmix
+import golden_automix
 import golden_losses
+import golden_puzzlemix
 import golden_regions
 import mixwell as mw
 from golden_cases import box_outputs, centre_of, mixed_by, pairs_of
@@ -144,5 +146,5 @@ def kornia(case):
 
 
 ADAPTERS = {f.__name__: f for f in (mixup, cutmix, resizemix, fmix, saliencymix, torchvision, timm, kornia)}
-for part in (golden_alignmix, golden_losses, golden_regions):
+for part in (golden_alignmix, golden_automix, golden_losses, golden_puzzlemix, golden_regions):
     ADAPTERS |= part.ADAPTERS

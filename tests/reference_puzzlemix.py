@@ -91,14 +91,18 @@ def published_transport(saliency: np.ndarray, shown: np.ndarray, eps: float) -> 
     return [int(won[:, j].argmax()) if won[:, j].any() else j for j in range(number)]
 
 
+def in_unit_range(policy: mw.PuzzleMix, d: Drawn, cells: int) -> np.ndarray:
+    """Return images as the energy sees them, stretched to a multiple of the cells."""
+    high, wide = (-(-side // cells) * cells for side in d.size)
+    std = 1 / 255 if not d.images.is_floating_point() else np.reshape(policy.std, (-1, 1, 1))
+    rows, columns = np.arange(high) * d.size[0] // high, np.arange(wide) * d.size[1] // wide
+    return d.images.double().numpy()[:, :, rows][:, :, :, columns] * std
+
+
 def puzzlemix(policy: mw.PuzzleMix, d: Drawn) -> Mixed:
     """Kim et al. 2020, for one number of blocks; all labellings are tried, so at most 3 x 3 cells."""
     cells = policy.blocks
-    high, wide = (-(-side // cells) * cells for side in d.size)
-    clean = d.images.double().numpy()
-    std = 1 / 255 if not d.images.is_floating_point() else np.reshape(policy.std, (-1, 1, 1))
-    rows, columns = np.arange(high) * d.size[0] // high, np.arange(wide) * d.size[1] // wide
-    scaled = clean[:, :, rows][:, :, :, columns] * std
+    scaled = in_unit_range(policy, d, cells)
     masks, moves = [], []
     for row, lam in enumerate(d.lam):
         a, b = d.sources[row]

@@ -32,15 +32,17 @@ ORDER = [
     {"policies"},
     {"targets"},
     {"losses", "labels", "metrics"},
+    {"models"},
     {"methods"},
-    {"models", "integrations", "spec"},
+    {"integrations", "spec"},
     {""},
     {"train", "__main__"},
 ]
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 MAY_IMPORT = {
     "models": {"timm", "torchvision"},
-    "integrations": {"timm", "torchvision", "lightning", "transformers"},
+    "methods": {"safetensors"},  # a learned mask is a file; imported when one is read or written
+    "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
     "train": {
         *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
         *("sklearn", "tensorboard", "timm", "torchvision"),

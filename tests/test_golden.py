@@ -27,6 +27,13 @@ METHODS = (
     "guidedmix",
     "snapmix",
     "alignmix",
+    "puzzlemix_mask",
+    "puzzlemix_transport",
+    "mixblock",
+    "automix_mixup",
+    "automix_step",
+    "adautomix",
+    "schedules",
 )
 
 

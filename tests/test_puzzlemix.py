@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
-from mixwell.integrations.scipy import ExactPuzzleMix, exact_assignment, exact_cut
+from mixwell.integrations.scipy import ExactPuzzleMix, exact_assignment
 from mixwell.methods.perturbed import PerturbedMixing
-from mixwell.ops.graphcut import energy, nested, primal_dual, quadratic, steps, truncated
-from mixwell.ops.puzzle import Costs, contrast, puzzle_costs
 from mixwell.ops.transport import plan_matrix, proposals, staying, transport_costs
 from mixwell.plan import MaskPlan, PatchPlan
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.puzzlemix import PuzzleMix
 from mixwell.ratio import Constant
 from mixwell.saliency import FineGrained, InputGradient
-from reference_puzzlemix import published_transport, puzzlemix
+from reference_puzzlemix import energy_of, in_unit_range, on_cells, published_transport, puzzlemix
 from slow_plans import Drawn
 
 
@@ -28,95 +23,6 @@ def photographs(b: int, size: tuple[int, int] = (32, 32), channels: int = 3, see
     """Make smooth pictures in [0, 1]."""
     noise = torch.rand(b, channels, 6, 6, generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(noise, size, mode="bicubic").clamp(0, 1)
-
-
-def puzzles(b: int, cells: int, labels: int, peaked: float = 2.0, seed: int = 0) -> Costs:
-    """Make energies as they occur."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.rand(b, cells, cells, generator=generator) ** peaked
-    maps = maps / maps.sum((1, 2), keepdim=True)
-    partner = torch.randperm(b, generator=generator)
-    borders = contrast(photographs(b, (4 * cells, 4 * cells), seed=seed), partner, cells, 4)
-    return puzzle_costs((maps, maps[partner]), borders, torch.rand(b, generator=generator), labels)
-
-
-def anything(b: int, cells: int, labels: int, seed: int = 0) -> Costs:
-    """Make energies without any structure."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = (labels, cells, cells), (cells - 1, cells), (cells, cells - 1)
-    unary, vertical, horizontal = (torch.rand(b, *shape, generator=generator) for shape in shapes)
-    return unary, vertical, horizontal
-
-
-@pytest.mark.parametrize("make", [puzzles, anything], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("labels", [2, 3])
-@pytest.mark.parametrize("cells", [2, 3])
-def test_never_worse_than_brute_force(cells: int, labels: int, make: object, device: torch.device) -> None:
-    """On small grids no labelling at all is better."""
-    costs = tuple(each.to(device) for each in make(32, cells, labels))  # type: ignore[operator]
-    found = energy(primal_dual(costs), costs)
-    best = torch.full_like(found, torch.inf)
-    everything = torch.tensor(list(itertools.product(range(labels), repeat=cells**2)), device=device)
-    for part in everything.view(-1, 1, cells, cells).split(729):
-        for row in range(32):
-            one = tuple(each[row].expand(len(part), *each.shape[1:]) for each in costs)
-            best[row] = torch.minimum(best[row], energy(part[:, 0], one).min())
-    assert bool((found <= best + 1e-6).all())
-
-
-@pytest.mark.parametrize("labels", [2, 3, 4])
-@pytest.mark.parametrize("cells", [4, 8, 16])
-@pytest.mark.parametrize("peaked", [1.0, 6.0])
-def test_close_to_the_exact_cut(cells: int, labels: int, peaked: float) -> None:
-    """Within a thousandth of the least energy, and never below it."""
-    costs = puzzles(24, cells, labels, peaked, seed=cells + labels)
-    found, least = energy(primal_dual(costs), costs).double(), energy(exact_cut(costs), costs).double()
-    excess = (found - least) / least.abs()
-    assert float(excess.min()) > -1e-6
-    assert float(excess.max()) < 1e-3
-    assert float(excess.mean()) < 2e-4
-
-
-@pytest.mark.parametrize("profile", [None, truncated(4), (0.0, 0.1, 1.0, 3.0)])
-def test_exact_cut_is_exact(profile: tuple[float, ...] | None) -> None:
-    """The oracle itself agrees with brute force, for any convex profile."""
-    costs = anything(8, 2, 4, seed=1)
-    everything = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 2, 2)
-    for row, labels in enumerate(exact_cut(costs, profile)):
-        one = tuple(each[row].expand(len(everything), *each.shape[1:]) for each in costs)
-        least = energy(everything, one, profile).min()
-        torch.testing.assert_close(energy(labels[None], tuple(each[:1] for each in one), profile)[0], least)
-
-
-def test_profiles() -> None:
-    """Squares, and what the published solver makes of them, are sums of steps."""
-    assert quadratic(3) == (0, 0.25, 1)
-    assert truncated(4) == (0, 0.11, 0.44, 1)
-    for profile in (quadratic(6), truncated(6)):
-        c = steps(profile)
-        assert min(c) > 0
-        for d, value in enumerate(profile):
-            assert sum((d - j) * c[j] for j in range(d)) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_projection(k: int) -> None:
-    """Nested decisions are those next to the given ones: isotonic regression, then clipped."""
-    isotonic = pytest.importorskip("sklearn.isotonic")
-    u = torch.randn(k, 200, generator=torch.Generator().manual_seed(k))
-    expected = [isotonic.isotonic_regression(u[:, i].double().numpy(), increasing=False) for i in range(200)]
-    nearest = torch.from_numpy(np.stack(expected, 1)).float().clamp(0, 1)
-    torch.testing.assert_close(nested(u.clone()), nearest, rtol=0, atol=1e-6)
-
-
-def test_size_of_costs_is_no_matter() -> None:
-    """Costs in other units have the same solution; without borders every cell decides alone."""
-    costs = puzzles(16, 8, 3)
-    labels = primal_dual(costs)
-    for factor in (2.0**-20, 2.0**20):
-        assert primal_dual(tuple(each * factor for each in costs)).equal(labels)
-    alone = costs[0], costs[1] * 0, costs[2] * 0
-    assert primal_dual(alone).equal(costs[0].argmin(1))
 
 
 def solved(policy: PuzzleMix, lam: float, partner: Tensor, maps: Tensor, images: Tensor) -> Tensor:
@@ -190,22 +96,48 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
-@pytest.mark.parametrize("policy", SETTINGS, ids=repr)
-def test_equals_reference(policy: PuzzleMix, dtype: torch.dtype) -> None:
-    """The whole policy, against the slow one."""
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+
+
+def given(policy: PuzzleMix, dtype: torch.dtype) -> tuple[Pairs, Drawn]:
+    """Make pairs, and the same for the slow reference."""
     images = photographs(5, (12, 24), channels=2)
     images = (images * 255).round().byte() if dtype == torch.uint8 else images
     batch = Batch(images, torch.arange(5), saliency=torch.rand(5, 10, 12) ** 3)
     partner, lam = torch.tensor([2, 3, 4, 1, 0]), torch.rand(1 if policy.scope == "batch" else 5)
-    plan = policy.plan(Pairs(partner, lam, batch.size, batch=batch))
-    assert isinstance(plan, PatchPlan if policy.transport else MaskPlan)
     sources = torch.stack((torch.arange(5), partner), 1).tolist()
-    expected = puzzlemix(policy, Drawn(images, sources, lam.expand(5).tolist(), [], batch.saliency.tolist()))
-    torch.testing.assert_close(plan.share(batch.size), expected.share, rtol=0, atol=1e-6)
+    drawn = Drawn(images, sources, lam.expand(5).tolist(), [], batch.saliency.tolist())
+    return Pairs(partner, lam, batch.size, batch=batch), drawn
+
+
+@DTYPES
+@pytest.mark.parametrize("cells", [1, 2, 3, 6])
+@pytest.mark.parametrize("policy", SETTINGS, ids=repr)
+def test_costs_equal_reference(policy: PuzzleMix, cells: int, dtype: torch.dtype) -> None:
+    """Every term of the energy, against the formula written out."""
+    pairs, drawn = given(policy, dtype)
+    unary, *weights = policy.costs(pairs, cells)
+    for row, (lam, sources) in enumerate(zip(drawn.lam, drawn.sources, strict=True)):
+        images = in_unit_range(policy, drawn, cells)
+        saliency = tuple(on_cells(drawn.maps[k], cells) for k in sources)
+        expected, borders = energy_of(policy, tuple(images[k] for k in sources), saliency, lam, cells)
+        torch.testing.assert_close(unary[row].double(), torch.from_numpy(expected), rtol=1e-5, atol=1e-7)
+        for (here, there), weight in borders.items():
+            assert float(weights[here[0] == there[0]][row][here]) == pytest.approx(weight, rel=1e-4)
+
+
+@DTYPES
+@pytest.mark.parametrize("policy", SETTINGS, ids=repr)
+def test_equals_reference(policy: PuzzleMix, dtype: torch.dtype) -> None:
+    """The whole policy, against the slow one."""
+    pairs, drawn = given(policy, dtype)
+    plan = policy.plan(pairs)
+    assert isinstance(plan, PatchPlan if policy.transport else MaskPlan)
+    expected = puzzlemix(policy, drawn)
+    torch.testing.assert_close(plan.share(pairs.size), expected.share, rtol=0, atol=1e-6)
     torch.testing.assert_close(plan.weights, expected.weights, rtol=0, atol=1e-6)
     far = 0.501 if dtype == torch.uint8 else 1e-6
-    torch.testing.assert_close(plan.apply(images).double(), expected.images, rtol=0, atol=far)
+    torch.testing.assert_close(plan.apply(drawn.images).double(), expected.images, rtol=0, atol=far)
 
 
 def test_sides_that_cells_do_not_divide() -> None:

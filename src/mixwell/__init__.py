@@ -4,19 +4,25 @@ from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.labels import LabelPolicy, PixelShare, SemanticShare, View
 from mixwell.losses import binary_cross_entropy, cross_entropy, target_weights
 from mixwell.methods import (
+    AdAutoMix,
     AlignMix,
     AugMix,
     AugMixViews,
+    AutoMix,
     GridLoss,
     HiddenMix,
     Method,
     Mixing,
     RegMixup,
+    SAMix,
+    SAMixPretrained,
     SUMix,
     UncertaintyHead,
     jensen_shannon,
     sumix_terms,
 )
+from mixwell.methods.learnedmask import LearnedMask, read_card, save_mask
+from mixwell.methods.mixblock import MixBlock, PairAttention
 from mixwell.metrics import (
     expected_calibration_error,
     mixed_accuracy,
@@ -25,7 +31,7 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, choose_per_sample
+from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
     ByProgress,
@@ -56,10 +62,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activation",
+    "AdAutoMix",
     "AlignMix",
     "AttentiveMix",
     "AugMix",
     "AugMixViews",
+    "AutoMix",
     "Batch",
     "BatchPolicy",
     "Beta",
@@ -84,13 +92,16 @@ __all__ = [
     "HiddenMix",
     "InputGradient",
     "LabelPolicy",
+    "LearnedMask",
     "MaskPlan",
     "Method",
+    "MixBlock",
     "MixUp",
     "MixedBatch",
     "Mixing",
     "NoMix",
     "OneOf",
+    "PairAttention",
     "Pairing",
     "Pairs",
     "PatchPlan",
@@ -105,10 +116,13 @@ __all__ = [
     "ResizeMix",
     "Reverse",
     "Roll",
+    "SAMix",
+    "SAMixPretrained",
     "SUMix",
     "Saliency",
     "SaliencyMix",
     "SemanticShare",
+    "SharePlan",
     "SmoothMix",
     "SnapMix",
     "SoftTargets",
@@ -135,6 +149,8 @@ __all__ = [
     "pooled",
     "random_mix",
     "ranked_accuracy",
+    "read_card",
+    "save_mask",
     "sumix_terms",
     "switch_mix",
     "target_weights",

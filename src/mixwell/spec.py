@@ -13,6 +13,10 @@ from typing import Any
 import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
+import mixwell.methods.adaptivemask as adaptivemask
+import mixwell.methods.masklosses as masklosses
+import mixwell.methods.mixblock as mixblock
+import mixwell.methods.momentum as momentum
 import mixwell.pairing as pairing
 import mixwell.policies as policies
 import mixwell.policy as policy
@@ -31,6 +35,9 @@ KINDS: dict[str, type] = {
     "rescale": targets.Rescale,
     "similarity": labels.Similarity,
     "view": methods.AugMixViews,
+    "block": mixblock.BlockSettings,
+    "mask_loss": masklosses.MaskLoss,
+    "schedule": momentum.Schedule,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
 # What methods and losses are given when they are used, and not in text.
@@ -40,6 +47,7 @@ LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every loss that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
+    modules += (adaptivemask, masklosses, mixblock, momentum)
     return LOSSES | {
         name: cls
         for module in modules

@@ -51,6 +51,9 @@ class PerturbedMixing(Mixing):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: nn.Module,

@@ -31,7 +31,8 @@ def contrast(images: Tensor, partner: Tensor, cells: int, neighbourhood: int) ->
     """
     below = _across(images, partner, cells, neighbourhood)
     right = _across(images.transpose(2, 3), partner, cells, neighbourhood)
-    return below, tuple(each.transpose(1, 2) for each in right)
+    aa, ab, ba, bb = (each.transpose(1, 2) for each in right)
+    return below, (aa, ab, ba, bb)
 
 
 def _across(images: Tensor, partner: Tensor, cells: int, neighbourhood: int) -> Contrast:

@@ -58,15 +58,19 @@ def proposals(costs: Tensor, rounds: int) -> Tensor:
         >>> proposals(torch.tensor([[[-2.0, -1.5], [-3.0, -1.0]]]), rounds=2)
         tensor([[1, 0]])
     """
-    n, m, _ = costs.shape
     costs = costs.clone()
-    cells = torch.arange(m, device=costs.device).expand(n, m)
-    for _ in range(rounds):
-        offer, place = costs.min(2)  # of every cell
-        lost = _winners(offer, place) != cells
-        costs.scatter_add_(2, place[..., None], lost[..., None].to(costs.dtype))
-    taken = torch.full_like(place, -1)
-    return taken.scatter_reduce_(1, place, torch.where(lost, -1, cells), "amax")
+    place, refused = _proposed(costs)
+    for _ in range(rounds - 1):
+        costs.scatter_add_(2, place[..., None], refused[..., None].to(costs.dtype))
+        place, refused = _proposed(costs)
+    cells = torch.where(refused, -1, torch.arange(place.shape[1], device=place.device))
+    return torch.full_like(place, -1).scatter_reduce_(1, place, cells, "amax")
+
+
+def _proposed(costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where every cell proposes, and whether it is refused, shape (N, M) each."""
+    offer, place = costs.min(2)
+    return place, _winners(offer, place) != torch.arange(place.shape[1], device=place.device)
 
 
 def _winners(offer: Tensor, place: Tensor) -> Tensor:

@@ -5,5 +5,6 @@ from mixwell.plan.blend import BlendPlan
 from mixwell.plan.box import BoxPlan
 from mixwell.plan.choice import ChoicePlan, choose_per_sample
 from mixwell.plan.mask import MaskPlan, PatchPlan
+from mixwell.plan.shares import SharePlan
 
-__all__ = ["BlendPlan", "BoxPlan", "ChoicePlan", "MaskPlan", "PatchPlan", "Plan", "choose_per_sample"]
+__all__ = ["BlendPlan", "BoxPlan", "ChoicePlan", "MaskPlan", "PatchPlan", "Plan", "SharePlan", "choose_per_sample"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,20 +109,21 @@ class PuzzleMix(Policy):
         cells = several[int(pairs.batch.rand_on_host() * len(several))] if len(several) > 1 else several[0]
         moved = max(cells, self.transport_cells or 0)
         self._check_size(pairs.size, cells, moved)
-        saliency = summing_to_one(on_grid(pairs.saliency_a.float(), cells))
-        images = self._in_unit_range(pairs.batch.images, cells)
-        costs = puzzle_costs(
-            (saliency, saliency.index_select(0, pairs.partner)),
-            contrast(images, pairs.partner, cells, self.neighbourhood),
-            *(pairs.lam, self.labels, self.beta, self.gamma, self.eta),
-        )
-        found = self.solve(costs)
+        found = self.solve(self.costs(pairs, cells))
         # A ratio of 0 or 1 makes every other label impossible, not just unlikely.
         lam = pairs.lam[:, None, None]
         mask = torch.where((lam == 0) | (lam == 1), lam, found / (self.labels - 1))[:, None]
         if not self.transport:
             return MaskPlan(pairs, mask)
         return PatchPlan(pairs, mask, self._moves(pairs, scaled(mask, (moved, moved))[:, 0]))
+
+    def costs(self, pairs: Pairs, cells: int) -> Costs:
+        """Return what labels cost on a grid of this many cells per side, as :func:`puzzle_costs` does."""
+        saliency = summing_to_one(on_grid(pairs.saliency_a.float(), cells))
+        both = saliency, saliency.index_select(0, pairs.partner)
+        images = self._in_unit_range(pairs.batch.images, cells)
+        borders = contrast(images, pairs.partner, cells, self.neighbourhood)
+        return puzzle_costs(both, borders, pairs.lam, self.labels, self.beta, self.gamma, self.eta)
 
     def solve(self, costs: Costs) -> Tensor:
         """Find labels ``(B, cells, cells)`` of little energy for :data:`~mixwell.ops.puzzle.Costs`."""
@@ -147,7 +149,7 @@ class PuzzleMix(Policy):
 
     def _in_unit_range(self, images: Tensor, cells: int) -> Tensor:
         """Bring images to the scale of values in [0, 1] and, by nearest neighbour, to a multiple of the cells."""
-        images = scaled(images, [-(-side // cells) * cells for side in images.shape[2:]])
+        images = scaled(images, tuple(-(-side // cells) * cells for side in images.shape[2:]))
         if images.dtype == torch.uint8:
             return images.float().div_(255)
         if isinstance(self.std, int | float):
@@ -170,5 +172,5 @@ class PuzzleMix(Policy):
             )
 
 
-def _several(value: float | Sequence[float]) -> tuple:
-    return (value,) if isinstance(value, int | float) else tuple(value)
+def _several(value: float | Sequence[float]) -> list[Any]:
+    return [value] if isinstance(value, int | float) else list(value)

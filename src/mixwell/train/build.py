@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -71,12 +72,13 @@ def method(config: Config, model: nn.Module, num_classes: int) -> Method:
     target = getattr(make, "func", make)  # a method comes as a partial of its class
     if not (isinstance(target, type) and issubclass(target, Method)):
         raise RunError(f"method must be a training method such as SUMix, and is {config.method}")
-    if mix is None and target.__name__ != "Mixing":
+    needed = inspect.signature(target).parameters["policy"].default is inspect.Parameter.empty
+    if mix is None and needed:
         raise RunError(
             f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or --method Mixing for none"
         )
     try:
-        return make(model, mix, num_classes=num_classes)
+        return make(model, *([] if mix is None else [mix]), num_classes=num_classes)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
 
