@@ -38,7 +38,9 @@ from mixwell import (
     OneOf,
     Pairing,
     Permutation,
+    PerturbedMixing,
     PixelShare,
+    PuzzleMix,
     Ramp,
     Ratio,
     RegMixup,
@@ -83,6 +85,9 @@ POLICIES: list[BatchPolicy] = [
     SaliencyMix(scope="batch", levels=255, saliency=FineGrained(channels="bgr", wrap=True)),
     SaliencyMix(box="inside", draw_centre=True, saliency=SpectralResidual()),
     SaliencyMix(saliency=InputGradient(), draw_centre=True, alpha=0.2),
+    PuzzleMix(blocks=2, transport=False),
+    PuzzleMix(blocks=2, transport=False, scope="sample", labels=4, beta=0.8, gamma=0.9, eta=0.1, neighbourhood=2),
+    PuzzleMix(blocks=1, transport_cells=1, transport_eps=0.1, std=0.5, iterations=30, saliency=SpectralResidual()),
     SmoothMix(),
     SmoothMix(scope="sample", plateau=0.3),
     SmoothMix(scope="sample", fit=True, alpha=Uniform(0.3, 0.9)),
@@ -169,4 +174,8 @@ METHODS: list[Callable[[nn.Module, BatchPolicy], Method]] = [
     partial(AlignMix, num_classes=CLASSES),
     partial(GridLoss, num_classes=CLASSES, cells=2),
     partial(AugMix, num_classes=CLASSES),
+    partial(PerturbedMixing, num_classes=CLASSES, p=0.5, std=0.5),
 ]
+
+# They draw pairs from a policy but make masks of their own, and are tested by themselves.
+LEARNED = {"AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"}

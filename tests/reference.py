@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import mixwell as mw
+from reference_puzzlemix import puzzlemix
 from reference_saliency import BY_SALIENCY
 from slow_plans import Box, Drawn, Mixed, around, blended, masked, pasted, pushed
 
@@ -157,5 +158,6 @@ REFERENCES: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.SmoothMix: smoothmix,
     mw.GridMix: gridmix,
     mw.GridMixup: gridmixup,
+    mw.PuzzleMix: puzzlemix,
     **BY_SALIENCY,
 }

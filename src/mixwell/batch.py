@@ -45,7 +45,7 @@ class Batch:
         generator: torch.Generator | None = None,
     ) -> None:
         check_images(images)
-        check_labels(labels, len(images))
+        check_labels(labels, images.shape[0])
         if saliency is not None:
             check_saliency(saliency, len(images))
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency

@@ -8,6 +8,7 @@ from mixwell.methods.gridloss import GridLoss
 from mixwell.methods.hiddenmix import HiddenMix
 from mixwell.methods.method import Method
 from mixwell.methods.mixing import Mixing
+from mixwell.methods.perturbed import PerturbedMixing
 from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.samix import SAMix, SAMixPretrained
 from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
@@ -22,6 +23,7 @@ __all__ = [
     "HiddenMix",
     "Method",
     "Mixing",
+    "PerturbedMixing",
     "RegMixup",
     "SAMix",
     "SAMixPretrained",

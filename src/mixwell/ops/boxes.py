@@ -6,6 +6,7 @@ drawn on the host is worked out ten times faster in plain numbers than in twenty
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor:
     Returns:
         Shares of height and width, shape ``(S, 2)``.
     """
+    if aspect is None and single_on_host(lam):
+        return torch.full((1, 2), math.sqrt(1 - float(lam)), dtype=lam.dtype)
     side = (1 - lam).sqrt_()[:, None].expand(-1, 2)
     if aspect is None:
         return side
@@ -45,7 +48,7 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor, where: Tensor, odd: s
     Returns:
         Boxes, shape ``(S, 4)``, int64.
     """
-    if side.device.type == "cpu" and len(side) == 1 and not torch.compiler.is_compiling():
+    if single_on_host(side):
         axes = zip(size, side[0].tolist(), where[0].tolist(), strict=True)
         return torch.tensor([[edge for axis in axes for edge in rule(*axis, odd)]])
     return torch.stack(rule(extent(size, side.device), side, where, odd), -1).flatten(1)
@@ -111,13 +114,20 @@ def whole_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return image
 
 
-def anchor_share(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the share of the image outside each box ``(S, 4)``, shape ``(S,)``, float32."""
+def area_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the shares of the image outside and inside each box ``(S, 4)``, shape ``(S, 2)``, float32."""
     pixels = float(size[0] * size[1])
-    if boxes.device.type == "cpu" and len(boxes) == 1 and not torch.compiler.is_compiling():
+    if single_on_host(boxes):
         top, bottom, left, right = boxes[0].tolist()
-        return torch.tensor([1 - (bottom - top) * (right - left) / pixels])
-    return 1 - (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
+        inside_box = (bottom - top) * (right - left) / pixels
+        return torch.tensor([[1 - inside_box, inside_box]])
+    covered_share = (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
+    return torch.stack((1 - covered_share, covered_share), 1)
+
+
+def single_on_host(rows: Tensor) -> bool:
+    """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
+    return rows.shape[0] == 1 and rows.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def box_sums(maps: Tensor, boxes: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Plan(ABC):
     _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:
-        n, partner = len(pairs), pairs.partner
+        partner = pairs.partner
+        n = partner.shape[0]
         anchor = torch.arange(n, device=partner.device)
         several = partner.unbind(1) if partner.dim() == 2 else (partner,)
         self.sources = torch.stack((anchor, *several), 1)
@@ -100,7 +101,7 @@ class Plan(ABC):
             out = torch.empty_like(images)
         if layout(images) is None or layout(images) != layout(out):
             return out.copy_(self._mix(images))
-        large = on_host(images) and images.numel() // len(images) * images.element_size() > LARGE_IMAGE
+        large = on_host(images) and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
         (self._mix_large if large else self._mix_batch)(images, out)
         return out
 

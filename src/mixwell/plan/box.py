@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import anchor_share, covered, rescaled, visible
+from mixwell.ops.boxes import area_weights, covered, rescaled, visible
 from mixwell.ops.masks import mask_into
 from mixwell.ops.pixels import gather_into, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
@@ -40,8 +40,7 @@ class BoxPlan(Plan):
         if weight is not None:
             weights = weight if weight.dim() == 2 else torch.stack((weight, 1 - weight), 1)
         elif boxes.shape[1] == 1:
-            own = anchor_share(boxes[:, 0], pairs.size)
-            weights = torch.stack((own, 1 - own), 1)
+            weights = area_weights(boxes[:, 0], pairs.size)
         else:
             weights = visible(boxes, pairs.size, pairs.size).mean((2, 3))
         super().__init__(pairs, weights)
@@ -102,10 +101,12 @@ class BoxPlan(Plan):
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
-        if out.data_ptr() != images.data_ptr():
-            out.copy_(images)
         top, bottom, left, right = self.boxes[0, 0].tolist()
-        return images[:, :, top:bottom, left:right], out[:, :, top:bottom, left:right]
+        window = images[:, :, top:bottom, left:right]
+        if out.data_ptr() == images.data_ptr():
+            return window, window
+        out.copy_(images)
+        return window, out[:, :, top:bottom, left:right]
 
     def _paste(self, source: Tensor, box: list[int], source_box: list[int], mixed: Tensor) -> None:
         top, bottom, left, right = box

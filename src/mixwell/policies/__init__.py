@@ -7,6 +7,7 @@ from mixwell.policies.gridmix import GridMix
 from mixwell.policies.gridmixup import GridMixup
 from mixwell.policies.guidedmix import GuidedMix
 from mixwell.policies.mixup import MixUp
+from mixwell.policies.puzzlemix import PuzzleMix
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policies.saliencymix import SaliencyMix
 from mixwell.policies.schedule import ByProgress, Ramp, until
@@ -23,6 +24,7 @@ __all__ = [
     "GridMixup",
     "GuidedMix",
     "MixUp",
+    "PuzzleMix",
     "Ramp",
     "ResizeMix",
     "SaliencyMix",

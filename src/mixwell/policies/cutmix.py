@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import Rule, anchor_share, clipped, cut_side, inside, place
+from mixwell.ops.boxes import Rule, area_weights, clipped, cut_side, inside, place
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
 from mixwell.value import set_field
@@ -79,4 +79,4 @@ class CutMix(Policy):
     def _between(self, pairs: Pairs, low: float, high: float) -> BoxPlan:
         side = low + (high - low) * pairs.rand(2)
         boxes = place(inside, pairs.size, side, pairs.rand(2))
-        return BoxPlan(pairs.with_lam(anchor_share(boxes, pairs.size)), boxes)
+        return BoxPlan(pairs.with_lam(area_weights(boxes, pairs.size)[:, 0]), boxes)

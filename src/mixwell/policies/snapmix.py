@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import Batch, Pairs
-from mixwell.ops.boxes import anchor_share, box_sums, clipped, cut_side, place
+from mixwell.ops.boxes import area_weights, box_sums, clipped, cut_side, place
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.ratio import Ratio
@@ -91,7 +91,7 @@ def snap(pairs: Pairs, boxes: Tensor, source_boxes: Tensor, shared: Tensor | Non
     """
     n = len(pairs)
     boxes, source_boxes = boxes.expand(n, 4), source_boxes.expand(n, 4)
-    pasted = 1 - anchor_share(boxes, pairs.size), 1 - anchor_share(source_boxes, pairs.size)
+    pasted = area_weights(boxes, pairs.size)[:, 1], area_weights(source_boxes, pairs.size)[:, 1]
     mixed = (pasted[0] > 0) & (pasted[1] > 0)
     covered, brought = box_sums(pairs.saliency_a, boxes), box_sums(pairs.saliency_b, source_boxes)
     covered = torch.where(pairs.saliency_a.sum((1, 2)) > 0, covered, pasted[0])
