@@ -22,7 +22,6 @@ from mixwell.methods import (
     jensen_shannon,
     sumix_terms,
 )
-from mixwell.methods.learnedmask import LearnedMask, read_card, save_mask
 from mixwell.methods.mixblock import MixBlock, PairAttention
 from mixwell.metrics import (
     expected_calibration_error,
@@ -94,7 +93,6 @@ __all__ = [
     "HiddenMix",
     "InputGradient",
     "LabelPolicy",
-    "LearnedMask",
     "MaskPlan",
     "Method",
     "MixBlock",
@@ -153,8 +151,6 @@ __all__ = [
     "pooled",
     "random_mix",
     "ranked_accuracy",
-    "read_card",
-    "save_mask",
     "sumix_terms",
     "switch_mix",
     "target_weights",
