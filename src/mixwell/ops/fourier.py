@@ -17,9 +17,7 @@ def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> T
     Returns:
         The field, shape ``(S, H, W)``; its scale and offset mean nothing.
     """
-    amplitude = _amplitude(size, decay, noise)[: noise.shape[1], : noise.shape[2]]
-    spectrum = torch.view_as_complex((noise * amplitude[..., None]).contiguous())
-    return torch.fft.irfft2(spectrum[..., : size[1] // 2 + 1], s=size)
+    return _field(noise, _amplitude(size, decay, noise)[: noise.shape[1], : noise.shape[2]], size)
 
 
 def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
@@ -28,9 +26,17 @@ def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tenso
     Horizontal frequencies stand for themselves and their mirror image, but for the lowest and, at even widths, the
     highest: those have only half the energy unless their noise is amplified.
     """
-    column = torch.ones(size[1] // 2 + 1, 1, device=noise.device)
-    column[0] = column[size[1] // 2 if size[1] % 2 == 0 else 0] = 2**0.5
-    return low_frequency_field(noise[..., : size[1] // 2 + 1, :] * column, size, decay)
+    columns = size[1] // 2 + 1
+    amplitude = _amplitude(size, decay, noise)[:, :columns]
+    amplitude[:, 0] *= 2**0.5
+    if size[1] % 2 == 0:
+        amplitude[:, columns - 1] *= 2**0.5
+    return _field(noise[:, :, :columns], amplitude, size)
+
+
+def _field(noise: Tensor, amplitude: Tensor, size: tuple[int, int]) -> Tensor:
+    spectrum = torch.view_as_complex(noise * amplitude[..., None])
+    return torch.fft.irfft2(spectrum[..., : size[1] // 2 + 1], s=size)
 
 
 def published_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
