@@ -288,3 +288,13 @@ def test_hostile_text(text: str) -> None:
 def test_unknown_kind() -> None:
     """There are only so many kinds of names."""
     refused(lambda: mw.names("colour"), ValueError, "policy", "colour")
+
+
+@pytest.mark.parametrize("policy", [mw.SaliencyMix(), mw.GuidedMix(), mw.AttentiveMix(), mw.SnapMix()], ids=repr)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_saliency_that_is_no_number_is_refused(policy: mw.BatchPolicy, bad: float) -> None:
+    """One such value in one map, whoever made it."""
+    maps = torch.rand(4, 7, 7)
+    maps[2, 3, 3] = bad
+    with pytest.raises(ValueError, match="finite"):
+        policy(torch.rand(4, 3, 16, 16), torch.arange(4), saliency=maps)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -214,3 +217,10 @@ def test_terminal_shows_a_bar(tmp_path, monkeypatch, capsys):
 def test_median_looks_at_the_last_ten_epochs():
     history = [{"epoch": e, "val_top1": float(v)} for e, v in enumerate([99, 98, *range(10)], start=1)]
     assert loop.curve(history, "val_top1") == {"last": 9.0, "best": 99.0, "best_epoch": 1, "median_last_10": 4.5}
+
+
+def test_a_reader_who_has_seen_enough_is_no_mistake() -> None:
+    """``mixwell list | head -1`` ends without a traceback."""
+    command = f"{shlex.quote(sys.executable)} -m mixwell.train.cli list | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout == "recipes\n" and result.stderr == ""

@@ -139,6 +139,8 @@ class Policy(BatchPolicy):
         if maps is None and source is not None:
             maps = source(batch.model, batch.images, batch.labels)
             check_saliency(maps, len(batch))
+        if maps is not None and maps.device.type == "cpu" and not bool(maps.isfinite().all()):
+            raise ValueError("saliency maps must be finite, but hold NaN or infinity; look at where they come from.")
         return None if maps is None else self._prepared(maps, batch)
 
     def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:

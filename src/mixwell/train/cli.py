@@ -104,7 +104,7 @@ def _parser(argv: Sequence[str]) -> Parser:
 
 
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().splitlines()[0]
+    return re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", (thing.__doc__ or "").strip().splitlines()[0])
 
 
 def _train(given: dict[str, Any], command: str) -> None:
@@ -257,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"\nmixwell: {error or 'stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough; nothing may be flushed to it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
