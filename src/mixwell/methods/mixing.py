@@ -52,7 +52,10 @@ class Mixing(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        mixed = self.policy(images, labels, model=self.model)
+        return self._learn(self.policy(images, labels, model=self.model), images)
+
+    def _learn(self, mixed: MixedBatch, images: Tensor) -> dict[str, Tensor]:
+        """Predict the mixed images, weigh their labels and measure the error."""
         clean_logits = None
         if self.label.needs_clean:
             with clean_pass(self.model):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.method import clean_pass
+from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.losses import cross_entropy
 from mixwell.methods.mixing import Loss, Mixing
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy
 from mixwell.saliency import InputGradient
-from mixwell.taps import undisturbed
+from mixwell.saliency.gradient import input_gradient
 
 
 class PerturbedMixing(Mixing):
@@ -77,15 +75,7 @@ class PerturbedMixing(Mixing):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         noisy, maps = self._perturbed(images, labels)
-        mixed = self.policy(noisy, labels, model=self.model, saliency=maps)
-        clean_logits = None
-        if self.label.needs_clean:
-            with clean_pass(self.model):
-                clean_logits = self.model(images)
-        logits = self.model(mixed.images)
-        check_logits(logits, mixed)
-        mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
-        return {"loss": self.loss(logits, mixed), "output": logits}
+        return self._learn(self.policy(noisy, labels, model=self.model, saliency=maps), images)
 
     @torch.no_grad()
     def _perturbed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,14 +84,8 @@ class PerturbedMixing(Mixing):
         pixels = images.float() * self.std + self.mean
         start = (torch.rand_like(pixels) * 2 - 1) * self.epsilon
         start = torch.where(chosen, (pixels + start).clamp(0, 1) - pixels, 0.0)
-        gradient = self._gradient((images.float() + start / self.std).to(images.dtype), labels)
+        gradient = input_gradient(self.model, (images.float() + start / self.std).to(images.dtype), labels)
         noise = adversarial_noise(start, gradient, self.epsilon) * torch.rand((), device=images.device)
         noisy = ((pixels + noise).clamp(0, 1) - self.mean) / self.std
         asked = isinstance(getattr(self.policy, "saliency", None), InputGradient)
         return torch.where(chosen, noisy.to(images.dtype), images), gradient.square().mean(1).sqrt() if asked else None
-
-    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
-        with undisturbed(self.model), torch.enable_grad():
-            leaf = images.detach().requires_grad_()
-            error = F.cross_entropy(self.model(leaf).float(), labels, reduction="sum")
-            return torch.autograd.grad(error, leaf)[0].float()

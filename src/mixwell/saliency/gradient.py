@@ -41,15 +41,26 @@ class InputGradient(Saliency):
                 f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
                 "pass saliency= maps"
             )
-        if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
-            inner: nn.Module = model.module
-        else:
-            inner = model
-        with undisturbed(inner), _constant(inner), torch.enable_grad():
-            pixels = images.detach().requires_grad_()
-            logits = inner(pixels).float()
-            (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
-        return gradient.float().square().mean(1).sqrt()
+        return input_gradient(model, images, labels).square().mean(1).sqrt()
+
+
+def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the gradient of every image's own loss, shape ``(B, C, H, W)``, float32; the model is left as it was.
+
+    Args:
+        model: The classifier.
+        images: Shape ``(B, C, H, W)``, floating point.
+        labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
+    """
+    if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
+        inner: nn.Module = model.module
+    else:
+        inner = model
+    with undisturbed(inner), _constant(inner), torch.enable_grad():
+        pixels = images.detach().requires_grad_()
+        logits = inner(pixels).float()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+    return gradient.float()
 
 
 @contextmanager
