@@ -86,7 +86,8 @@ class BatchPolicy(Value, ABC):
             ValueError: See :meth:`draw`.
         """
         plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
-        return MixedBatch(plan.apply(images, out), labels[plan.sources], plan.weights, plan)
+        named = labels.take(plan.sources) if labels.dim() == 1 else labels[plan.sources]  # take is twice as fast
+        return MixedBatch(plan.apply(images, out), named, plan.weights, plan)
 
 
 class Policy(BatchPolicy):

@@ -64,9 +64,9 @@ class Beta(Ratio):
             return torch.rand(n, device=device, generator=generator)
         # torch.distributions takes no generator; a two-way Dirichlet draw, which does, is a Beta draw. In float64,
         # because for alpha below 0.1 both gammas underflow in float32.
-        parameters = torch.empty(n, 2, dtype=torch.float64, device=device)
-        parameters[:, 0].fill_(self.alpha)
-        parameters[:, 1].fill_(beta)
+        parameters = torch.full((n, 2), self.alpha, dtype=torch.float64, device=device)
+        if beta != self.alpha:
+            parameters[:, 1] = beta
         return torch._sample_dirichlet(parameters, generator)[:, 0].float()
 
 

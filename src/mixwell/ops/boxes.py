@@ -49,7 +49,7 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor, where: Tensor, odd: s
         Boxes, shape ``(S, 4)``, int64.
     """
     if single_on_host(side):
-        axes = zip(size, side[0].tolist(), where[0].tolist(), strict=True)
+        axes = zip(size, side.tolist()[0], where.tolist()[0], strict=True)
         return torch.tensor([[edge for axis in axes for edge in rule(*axis, odd)]])
     return torch.stack(rule(extent(size, side.device), side, where, odd), -1).flatten(1)
 
@@ -118,7 +118,7 @@ def area_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the shares of the image outside and inside each box ``(S, 4)``, shape ``(S, 2)``, float32."""
     pixels = float(size[0] * size[1])
     if single_on_host(boxes):
-        top, bottom, left, right = boxes[0].tolist()
+        top, bottom, left, right = boxes.tolist()[0]
         inside_box = (bottom - top) * (right - left) / pixels
         return torch.tensor([[1 - inside_box, inside_box]])
     covered_share = (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
@@ -150,10 +150,20 @@ def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Te
     Returns:
         Shape ``(..., h, w)``, bool.
     """
-    rows, columns = (nearest(c, s, boxes.device) for c, s in zip(canvas, size, strict=True))
-    top, bottom, left, right = boxes[..., None, :].unbind(-1)  # each (..., 1)
-    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    in_rows, in_columns = _covered_lines(boxes, size, canvas)
     return in_rows[..., :, None] & in_columns[..., None, :]
+
+
+def covered_factor(boxes: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return :func:`covered` as a 0/1 factor: a product of rows and columns, so that no mask has to be converted."""
+    in_rows, in_columns = _covered_lines(boxes, size, size)
+    return in_rows.to(dtype)[..., :, None] * in_columns.to(dtype)[..., None, :]
+
+
+def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    rows, columns = (nearest(c, s, boxes.device) for c, s in zip(canvas, size, strict=True))
+    top, bottom, left, right = boxes.unsqueeze(-2).unbind(-1)  # each (..., 1)
+    return (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
 
 
 def nearest(target: int, source: int, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs, check_images
+from mixwell.ops.boxes import single_on_host
 from mixwell.ops.pixels import LARGE_IMAGE, layout
 
 
@@ -26,14 +27,14 @@ class Plan(ABC):
 
     _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold
 
-    def __init__(self, pairs: Pairs, weights: Tensor) -> None:
+    def __init__(self, pairs: Pairs, weights: Tensor) -> None:  # (S, K), or of the anchor of two alone, (S,)
         partner = pairs.partner
         n = partner.shape[0]
         anchor = torch.arange(n, device=partner.device)
         several = partner.unbind(1) if partner.dim() == 2 else (partner,)
         self.sources = torch.stack((anchor, *several), 1)
         self.lam = pairs.lam.expand(n)
-        self.weights = weights.float().expand(n, -1)
+        self.weights = (weights if weights.dim() == 2 else of_two(weights)).float().expand(n, -1)
         self.size = pairs.size
 
     @property
@@ -185,6 +186,14 @@ def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     if "plans" in sent:
         sent["plans"] = tuple(_sent(inner, device) for inner in sent["plans"])
     return sent
+
+
+def of_two(weight: Tensor) -> Tensor:
+    """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``."""
+    if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
+        anchor = weight.item()
+        return torch.tensor([[anchor, 1 - anchor]])
+    return torch.stack((weight, 1 - weight), 1)
 
 
 def on_host(t: Tensor) -> bool:

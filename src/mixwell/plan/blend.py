@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
@@ -18,7 +17,7 @@ class BlendPlan(Plan):
     """
 
     def __init__(self, pairs: Pairs) -> None:
-        super().__init__(pairs, torch.stack((pairs.lam, 1 - pairs.lam), 1))
+        super().__init__(pairs, pairs.lam)
 
     def share(self, size: tuple[int, int]) -> Tensor:
         """See :meth:`Plan.share`."""

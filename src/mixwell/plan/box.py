@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import area_weights, covered, rescaled, visible
-from mixwell.ops.masks import mask_into
-from mixwell.ops.pixels import gather_into, memory_order, one_by_one
+from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, visible
+from mixwell.ops.masks import mask_order
+from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan, on_host, shared
 
@@ -36,15 +38,11 @@ class BoxPlan(Plan):
         interpolation: str = "nearest",
         weight: Tensor | None = None,
     ) -> None:
-        boxes = boxes if boxes.dim() == 3 else boxes[:, None]
-        if weight is not None:
-            weights = weight if weight.dim() == 2 else torch.stack((weight, 1 - weight), 1)
-        elif boxes.shape[1] == 1:
-            weights = area_weights(boxes[:, 0], pairs.size)
-        else:
-            weights = visible(boxes, pairs.size, pairs.size).mean((2, 3))
-        super().__init__(pairs, weights)
-        self.boxes = boxes.expand(len(pairs), -1, -1)
+        if weight is None:
+            one = boxes.dim() == 2
+            weight = area_weights(boxes, pairs.size) if one else visible(boxes, pairs.size, pairs.size).mean((2, 3))
+        super().__init__(pairs, weight)
+        self.boxes = (boxes if boxes.dim() == 3 else boxes.unsqueeze(1)).expand(len(pairs), -1, -1)
         self.source_boxes = None
         if source_boxes is not None:
             source_boxes = source_boxes if source_boxes.dim() == 3 else source_boxes[:, None]
@@ -72,12 +70,16 @@ class BoxPlan(Plan):
             out.copy_(self._mix(images))
         elif on_host(self.boxes) and shared(self.boxes):
             anchors, targets = self._windows(images, out)
-            targets.copy_(anchors.index_select(0, self.sources[:, 1]))
+            partner, rows = self.sources.select(1, 1), memory_order(images)
+            if 2 * anchors.numel() > rows.numel():  # whole rows are gathered as one piece of memory each
+                targets.copy_(rows.index_select(0, partner)[self._window(images)])
+            else:
+                targets.copy_(anchors.index_select(0, partner))
         else:
             boxes = self.boxes[:1] if shared(self.boxes) else self.boxes
-            outside = ~covered(boxes, self.size, self.size)  # (S, 1, H, W)
+            pasted = mask_order(covered_factor(boxes, self.size, images.dtype), images, images.dtype)
             anchors, mixed = memory_order(images), memory_order(out)
-            mask_into(gather_into(anchors, self.sources[:, 1], mixed), anchors, outside, images, mixed)
+            choose_into(anchors, gather_into(anchors, self.sources[:, 1], mixed), pasted, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
         partner = self.sources[:, 1].tolist()
@@ -101,12 +103,18 @@ class BoxPlan(Plan):
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
-        top, bottom, left, right = self.boxes[0, 0].tolist()
-        window = images[:, :, top:bottom, left:right]
+        window = self._window(images)
+        anchors = memory_order(images)[window]
         if out.data_ptr() == images.data_ptr():
-            return window, window
+            return anchors, anchors
         out.copy_(images)
-        return window, out[:, :, top:bottom, left:right]
+        return anchors, memory_order(out)[window]
+
+    def _window(self, images: Tensor) -> tuple[Any, ...]:
+        """Return the one box of all images as an index, in memory order."""
+        top, bottom, left, right = self.boxes[0].tolist()[0]
+        box = slice(top, bottom), slice(left, right)
+        return (..., *box) if images.is_contiguous() else (slice(None), *box)
 
     def _paste(self, source: Tensor, box: list[int], source_box: list[int], mixed: Tensor) -> None:
         top, bottom, left, right = box

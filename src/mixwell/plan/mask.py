@@ -30,8 +30,7 @@ class MaskPlan(Plan):
 
     def __init__(self, pairs: Pairs, mask: Tensor) -> None:
         self.mask = _check_mask(mask, pairs)
-        own = mean_at(self.mask, pairs.size)
-        super().__init__(pairs, torch.stack((own, 1 - own), 1))
+        super().__init__(pairs, mean_at(self.mask, pairs.size))
         self.mask = self.mask.expand(len(pairs), -1, -1, -1)
 
     def share(self, size: tuple[int, int]) -> Tensor:
