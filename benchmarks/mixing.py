@@ -3,6 +3,7 @@
 Every call is timed alone, the libraries take turns, and the batch is restored (untimed) before each call, so that
 those that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a reused buffer and
 leaves the batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any harness that calls ``fn(x, y)``.
+Before that, images of 2 x 2 pixels and one thread show what plan, labels and objects cost by themselves.
 """
 
 from __future__ import annotations
@@ -100,14 +101,33 @@ def measure(calls: dict[str, Call], images: Tensor, labels: Tensor, rounds: int)
     return {name: 1e3 * statistics.median(t) for name, t in times.items() if t}
 
 
+def overhead(rounds: int) -> None:
+    """Print what a policy costs beside its pixels: microseconds for a batch of 128 images of 2 x 2 pixels."""
+    images, labels, maps = torch.rand(128, 3, 2, 2), torch.arange(128) % 100, torch.rand(128, 2, 2)
+    buffer = torch.empty_like(images)
+    print(f"plan, labels and objects (saliency given), 128 x 3 x 2 x 2 float32\n{'':34}{'us min':>9}{'median':>9}")
+    for scope in ("batch", "sample"):
+        for policy in (mw.MixUp, mw.CutMix, mw.ResizeMix, mw.FMix, mw.SaliencyMix):
+            mix, times = policy(scope=scope), []
+            for _ in range(20 * rounds):
+                start = perf_counter()
+                mix(images, labels, saliency=maps, out=buffer)
+                times.append(1e6 * (perf_counter() - start))
+            print(
+                f"{policy.__name__ + '/elem' * (scope == 'sample'):34}{min(times):9.0f}{statistics.median(times):9.0f}"
+            )
+
+
 def main() -> None:
-    """Print a table for each shape and type: milliseconds per batch, and as a ratio to a plain copy."""
+    """Print the overhead, and for each shape and type milliseconds per batch, also as a ratio to a plain copy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["128x32", "64x224"], metavar="BxS", help="batch x side")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=30)
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    overhead(args.rounds)
     torch.set_num_threads(args.threads)
     for shape in args.shapes:
         n, side = map(int, shape.split("x"))

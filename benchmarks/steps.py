@@ -26,7 +26,8 @@ import mixwell as mw
 from mixwell import models
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.learnedmask import LearnedMask, save_mask
+from mixwell.methods.learnedmask import LearnedMask
+from mixwell.methods.maskfile import save_mask
 from mixwell.methods.samix import SAMix, SAMixPretrained
 
 # The most a step may cost, in plain steps of the same run.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from pathlib import Path
+
+from docstrings import cell, markdown, read
 
 import mixwell
 
@@ -12,18 +13,16 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 MARKED = re.compile(r"(?<=<!-- policies: written by make docs -->\n).*(?=<!-- end of policies -->)", re.DOTALL)
 
 
-def row(policy: type) -> str:
+def row(name: str) -> str:
     """Return a policy's line of the table: its name, its first sentence, its source."""
-    doc = inspect.cleandoc(policy.__doc__ or "")
-    source = re.search(r"^Source:\s+(.+?)(?:\n\n|\Z)", doc, re.DOTALL | re.MULTILINE)
-    cells = [f"`{policy.__name__}`", doc.split("\n\n")[0], source[1] if source else ""]
-    plain = [re.sub(r":\w+:(?=`)", "", " ".join(cell.split())).replace("``", "`").replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(plain)} |\n"
+    said = read(getattr(mixwell, name))
+    cells = [f"[`{name}`](docs/policies/{name}.md)", markdown(said.idea[0]), markdown(said.source)]
+    return f"| {' | '.join(map(cell, cells))} |\n"
 
 
 def table() -> str:
     """Return the table of all policies that a user can name."""
-    rows = [row(getattr(mixwell, name)) for name in mixwell.names("policy")]
+    rows = [row(name) for name in mixwell.names("policy")]
     return "\n| policy | what it does | source |\n|---|---|---|\n" + "".join(rows) + "\n"
 
 

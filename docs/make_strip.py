@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mixwell import Policy
 from mixwell.train import samples
+from mixwell.train.gallery import drawable, strip
 from mixwell.train.picture import png
-from mixwell.train.show import strip
 
 STRIP = Path(__file__).with_name("strip.png")
 SIDE, RATIO, SEED = 144, 0.6, 8
@@ -14,9 +15,9 @@ LARGEST = 300_000  # what a page may cost its reader (bytes)
 
 
 def drawn() -> bytes:
-    """Return the strip as PNG, with a picture of every policy that needs no model and no settings."""
+    """Return the strip as PNG, with a picture of every policy that is not made of others."""
     images = samples.photographs(SIDE)
-    policies, _ = samples.drawable(images)
+    policies = [policy for policy in drawable(images)[0] if isinstance(policy, Policy)]
     row = [(type(policy).__name__, samples.at_ratios(policy, images, [RATIO], SEED, 1)[0][0]) for policy in policies]
     canvas, words = strip(row)
     return png(canvas.image(margin=12), words, limit=LARGEST)

@@ -68,6 +68,7 @@ POLICIES: list[BatchPolicy] = [
     CutMix(pairing=Reverse(), scope="pair", box="inside"),
     CutMix(scope="sample", box="inside", aspect=(0.3, 3.0)),
     CutMix(scope="sample", aspect=(0.5, 2.0), odd="exact"),
+    CutMix(scope="sample", box="inside", match_area=True),
     CutMix(minmax=(0.2, 0.8)),
     CutMix(minmax=(0.0, 1.0), scope="sample"),
     CutMix(correct_lam=False, scope="sample"),
@@ -84,7 +85,7 @@ POLICIES: list[BatchPolicy] = [
     SaliencyMix(),
     SaliencyMix(scope="batch", levels=255, saliency=FineGrained(channels="bgr", wrap=True)),
     SaliencyMix(box="inside", draw_centre=True, saliency=SpectralResidual()),
-    SaliencyMix(saliency=InputGradient(), draw_centre=True, alpha=0.2),
+    SaliencyMix(saliency=InputGradient(), draw_centre=True, temperature=0.2, alpha=0.2),
     PuzzleMix(blocks=2, transport=False),
     PuzzleMix(blocks=2, transport=False, scope="sample", labels=4, beta=0.8, gamma=0.9, eta=0.1, neighbourhood=2),
     PuzzleMix(blocks=1, transport_cells=1, transport_eps=0.1, std=0.5, iterations=30, saliency=SpectralResidual()),
@@ -177,5 +178,5 @@ METHODS: list[Callable[[nn.Module, BatchPolicy], Method]] = [
     partial(PerturbedMixing, num_classes=CLASSES, p=0.5, std=0.5),
 ]
 
-# They draw pairs from a policy but make masks of their own, and are tested by themselves.
-LEARNED = {"AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"}
+# They make masks by a block that is trained, LearnedMask by one in a file, and are tested by themselves.
+LEARNED = {"AdAutoMix", "AutoMix", "LearnedMask", "SAMix", "SAMixPretrained"}

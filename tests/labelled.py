@@ -10,12 +10,13 @@ from torch import Tensor
 from mixwell import MixedBatch
 
 B, K, N = 7, 3, 5
+PLAN = types.SimpleNamespace()  # made here: some versions of torch cannot compile what makes one
 
 
 def batch(labels: Tensor, weights: Tensor) -> MixedBatch:
     """Make a mixed batch of nothing but labels and weights."""
     nothing = torch.zeros(len(labels), 1, 1, 1)
-    return MixedBatch(nothing, labels, weights, types.SimpleNamespace())
+    return MixedBatch(nothing, labels, weights, PLAN)
 
 
 def random_batch(kind: str, k: int = K) -> MixedBatch:

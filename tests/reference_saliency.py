@@ -19,7 +19,8 @@ def saliencymix(policy: mw.SaliencyMix, d: Drawn) -> Mixed:
     for row, lam in enumerate(d.lam):
         saliency = np.array(d.maps[d.sources[0 if policy.scope == "batch" else row][1]])
         if policy.draw_centre:
-            running = np.cumsum(saliency.ravel()) / saliency.sum()
+            chance = saliency if policy.temperature is None else np.exp(saliency / policy.temperature)
+            running = np.cumsum(chance.ravel()) / chance.sum()
             index = int((running <= d.numbers[0][row][0]).sum())
         else:
             levels = saliency if policy.levels is None else np.floor(saliency * policy.levels)

@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -180,6 +181,14 @@ def refuse(check: Check, files: dict[Path, str]) -> None:
     """Fail with every complaint of a check on a line of its own."""
     complaints = [f"{path}: {complaint}" for path, text in files.items() for complaint in check(path, text)]
     assert not complaints, "\n".join(["", *complaints])
+
+
+def test_import_is_quick() -> None:
+    """Only torch comes along; the compiler alone would take longer than everything else."""
+    slow = ("torch._dynamo", "torchvision", "timm", "scipy", "sklearn", "matplotlib", "accelerate")
+    code = f"import sys, mixwell; print([name for name in {slow} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_readme_is_short() -> None:

@@ -171,6 +171,19 @@ def test_compiled_agrees() -> None:
     torch.compiler.reset()
 
 
+def test_compiled_once() -> None:
+    """Steps after the first, with the teacher moved between them, use the graphs of the first."""
+    torch.compiler.reset()
+    method, graphs, counts = awake(AutoMix(Net())), [], []
+    step = torch.compile(method, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for k in range(3):
+        step(*data(size=32))["loss"].backward()
+        method.after_step(k / 3)
+        counts.append(len(graphs))
+    assert counts == [counts[0]] * 3
+    torch.compiler.reset()
+
+
 def test_two_processes(tmp_path: Path) -> None:
     """Without batch norm, two halves of a batch that mix within themselves give the gradient of the whole."""
     x, y = data(size=32)

@@ -94,6 +94,8 @@ def test_nothing_to_look_at() -> None:
         (lambda: mw.MixUp(alpha=0), ["alpha", "positive", "0"]),
         (lambda: mw.CutMix(alpha=-1.0), ["alpha", "positive", "-1.0"]),
         (lambda: mw.MixUp(alpha=float("nan")), ["alpha", "positive", "nan"]),
+        (lambda: mw.MixUp(alpha=None), ["alpha", "positive", "None"]),
+        (lambda: mw.CutMix(alpha="0.2"), ["alpha", "positive", "'0.2'"]),
         (lambda: mw.FMix(alpha=-0.5, reformulated=True), ["positive", "-0.5"]),
         (lambda: mw.Beta(1.0, beta=0.0), ["beta", "positive", "0.0"]),
         (lambda: mw.Uniform(0.8, 0.2), ["low", "high", "0.8", "0.2"]),
@@ -105,6 +107,8 @@ def test_nothing_to_look_at() -> None:
         (lambda: mw.CutMix(odd="even"), ["floor", "exact", "even"]),
         (lambda: mw.CutMix(minmax=(0.8, 0.2)), ["minmax", "(0.8, 0.2)"]),
         (lambda: mw.CutMix(minmax=(0.2, 1.5)), ["minmax", "1.5"]),
+        (lambda: mw.CutMix(minmax=0.3), ["minmax", "(low, high)", "0.3"]),
+        (lambda: mw.SaliencyMix(temperature=0.5), ["temperature", "draw_centre=True"]),
         (lambda: mw.CutMix(aspect=(0.0, 2.0)), ["aspect", "positive", "0.0"]),
         (lambda: mw.CutMix(aspect=(2.0, 1.0)), ["aspect", "order"]),
         (lambda: mw.ResizeMix(box="middle"), ["inside, clip", "middle"]),
@@ -116,10 +120,7 @@ def test_nothing_to_look_at() -> None:
         (lambda: mw.SaliencyMix(box="middle"), ["clip, inside", "middle"]),
         (lambda: mw.OneOf([]), ["policies", "[]"]),
         (lambda: mw.OneOf([mw.MixUp(), "CutMix"]), ["policies", "CutMix"]),
-        (
-            lambda: mw.OneOf([mw.MixUp()], weights=[1, 2]),
-            ["one non-negative weight", "[1, 2]", "1 policies"],
-        ),
+        (lambda: mw.OneOf([mw.MixUp()], weights=[1, 2]), ["one non-negative weight", "[1, 2]", "1 policies"]),
         (lambda: mw.OneOf([mw.MixUp(), mw.CutMix()], weights=[1, -1]), ["non-negative", "[1, -1]"]),
         (lambda: mw.OneOf([mw.MixUp(), mw.CutMix()], weights=[0, 0]), ["not all zero"]),
         (lambda: mw.OneOf([mw.MixUp()], scope="pair"), ["Reverse()", "pair"]),
@@ -288,13 +289,3 @@ def test_hostile_text(text: str) -> None:
 def test_unknown_kind() -> None:
     """There are only so many kinds of names."""
     refused(lambda: mw.names("colour"), ValueError, "policy", "colour")
-
-
-@pytest.mark.parametrize("policy", [mw.SaliencyMix(), mw.GuidedMix(), mw.AttentiveMix(), mw.SnapMix()], ids=repr)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_saliency_that_is_no_number_is_refused(policy: mw.BatchPolicy, bad: float) -> None:
-    """One such value in one map, whoever made it."""
-    maps = torch.rand(4, 7, 7)
-    maps[2, 3, 3] = bad
-    with pytest.raises(ValueError, match="finite"):
-        policy(torch.rand(4, 3, 16, 16), torch.arange(4), saliency=maps)

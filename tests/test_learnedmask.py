@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from learned import Net, awake
-from mixwell import BatchPolicy, Constant, Mixing, Plan, Roll, SUMix
+from mixwell import BatchPolicy, Constant, LearnedMask, Mixing, Plan, Roll, SUMix, save_mask
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.learnedmask import LearnedMask, read_card, save_mask
+from mixwell.methods.maskfile import read_card
 from mixwell.methods.mixblock import PairAttention
 from mixwell.methods.samix import SAMix, SAMixPretrained
 from mixwell.models import mini_resnet
@@ -67,7 +67,7 @@ def test_is_an_ordinary_policy(block: tuple[str, AutoMix]) -> None:
 def test_under_other_methods(block: tuple[str, AutoMix]) -> None:
     x, y = data(size=32)
     policy = LearnedMask(block[0])
-    seer = policy._seer
+    seer = policy._finished.on(torch.device("cpu"))
     before = copy.deepcopy(seer.encoder.state_dict())
     for method in (Mixing(Net(), policy), SUMix(Net(), policy, num_classes=10), SAMixPretrained(Net(), policy)):
         method.train()
@@ -136,9 +136,16 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
     save_file(weights, other, {"mixwell": json.dumps(card | {"layer": "layer9"})})
     with pytest.raises(ValueError, match="layer9"):
         LearnedMask(other)
-    save_file(weights, other)
-    with pytest.raises(ValueError, match="holds no mix block"):
-        LearnedMask(other)
+    for text in (None, "{not JSON", "[]", json.dumps({"format": 1})):
+        save_file(weights, other, {"mixwell": text} if text else None)
+        with pytest.raises(ValueError, match="holds no mix block: expected a file that mixwell train or save_mask"):
+            LearnedMask(other)
+    for change in ({"format": 2}, {"block": "NewBlock"}):
+        save_file(weights, other, {"mixwell": json.dumps(card | change)})
+        with pytest.raises(
+            ValueError, match=r"another version of mixwell: its format is . and its block \w+, but this"
+        ):
+            LearnedMask(other)
     Path(other).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="holds no mix block"):
         LearnedMask(other)
@@ -148,6 +155,10 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
         LearnedMask()(*data())
     with pytest.raises(ValueError, match="margin"):
         LearnedMask(block[0], margin=0.7)
+    with pytest.raises(ValueError, match=r"trained on images \(B, 3, H, W\), but got \(8, 1, 16, 16\)"):
+        LearnedMask(block[0])(data()[0][:, :1], data()[1])
+    with pytest.raises(ValueError, match="mean and std belong together"):
+        save_mask(other, block[1].block, block[1].teacher, "layer2", mean=(0.5,))
 
 
 def test_images_as_trained_on(block: tuple[str, AutoMix]) -> None:

@@ -69,3 +69,21 @@ def test_timm_by_name_and_wrong_names():
         models.build("resnet19", 5)
     with pytest.raises(ValueError, match="timm has no model called 'resnet19'; did you mean"):
         models.build("timm/resnet19", 5)
+
+
+def test_settings_of_timm_models():
+    pytest.importorskip("timm")
+    model = models.build("timm/vit_tiny_patch16_224(img_size=32, depth=2, drop_path_rate=0.5)", 5)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5) and len(model.blocks) == 2
+    assert model.blocks[1].drop_path1.drop_prob == 0.5
+    for text, sentence in [
+        ("timm/resnet18(depth=3)", "timm cannot make resnet18 with {'depth': 3}: .*unexpected"),
+        ("timm/resnet18(__import__('os'))", "expected timm/NAME"),
+        ("timm/resnet18(a=__import__('os'))", "expected timm/NAME"),
+        ("timm/resnet18(a=1", "expected timm/NAME"),
+        ("timm/resnet18(a=1)(b=2)", "expected timm/NAME"),
+        ("timm/resnet18().fc", "expected timm/NAME"),
+        ("timm/resnet19(a=1)", "timm has no model called 'resnet19'; did you mean"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            models.build(text, 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from mixwell.batch import Batch, Pairs
 from mixwell.integrations.scipy import ExactPuzzleMix, exact_assignment
 from mixwell.methods.perturbed import PerturbedMixing
 from mixwell.ops.transport import plan_matrix, proposals, staying, transport_costs
+from mixwell.pairing import Roll
 from mixwell.plan import MaskPlan, PatchPlan
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.puzzlemix import PuzzleMix
@@ -103,7 +106,7 @@ def given(policy: PuzzleMix, dtype: torch.dtype) -> tuple[Pairs, Drawn]:
     """Make pairs, and the same for the slow reference."""
     images = photographs(5, (12, 24), channels=2)
     images = (images * 255).round().byte() if dtype == torch.uint8 else images
-    batch = Batch(images, torch.arange(5), saliency=torch.rand(5, 10, 12) ** 3)
+    batch = Batch(images, torch.arange(5), saliency=torch.rand(5, 10, 20) ** 3)
     partner, lam = torch.tensor([2, 3, 4, 1, 0]), torch.rand(1 if policy.scope == "batch" else 5)
     sources = torch.stack((torch.arange(5), partner), 1).tolist()
     drawn = Drawn(images, sources, lam.expand(5).tolist(), [], batch.saliency.tolist())
@@ -208,9 +211,10 @@ def test_adversarial_noise(policy: PuzzleMix | MixUp) -> None:
     images, labels = torch.rand(64, 3, 8, 8), torch.arange(64) % 5
     method = PerturbedMixing(model, policy, p=0.5, epsilon=10.0, mean=0.5, std=0.25)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    noisy, maps = method._perturbed((images - 0.5) / 0.25, labels)
+    noisy, maps, clean = method._perturbed((images - 0.5) / 0.25, labels)
     assert all(value.equal(before[name]) for name, value in model.state_dict().items()) and model.training
     assert (maps is None) == isinstance(policy, MixUp)
+    assert clean is None
     change = (noisy * 0.25 + 0.5) - images
     assert float(change.abs().max()) <= 10 / 255 + 1e-6
     assert 10 < int((change.abs().amax((1, 2, 3)) > 1e-4).sum()) < 54
@@ -221,3 +225,41 @@ def test_adversarial_noise(policy: PuzzleMix | MixUp) -> None:
     assert all(p.grad is not None for p in model.parameters())
     with pytest.raises(ValueError, match="probability"):
         PerturbedMixing(model, p=1.5)
+
+
+@pytest.mark.parametrize(
+    "policy", [PuzzleMix(alpha=Constant(0.5), blocks=4, eta=0.0, pairing=Roll()), MixUp(pairing=Roll())], ids=repr
+)
+@pytest.mark.parametrize("dense", [False, True])
+def test_clean_loss(policy: PuzzleMix | MixUp, dense: bool) -> None:
+    """One pass in train mode gives its own loss to learn, and the saliency with which the second pass is mixed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 5)).train()
+    images, labels = torch.rand(8, 3, 8, 8), torch.arange(8) % 5
+    given = nn.functional.one_hot(labels, 5).float() if dense else labels
+    other, pixels = deepcopy(model), images.clone().requires_grad_()
+    step = PerturbedMixing(model, policy, p=0.0, clean_lam=0.4)
+    draws = torch.get_rng_state()
+    got = step(images, given)
+    got["loss"].backward()
+
+    clean = -other(pixels).log_softmax(1)[torch.arange(8), labels].mean()  # the first pass of another copy
+    clean.backward()
+    first = {name: p.grad * 0.4 for name, p in other.named_parameters()}
+    maps = pixels.grad.square().sum(1).sqrt()  # up to a factor, which does not matter
+    other.zero_grad()
+    torch.set_rng_state(draws)
+    torch.rand(8, 1, 1, 1), torch.rand_like(images), torch.rand(())  # what decides about noise
+    mixed = policy(images, labels, saliency=maps)
+    wrong = -other(mixed.images).log_softmax(1)
+    loss = sum(mixed.weights[:, k] @ wrong[torch.arange(8), mixed.labels[:, k]] for k in range(2)) / 8
+    loss.backward()
+
+    torch.testing.assert_close(got["loss"], loss + 0.4 * clean)
+    torch.testing.assert_close(got["clean_loss"], clean.detach())
+    assert not got["clean_loss"].requires_grad
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, first[name] + other.get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+    assert all(value.equal(other.state_dict()[name]) for name, value in model.state_dict().items())  # both passes count
+    with pytest.raises(ValueError, match=r"clean_lam not negative, but got .*clean_lam=-1"):
+        PerturbedMixing(model, clean_lam=-1)

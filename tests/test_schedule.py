@@ -146,7 +146,7 @@ def test_reads_back(schedule: BatchPolicy) -> None:
         (lambda: until(MixUp(), 0.0), "rise from 0"),
         (lambda: Ramp(CutMix(), "alfa"), "has no setting 'alfa'; it has alpha"),
         (lambda: Ramp(Sometimes(CutMix()), "p", end=2.0), "probability"),
-        (lambda: Ramp(CutMix(), "alpha", start=0.0, end=1.0), "must be positive"),
+        (lambda: Ramp(CutMix(), "alpha", start=0.0, end=1.0), "must be a positive finite number"),
         (lambda: Ramp(CutMix(), "alpha", start=0.5, since=0.5, until=0.5), "since < until"),
         (lambda: switch_mix(mode="half"), "mode must be one of batch, pair, elem"),
         (lambda: switch_mix(0, 0), "for no mixing use NoMix"),

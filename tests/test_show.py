@@ -15,8 +15,23 @@ import pytest
 import torch
 from PIL import Image
 
-from mixwell import BatchPolicy, Constant, CutMix, FMix, MixUp, NoMix, OneOf, ResizeMix, Roll, Sometimes, names
-from mixwell.train import samples, show
+from mixwell import (
+    BatchPolicy,
+    ByProgress,
+    Constant,
+    CutMix,
+    FMix,
+    GuidedMix,
+    MixUp,
+    NoMix,
+    OneOf,
+    Ramp,
+    ResizeMix,
+    Roll,
+    Sometimes,
+    names,
+)
+from mixwell.train import gallery, samples, show
 from mixwell.train.errors import RunError
 from mixwell.train.picture import SOURCES, Canvas, fitting, font, png
 
@@ -123,16 +138,36 @@ def test_images_of_different_classes_first(folder: Path) -> None:
 
 
 def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``show all`` draws what needs no settings, says what it left out, and stays small."""
+    """``show all`` draws everything but what needs a file, says so, and stays small; the README shows the same."""
     show.main(["all", "--out", str(tmp_path / "all.png")])
     assert (tmp_path / "all.png").stat().st_size < 1_000_000
     with Image.open(tmp_path / "all.png") as image:
         told = image.info["Description"]
     left_out = capsys.readouterr().err
-    wrappers = {"NoMix", "Sometimes"}
-    assert {name for name in names("policy") if f"{name}(" not in told} - wrappers == set(
+    assert {name for name in names("policy") if f"\n{name}(" not in f"\n{told}"} == set(
         re.findall(r"^left out (\w+):", left_out, re.MULTILINE)
     )
+    assert "LearnedMask: LearnedMask needs the file" in left_out and left_out.count("\n") == 1
+    with Image.open(DOCS / "gallery.png") as kept:
+        assert kept.info["Description"] == told, "docs/gallery.png is old: run 'make docs'"
+    assert (DOCS / "gallery.png").stat().st_size < 1_000_000
+
+
+def test_policies_made_of_others_are_drawn_part_by_part() -> None:
+    """Schedules are drawn as they go, choices by what they choose, and what no ratio changes only once."""
+    images = samples.photographs(32)
+
+    def drawn_as(policy: BatchPolicy) -> dict[str, float]:
+        row = gallery.columns(policy, images, [0.2, 0.5, 0.8], seed=0)
+        return {words: round(sample.weights[0], 1) for words, sample in row}
+
+    assert drawn_as(ByProgress([MixUp(), NoMix()])) == {"MixUp() at progress 0": 0.5, "NoMix() at progress 0.5": 1.0}
+    stages = (("MixUp()", 0), ("MixUp(alpha=2.0)", 0.5), ("MixUp(alpha=3.0)", 1))
+    ramp = drawn_as(Ramp(MixUp(), "alpha", start=1.0, end=3.0))
+    assert list(ramp) == [f"{policy} at progress {progress}" for policy, progress in stages]
+    assert list(drawn_as(Sometimes(MixUp(), p=0.2))) == ["MixUp(), 20 % of the time", "NoMix(), 80 % of the time"]
+    assert drawn_as(MixUp()) == {"lam 0.20": 0.2, "lam 0.50": 0.5, "lam 0.80": 0.8}
+    assert len(drawn_as(GuidedMix())) == 1
 
 
 def test_few_colours_keep_the_paper_white() -> None:
@@ -177,7 +212,7 @@ def test_weights_below_one_leave_the_bar_open() -> None:
     ("arguments", "message"),
     [
         (["CutMax"], "did you mean CutMix"),
-        (["CutMix(alpha=-1)"], "must be positive"),
+        (["CutMix(alpha=-1)"], "must be a positive finite number"),
         (["Roll()"], "expected a mixing policy"),
         (["SUMix"], "expected a mixing policy"),
         (["SaliencyMix(saliency=InputGradient())"], "InputGradient needs the model"),

@@ -125,7 +125,7 @@ def test_names() -> None:
     assert {"PixelShare", "SemanticShare"} <= set(names("label"))
     assert {"binary_cross_entropy", "cross_entropy"} <= set(names("loss"))
     assert not any(inspect.isabstract(cls) for cls in known().values())
-    with pytest.raises(ValueError, match=r"kind must be one of policy, .* or loss, but got 'models'"):
+    with pytest.raises(ValueError, match=r"kind must be one of policy, .*, shorthand or loss, but got 'models'"):
         names("models")
 
 
@@ -260,8 +260,10 @@ def test_what_is_no_text_is_refused() -> None:
         ("MixUp(alpha=Betta(1))", r"Unknown name 'Betta'; did you mean Beta\?$"),
         ("SUMix(gama=1)", r"SUMix has no setting 'gama' here; did you mean gamma\?$"),
         ("CutMix(0.2)", r"CutMix cannot be made .* its settings are alpha, .*, by name"),
-        ("CutMix(alpha=-1)", "alpha of a Beta law must be positive and finite, but got -1"),
+        ("CutMix(alpha=-1)", "alpha of a Beta law must be a positive finite number, but got -1"),
         ("SUMix(CutMix())", "SUMix takes settings by name here: gamma, .*classifier"),
+        ("swich_mix()", r"Unknown name 'swich_mix'; did you mean switch_mix\?$"),
+        ("switch_mix(prb=1)", r"switch_mix has no setting 'prb' here; did you mean prob\?$"),
         ("qqqqq", r"Unknown name 'qqqqq'; mixwell\.names\(kind\) lists"),
     ],
 )

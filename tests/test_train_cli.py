@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import nn
 
 import mixwell
-from mixwell.train import build, loop
+from mixwell.train import build, runs
 from mixwell.train.cli import main
 from mixwell.train.recipes import RECIPES
 
@@ -145,7 +145,7 @@ def test_loss_that_is_no_number(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["train"], "name a recipe (digits, "),
+        (["train"], "name a recipe ('mixwell list' shows all)"),
         (["train", "digit"], "unknown recipe 'digit'; did you mean digits?"),
         (["train", "digits", "--epoch", "3"], "unknown setting --epoch; did you mean epochs?"),
         (["train", "digits", "--learning-rate=3"], "unknown setting --learning_rate; "),
@@ -202,7 +202,7 @@ def test_help_and_list(capsys):
         assert all(word in said for word in words)
     assert main(["list"]) == 0
     said = capsys.readouterr().out
-    kinds = ("policy", "method", "saliency", "pairing", "ratio", "label")
+    kinds = ("policy", "shorthand", "method", "saliency", "pairing", "ratio", "label")
     assert all(name in said for kind in kinds for name in mixwell.names(kind))
     assert all(name in said for name in RECIPES) and "wide_resnet28_8" in said
 
@@ -216,7 +216,7 @@ def test_terminal_shows_a_bar(tmp_path, monkeypatch, capsys):
 
 def test_median_looks_at_the_last_ten_epochs():
     history = [{"epoch": e, "val_top1": float(v)} for e, v in enumerate([99, 98, *range(10)], start=1)]
-    assert loop.curve(history, "val_top1") == {"last": 9.0, "best": 99.0, "best_epoch": 1, "median_last_10": 4.5}
+    assert runs.curve(history, "val_top1") == {"last": 9.0, "best": 99.0, "best_epoch": 1, "median_last_10": 4.5}
 
 
 def test_a_reader_who_has_seen_enough_is_no_mistake() -> None:

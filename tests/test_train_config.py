@@ -55,6 +55,8 @@ def test_every_field_is_explained_and_about_thirty():
         ('{"lr": -1}', "lr must be not negative, and is -1"),
         ('{"precision": "fp8"}', "precision must be one of fp32, bf16, fp16, and is 'fp8'"),
         ('{"val_split": 1}', "val_split must be between 0 and 0.9"),
+        ('{"eval_crop": 0}', "eval_crop must be above 0 and at most 1"),
+        ('{"erasing": 2}', "erasing must be between 0 and 1"),
         ("[]", "must be a JSON object"),
         ("{", "not JSON"),
     ],

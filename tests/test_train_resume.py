@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -69,6 +70,49 @@ def test_kill_at_any_moment(undisturbed: Path, tmp_path: Path):
     process.wait()
     assert main(["train", "--resume", str(run)]) == 0
     same(run, undisturbed)
+
+
+# Everything of theirs that has a state: teacher, block with a group of its own, second head, steps, schedules, chances.
+SCHEDULES = "momentum=Momentum(base=0.5, end=0.9, warm=0.1), buffers='average', block_group={'lr': 0.2}"
+LEARNED = {
+    "AutoMix": f"AutoMix(mask_weight=Cosine(1.0, 0.1), mask_adjust=0.5, generator_every=2, {SCHEDULES})",
+    "SAMix": f"SAMix(mask_weight=Cosine(1.0, 0.1), switch_off=Cosine(0.9, 0.3), {SCHEDULES})",
+    "AdAutoMix": f"AdAutoMix(random_sources=True, beta=Cosine(0.9, 0.1), {SCHEDULES})",
+}
+RAMP = "Ramp(MixUp(scope='sample'), 'alpha', start=0.2, end=2.0)"
+
+
+def train_and_die(args: list[str]) -> None:
+    """Train until the middle of the third epoch, and end there without a last word."""
+    steps = []
+
+    def step(self: display.Display, images: int) -> None:
+        steps.append(images)
+        if len(steps) == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    display.Display.step = step
+    main(args)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_killed_block_goes_on(name: str, tmp_path: Path):
+    """Killed in the middle of an epoch, a training of a block ends bit-equal, the file of its block included."""
+    args = ["train", "digits", "--epochs", str(EPOCHS), *TINY, "--policy", RAMP, "--method", LEARNED[name]]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert main([*args, "--out", str(whole)]) == 0
+    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=([*args, "--out", str(run)],))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL and checkpoint.epochs(checkpoint.latest(run)) == 2
+    assert main(["train", "--resume", str(run)]) == 0
+    same(run, whole)
+    mine, theirs = (load_file(path / "mask.safetensors") for path in (run, whole))
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    state = load_file(run / f"checkpoint/epoch-{EPOCHS:05d}/model.safetensors")
+    assert state["_extra_state"].tolist() == [1.0, 3 * EPOCHS]
+    parts = {key.partition(".")[0] for key in state}
+    assert parts == {"model", "other", "block", "second", "teacher_second", "_extra_state"}
 
 
 def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):

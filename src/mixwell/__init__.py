@@ -11,6 +11,7 @@ from mixwell.methods import (
     AutoMix,
     GridLoss,
     HiddenMix,
+    LearnedMask,
     Method,
     Mixing,
     PerturbedMixing,
@@ -20,6 +21,7 @@ from mixwell.methods import (
     SUMix,
     UncertaintyHead,
     jensen_shannon,
+    save_mask,
     sumix_terms,
 )
 from mixwell.methods.mixblock import MixBlock, PairAttention
@@ -93,6 +95,7 @@ __all__ = [
     "HiddenMix",
     "InputGradient",
     "LabelPolicy",
+    "LearnedMask",
     "MaskPlan",
     "Method",
     "MixBlock",
@@ -151,6 +154,7 @@ __all__ = [
     "pooled",
     "random_mix",
     "ranked_accuracy",
+    "save_mask",
     "sumix_terms",
     "switch_mix",
     "target_weights",

@@ -25,7 +25,7 @@ class Batch:
         images: Shape ``(B, C, H, W)``, floating point or uint8.
         labels: Class indices ``(B,)``, or dense labels ``(B, N)``.
         model: The classifier, for saliency sources that look at it.
-        saliency: Maps ``(B, h, w)`` known beforehand.
+        saliency: Maps ``(B, h, w)`` known beforehand, of the images' size or coarser, in the same proportions.
         generator: Source of randomness; ``None`` takes torch's default for the device.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -190,6 +191,10 @@ class SemanticShare(LabelPolicy):
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
         if not 0 <= self.kappa < math.inf:
             raise ValueError(f"kappa must be a finite number from 0 on, but got {self.kappa}.")
+        if self.kappa > 1 and (isinstance(self.similarity, Agreement) or self.similarity == "agreement"):
+            warnings.warn(
+                f"agreement with kappa={self.kappa} lets labels run away to 0 and 1: keep it at most 1.", stacklevel=3
+            )
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         return self.terms(mixed, view)[0]

@@ -17,6 +17,7 @@ from mixwell.pairing import Pairing, Permutation
 from mixwell.plan import BlendPlan, Plan
 from mixwell.plan.choice import choose_per_sample
 from mixwell.ratio import Ratio, as_ratio
+from mixwell.saliency.base import check_fit
 from mixwell.value import Value, set_field
 
 Model = torch.nn.Module | Callable[[Tensor], Tensor]
@@ -46,7 +47,8 @@ class BatchPolicy(Value, ABC):
             images: Shape ``(B, C, H, W)``, floating point or uint8; never written.
             labels: Class indices ``(B,)``, int64, or dense labels ``(B, N)``.
             model: The classifier, for saliency sources that look at it; it is left as it was found.
-            saliency: Maps ``(B, h, w)`` to use instead of the policy's own source.
+            saliency: Maps ``(B, h, w)`` to use instead of the policy's own source, of the images' size or coarser, in
+                the same proportions.
             generator: Source of randomness; one on the CPU gives the same plan on every device.
 
         Returns:
@@ -54,7 +56,7 @@ class BatchPolicy(Value, ABC):
 
         Raises:
             TypeError: Images or labels are of a type that cannot be mixed.
-            ValueError: Shapes do not fit, or a saliency map that is needed is missing.
+            ValueError: Shapes do not fit, or saliency maps that are needed are missing or not finite.
         """
         with torch.no_grad():
             return self._draw(Batch(images, labels, model=model, saliency=saliency, generator=generator))
@@ -130,7 +132,10 @@ class Policy(BatchPolicy):
             batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
         partner = self.pairing(batch) if partner is None else partner
         ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
-        lam = batch.send(ratio(1 if self.scope == "batch" else n, batch.source_device, batch.generator))
+        # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, and a Ramp makes a new
+        # ratio at every step.
+        lam = ratio.__call__(1 if self.scope == "batch" else n, batch.source_device, batch.generator)
+        lam = batch.send(lam)
         once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
         return self.plan(Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once))
 
@@ -140,6 +145,8 @@ class Policy(BatchPolicy):
         if maps is None and source is not None:
             maps = source(batch.model, batch.images, batch.labels)
             check_saliency(maps, len(batch))
+        elif maps is not None:
+            check_fit(maps, batch.size)
         if maps is not None and maps.device.type == "cpu" and not bool(maps.isfinite().all()):
             raise ValueError("saliency maps must be finite, but hold NaN or infinity; look at where they come from.")
         return None if maps is None else self._prepared(maps, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from dataclasses import field
 
@@ -38,7 +39,7 @@ class Beta(Ratio):
             beta=alpha)``.
 
     Raises:
-        ValueError: A parameter is not positive.
+        ValueError: A parameter is no positive number.
 
     Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018 (arXiv:1710.09412).
 
@@ -51,11 +52,11 @@ class Beta(Ratio):
     beta: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if value is not None and not 0 < value < math.inf:
+        for name, value in (("alpha", self.alpha), ("beta", self.alpha if self.beta is None else self.beta)):
+            if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
                 raise ValueError(
-                    f"{name} of a Beta law must be positive and finite, but got {value}; to switch mixing off, leave "
-                    "the policy out."
+                    f"{name} of a Beta law must be a positive finite number, but got {value!r}; to switch mixing off, "
+                    "leave the policy out."
                 )
 
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:

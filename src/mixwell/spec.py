@@ -40,20 +40,28 @@ KINDS: dict[str, type] = {
     "schedule": momentum.Schedule,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
+# Functions that write a policy made of others in one word; what they return has a repr of its own.
+SHORTHANDS: dict[str, Callable[..., Any]] = {
+    f.__name__: f for f in (policies.random_mix, policies.switch_mix, policies.until)
+}
 # What methods and losses are given when they are used, and not in text.
 LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 
 
 def known() -> dict[str, Callable[..., Any]]:
-    """Return every class and every loss that may be named in text."""
+    """Return every class and every function that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
     modules += (adaptivemask, masklosses, mixblock, momentum)
-    return LOSSES | {
-        name: cls
-        for module in modules
-        for name, cls in vars(module).items()
-        if inspect.isclass(cls) and issubclass(cls, tuple(KINDS.values())) and not inspect.isabstract(cls)
-    }
+    return (
+        LOSSES
+        | SHORTHANDS
+        | {
+            name: cls
+            for module in modules
+            for name, cls in vars(module).items()
+            if inspect.isclass(cls) and issubclass(cls, tuple(KINDS.values())) and not inspect.isabstract(cls)
+        }
+    )
 
 
 def names(kind: str) -> list[str]:
@@ -61,7 +69,7 @@ def names(kind: str) -> list[str]:
 
     Args:
         kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``,
-            ``"target"``, ``"rescale"`` or ``"similarity"``.
+            ``"target"``, ``"rescale"``, ``"similarity"``, or ``"shorthand"`` for the functions that return a policy.
 
     Raises:
         ValueError: There is no such kind.
@@ -70,10 +78,11 @@ def names(kind: str) -> list[str]:
         >>> names("ratio")
         ['Beta', 'Constant', 'Folded', 'Uniform']
     """
-    if kind == "loss":
-        return sorted(LOSSES)
+    functions = {"loss": LOSSES, "shorthand": SHORTHANDS}
+    if kind in functions:
+        return sorted(functions[kind])
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)} or loss, but got {kind!r}.")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, shorthand or loss, but got {kind!r}.")
     return sorted(name for name, cls in known().items() if inspect.isclass(cls) and issubclass(cls, KINDS[kind]))
 
 
@@ -95,6 +104,8 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
     Example:
         >>> parse("SaliencyMix(alpha=0.2, saliency=SpectralResidual())")
         SaliencyMix(alpha=0.2, saliency=SpectralResidual())
+        >>> parse("until(CutMix, 0.9)")
+        ByProgress(policies=(CutMix(), NoMix()), since=(0.0, 0.9))
     """
     if not isinstance(text, str):
         raise TypeError(f"Expected text like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
@@ -151,7 +162,7 @@ def nearest(name: str, choices: Any) -> str:
 
 
 def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str, Any]]) -> Any:
-    partial = not inspect.isclass(make) or issubclass(make, methods.Method)
+    partial = make in LOSSES.values() or (inspect.isclass(make) and issubclass(make, methods.Method))
     settings = [name for name in inspect.signature(make).parameters if not (partial and name in LATER)]
     what, keywords = make.__name__, dict(named)
     if partial and positional:

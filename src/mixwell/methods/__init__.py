@@ -6,6 +6,8 @@ from mixwell.methods.augmix import AugMix, AugMixViews, jensen_shannon
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.gridloss import GridLoss
 from mixwell.methods.hiddenmix import HiddenMix
+from mixwell.methods.learnedmask import LearnedMask
+from mixwell.methods.maskfile import save_mask
 from mixwell.methods.method import Method
 from mixwell.methods.mixing import Mixing
 from mixwell.methods.perturbed import PerturbedMixing
@@ -21,6 +23,7 @@ __all__ = [
     "AutoMix",
     "GridLoss",
     "HiddenMix",
+    "LearnedMask",
     "Method",
     "Mixing",
     "PerturbedMixing",
@@ -32,5 +35,6 @@ __all__ = [
     "UncertaintyHead",
     "jensen_shannon",
     "normalised_uncertainty",
+    "save_mask",
     "sumix_terms",
 ]

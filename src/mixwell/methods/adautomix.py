@@ -14,6 +14,7 @@ from mixwell.methods.adaptivemask import SourceAttention
 from mixwell.methods.masks import even_where, near_pure
 from mixwell.methods.momentum import Schedule, at
 from mixwell.methods.pipeline import MomentumPipeline
+from mixwell.methods.seer import Seer
 from mixwell.methods.twoheads import reported
 from mixwell.plan.shares import SharePlan
 from mixwell.policies import MixUp
@@ -113,6 +114,10 @@ class AdAutoMix(MomentumPipeline):
         else:
             terms["loss"] = terms["loss"] + 0 * shares.sum()  # every process has a gradient for every parameter
         return reported(self.safe(terms))
+
+    def seer(self) -> Seer:
+        """See :meth:`Method.seer`."""
+        return Seer(self.block, self.teacher, self.tap, self.sources)
 
     def _several(self, rows: int) -> int:
         if self.sources > rows:

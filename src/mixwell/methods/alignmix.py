@@ -37,7 +37,8 @@ class AlignMix(Method):
         tolerance: Stop the iteration early, see :func:`mixwell.ops.sinkhorn.log_transport`; published: 0.1 with
             ``iterations=100``. It waits for the device in every iteration.
         normalise: Compare directions of features only: their distances then lie in [0, 4], and the transport converges.
-        exact: See :func:`mixwell.ops.sinkhorn.mix_aligned`.
+        exact: Let the weights of every place add up to one, whether the transport has converged or not; ``False`` takes
+            them as they are, as published.
         scope: Draw the direction once per ``"batch"``, as published, or per ``"sample"``.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 

@@ -155,8 +155,9 @@ def _view(views: AugMixViews, images: Tensor, generator: torch.Generator | None)
         return views._view(images, generator)
 
 
-# Which augmentation goes to which image is decided on the host.
-_view_uncompiled = cast(Callable[[AugMixViews, Tensor, torch.Generator | None], Tensor], torch.compiler.disable(_view))
+# Which augmentation goes to which image is decided on the host. torch.compiler.disable would import the compiler here
+# and now, which takes longer than all the rest of mixwell; this does so where it is called.
+_view_uncompiled = cast(Callable[[AugMixViews, Tensor, torch.Generator | None], Tensor], torch._disable_dynamo(_view))
 
 
 class AugMix(Method):
@@ -175,6 +176,11 @@ class AugMix(Method):
     Raises:
         TypeError: The model is no module, or the policy cannot mix.
         ValueError: ``weight`` is negative.
+
+    Note:
+        The authors make the views of one 8-bit image after the other in the data loader; here the whole batch gets
+        them on its device, without rounding. OpenMixup cuts normalised images off at 0 and 1, takes one augmentation
+        for all images of a batch, and leaves the divergence out.
 
     Source: Hendrycks et al., *AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty*,
     ICLR 2020 (arXiv:1912.02781).

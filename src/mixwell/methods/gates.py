@@ -59,7 +59,8 @@ class Gate:
 
     def _pass(self, module: nn.Module, args: Any, output: Any) -> Any:
         change, self._change = self._change, None
-        return output if change is None else change(_tensor(output, self.name))
+        # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, new at every step.
+        return output if change is None else change.__call__(_tensor(output, self.name))
 
     @contextmanager
     def opened(self, change: Change) -> Iterator[None]:

@@ -30,6 +30,9 @@ class GridLoss(Method):
     Raises:
         ValueError: ``cells`` or ``weight`` is out of range, or the model has no convolutional map.
 
+    Note:
+        The paper's own code is not public. Its cells hold one source each; cells that several share are ours.
+
     Source: Baek et al., *GridMix: Strong regularization through local context mapping*, Pattern Recognition 2021.
 
     Example:

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import copy
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Pairs
-from mixwell.methods.adaptivemask import AdaptiveMask, SourceAttention
 from mixwell.methods.encoder import MapTap
+from mixwell.methods.maskfile import KINDS, read
 from mixwell.methods.masks import even_where, near_pure
-from mixwell.methods.mixblock import BlockSettings, MixBlock, PairAttention
 from mixwell.methods.momentum import copy_of
+from mixwell.methods.seer import Seer
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
-from mixwell.taps import classifier_of
 from mixwell.value import set_field
-
-KINDS: dict[str, type[BlockSettings]] = {kind.__name__: kind for kind in (PairAttention, SourceAttention)}
 
 
 class LearnedMask(Policy):
     """Mix two images by the mask that a trained block predicts for them.
 
-    Nothing is trained: block and encoder are those of the file, whatever the student is.
+    Nothing is trained: block and encoder are those of the file, whatever the student is. The encoder sees images as it
+    was trained on them, at that size too where the file knows it; uint8 images are normalised first.
 
     Args:
-        path: A file written by :func:`save_mask`.
+        path: A file written by ``mixwell train``, ``RUN/mask.safetensors``, or by :func:`save_mask`.
         alpha: See :class:`Policy`; blocks are trained with 2.0.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
@@ -42,7 +41,8 @@ class LearnedMask(Policy):
 
     Raises:
         ImportError: ``safetensors`` is not installed.
-        ValueError: There is no such file, it holds no block, or the encoder does not fit.
+        TypeError: When called: images are uint8, and the file does not know how they were normalised.
+        ValueError: There is no such file, it holds no block, or the encoder does not fit it, or the images when called.
 
     Note: label weights follow the mask's area, as a policy's should; the publications keep the drawn ratio, and
     :class:`SAMixPretrained` does so.
@@ -53,7 +53,7 @@ class LearnedMask(Policy):
     Example:
         >>> LearnedMask("nowhere.safetensors")
         Traceback (most recent call last):
-        ValueError: There is no file nowhere.safetensors: expected one that save_mask() has written.
+        ValueError: There is no file nowhere.safetensors: expected one that mixwell train or save_mask() has written.
     """
 
     path: str = field(default="", kw_only=False)
@@ -61,139 +61,99 @@ class LearnedMask(Policy):
     margin: float = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
 
+    looks_as_trained: ClassVar[bool] = True  # at normalised images, or at bytes: a picture shows pixels in [0, 1]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.margin <= 0.5:
             raise ValueError(f"margin must lie in [0, 0.5], but got {self.margin}.")
         set_field(self, "path", str(self.path))
-        set_field(self, "_seer", Seer.load(self.path, self.encoder) if self.path else None)
+        set_field(self, "_finished", _opened(self.path, self.encoder) if self.path else None)
 
     def plan(self, pairs: Pairs) -> Plan:
-        seer: Seer | None = self._seer  # type: ignore[attr-defined]  # set when the settings were checked
-        if seer is None:
-            raise ValueError("LearnedMask needs the file of a trained block, as in LearnedMask('block.safetensors').")
+        finished: Finished | None = self._finished  # type: ignore[attr-defined]  # set when the settings were checked
+        if finished is None:
+            raise ValueError("LearnedMask needs the file of a trained block, as in LearnedMask('mask.safetensors').")
         lam = pairs.lam.expand(len(pairs))[:, None]
-        share = seer.share(pairs.batch.images, pairs.partner, lam[:, 0], pairs.size)
+        images, both = finished.seen(pairs.batch.images), torch.cat((lam, 1 - lam), 1)
+        share = finished.on(images.device).share(images, pairs.partner[:, None], both, pairs.size)[:, :1]
         return MaskPlan(pairs, even_where(near_pure(lam, self.margin), share, lam))
 
 
-class Seer:
-    """A frozen block with its frozen encoder.
+class Finished:
+    """A frozen block with its frozen encoder, on every device where they were needed.
 
     Args:
-        block: See :class:`MixBlock` and :class:`AdaptiveMask`.
-        encoder: The network.
-        layer: The layer whose map the block reads.
+        card: What the file says of itself.
+        seer: Both, on the CPU.
     """
 
-    def __init__(self, block: nn.Module, encoder: nn.Module, layer: str) -> None:
-        self.block, self.encoder = (module.eval().requires_grad_(False) for module in (block, encoder))
-        self.tap = MapTap(encoder, layer)
+    def __init__(self, card: dict[str, Any], seer: Seer) -> None:
+        self.card = card
+        for module in (seer.block, seer.encoder):
+            module.eval().requires_grad_(False)
+        self._on = {torch.device("cpu"): seer}
 
-    @classmethod
-    def load(cls, path: str, encoder: nn.Module | None = None) -> Seer:
-        """Read a file; see :class:`LearnedMask`."""
-        card, weights = _read(Path(path))
-        settings = KINDS[card["block"]](**card["settings"])
-        encoder = _built(card, path) if encoder is None else copy_of(encoder)
-        seer = cls(settings.build(card["channels"]), encoder, card["layer"])
-        for name, module in (("block", seer.block), ("encoder", seer.encoder)):
-            state = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
-            try:
-                module.load_state_dict(state)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[1].strip()
-                raise ValueError(f"The {name} in {path} does not fit {type(module).__name__}: {reason}") from None
-        return seer
+    def on(self, device: torch.device) -> Seer:
+        """Return both on a device."""
+        if device not in self._on:
+            seer = copy.deepcopy(self._on[torch.device("cpu")])
+            for module in (seer.block, seer.encoder):
+                module.to(device)
+            self._on[device] = seer
+        return self._on[device]
 
-    @torch.no_grad()
-    def share(self, images: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the anchors' share, shape ``(B, 1, H, W)``."""
-        weight = next(self.encoder.parameters(), images)
-        if not images.is_floating_point():
-            raise TypeError(
-                f"LearnedMask looks at images as its encoder was trained on, normalised, but got {images.dtype}."
+    def seen(self, images: Tensor) -> Tensor:
+        """Return images as the encoder was trained on them."""
+        channels, mean, size = self.card["in_chans"], self.card.get("mean"), self.card.get("size")
+        if self.card["model"] and images.shape[1] != channels:
+            raise ValueError(
+                f"LearnedMask's block was trained on images (B, {channels}, H, W), but got {tuple(images.shape)}."
             )
-        if weight.device != images.device:
-            self.encoder.to(images.device)
-            self.block.to(images.device)
-        features = self.tap.map(self.encoder, images.to(weight.dtype))
-        others = features.index_select(0, partner)
-        if isinstance(self.block, AdaptiveMask):
-            several = torch.stack((features, others), 1)
-            return self.block(several, torch.stack((lam, 1 - lam), 1), size)[:, :1]
-        return self.block(features, others, lam, size)
+        if not images.is_floating_point():
+            if mean is None:
+                raise TypeError(
+                    f"LearnedMask looks at images as its encoder was trained on, normalised, but got {images.dtype}, "
+                    "and its file does not say how: give save_mask() mean= and std=."
+                )
+            shift, scale = (
+                torch.tensor(values).to(images.device, non_blocking=True).view(-1, 1, 1)
+                for values in (mean, self.card["std"])
+            )
+            images = (images.float() / 255 - shift) / scale
+        if size is None or tuple(size) == tuple(images.shape[2:]):
+            return images
+        return F.interpolate(images.float(), tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
-def save_mask(
-    path: str | Path, block: MixBlock | AdaptiveMask, encoder: nn.Module, layer: str, model: str | None = None
-) -> None:
-    """Write a trained block and the network it looks through, with a card that says what they are.
-
-    The file is safetensors; the card is JSON text in its header, so that the two cannot be parted.
-
-    Args:
-        path: Where to write.
-        block: ``method.block``.
-        encoder: ``method.teacher``.
-        layer: ``method.tap.name``.
-        model: Name of the encoder's architecture as :func:`mixwell.models.build` takes it, such as ``"resnet18"``;
-            without it, the encoder must be given again when the file is loaded.
-
-    Raises:
-        ImportError: ``safetensors`` is not installed.
-
-    Example:
-        >>> import tempfile
-        >>> from mixwell.models import mini_resnet
-        >>> folder, block = tempfile.TemporaryDirectory(), PairAttention().build(64)
-        >>> save_mask(f"{folder.name}/block.safetensors", block, mini_resnet(10), "layer2", model="mini_resnet")
-        >>> policy = LearnedMask(f"{folder.name}/block.safetensors")
-        >>> policy(torch.rand(4, 3, 32, 32), torch.arange(4)).weights.shape
-        torch.Size([4, 2])
-        >>> folder.cleanup()
-    """
-    classifier = classifier_of(encoder)[1]
-    stem = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d)), None)
-    card = {
-        "format": 1,
-        "block": type(block.settings).__name__,
-        "settings": dataclasses.asdict(block.settings),
-        "channels": block.channels,
-        "layer": layer,
-        "model": model,
-        "classes": getattr(classifier, "out_features", None),
-        "in_chans": 3 if stem is None else stem.in_channels,
-    }
-    state = {f"block.{key}": value for key, value in block.state_dict().items()}
-    state |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    _safetensors().save_file(plain, path, {"mixwell": json.dumps(card)})
+def _opened(path: str, encoder: nn.Module | None) -> Finished:
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"There is no file {path}: expected one that mixwell train or save_mask() has written.")
+    facts = file.stat()
+    return _load(path, facts.st_mtime_ns, facts.st_size) if encoder is None else _fitted(path, encoder)
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
-    """Return what a file says of itself, without reading the weights.
-
-    Raises:
-        ImportError: ``safetensors`` is not installed.
-        ValueError: There is no such file, or it holds no block.
-    """
-    return _read(Path(path))[0]
+@lru_cache(maxsize=4)
+def _load(path: str, changed: int, size: int) -> Finished:
+    """Read a file once, however often the settings of the policy change."""
+    return _fitted(path, None)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}: expected one that save_mask() has written.")
-    safetensors = _safetensors()
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            card = json.loads((file.metadata() or {})["mixwell"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dictionary)
-        if card["format"] != 1 or card["block"] not in KINDS:
-            raise KeyError("format")
-    except Exception:  # a damaged file fails in many ways
-        raise ValueError(f"{path} holds no mix block: expected a file that save_mask() has written.") from None
-    return card, weights
+def _fitted(path: str, encoder: nn.Module | None) -> Finished:
+    card, weights = read(Path(path))
+    with torch.random.fork_rng(devices=[]):  # what is drawn to initialise them is overwritten
+        block = KINDS[card["block"]](**card["settings"]).build(card["channels"])
+        encoder = _built(card, path) if encoder is None else copy_of(encoder)
+    tap = MapTap(encoder, card["layer"])
+    for name, module in (("block", block), ("encoder", encoder)):
+        state = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise ValueError(f"The {name} in {path} does not fit {type(module).__name__}: {reason}") from None
+    return Finished(card, Seer(block, encoder, tap))
 
 
 def _built(card: dict[str, Any], path: str) -> nn.Module:
@@ -204,11 +164,3 @@ def _built(card: dict[str, Any], path: str) -> nn.Module:
     from mixwell.models import build
 
     return build(card["model"], card["classes"], card["in_chans"])
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ImportError("Mix blocks are kept in safetensors files: pip install safetensors") from None
-    return safetensors.torch

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixwell.methods.seer import Seer
 from mixwell.policies.schedule import at
 from mixwell.policy import BatchPolicy
 from mixwell.taps import frozen_statistics
@@ -59,6 +60,10 @@ class Method(nn.Module, ABC):
         policy = getattr(self, "policy", None)
         if isinstance(policy, BatchPolicy):
             self.policy = at(policy, progress)
+
+    def seer(self) -> Seer | None:
+        """Return the mix block that this method trains, with the network it looks through; None without one."""
+        return None
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the parameters for the optimiser, grouped where some want their own learning rate or decay."""

@@ -52,7 +52,9 @@ class Mixing(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        return self._learn(self.policy(images, labels, model=self.model), images)
+        # Not in one line: until 2.7 torch.compile starts anew at every step if a method waits for a break in the graph.
+        mixed = self.policy(images, labels, model=self.model)
+        return self._learn(mixed, images)
 
     def _learn(self, mixed: MixedBatch, images: Tensor) -> dict[str, Tensor]:
         """Predict the mixed images, weigh their labels and measure the error."""

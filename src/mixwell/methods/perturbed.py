@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.labels import LabelPolicy, PixelShare
@@ -18,7 +19,7 @@ class PerturbedMixing(Mixing):
     """Mix images some of which carry adversarial noise, as PuzzleMix does in its strongest recipes.
 
     One gradient serves twice: its sign makes the noise, and its size is the saliency of a policy that looks at
-    :class:`InputGradient`.
+    :class:`InputGradient`. The pass that it comes from may teach the classifier as well (``clean_lam``).
 
     Args:
         model: See :class:`Mixing`.
@@ -28,16 +29,21 @@ class PerturbedMixing(Mixing):
         epsilon: Largest change of a pixel, in levels of 255.
         mean: What was subtracted from images in [0, 1], a number or one for each channel.
         std: What they were divided by then.
+        clean_lam: Weight of the loss of the images before they are mixed, where they carry no more than the random
+            start of their noise; published: 1 on Tiny-ImageNet, 0 elsewhere. That pass then runs in train mode and
+            moves batch-norm statistics, as published, instead of leaving the classifier as it is.
         label: See :class:`Mixing`.
         loss: See :class:`Mixing`.
 
     Raises:
         TypeError: See :class:`Mixing`.
-        ValueError: ``p`` is no probability, or ``epsilon`` is negative.
+        ValueError: ``p`` is no probability, or ``epsilon`` or ``clean_lam`` is negative.
 
     Note:
         The authors decide once for all anchors of a batch and once for all partners; here every image is perturbed or
-        not, in whichever place it is mixed.
+        not, in whichever place it is mixed. Their ImageNet code adds ``clean_lam`` times the mean cross-entropy, as
+        here. Their code for small images learns from mixed ones by binary cross-entropy, a mean over N classes, and
+        scales the other by ``2 / N`` to match: beside such a loss, ``clean_lam=2 / N`` is what they call 1.
 
     Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962); the step is that of Wong et al., *Fast is better
         than
@@ -62,30 +68,49 @@ class PerturbedMixing(Mixing):
         epsilon: float = 10.0,
         mean: float | tuple[float, ...] = 0.0,
         std: float | tuple[float, ...] = 1.0,
+        clean_lam: float = 0.0,
         label: LabelPolicy = PixelShare(),
         loss: Loss = cross_entropy,
     ) -> None:
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
-        if not 0 <= p <= 1 or not epsilon >= 0:
-            raise ValueError(f"p must be a probability and epsilon not negative, but got p={p} and epsilon={epsilon}.")
-        self.p, self.epsilon = p, epsilon / 255
+        if not 0 <= p <= 1 or not epsilon >= 0 or not clean_lam >= 0:
+            raise ValueError(
+                "p must be a probability, and epsilon and clean_lam not negative, but got "
+                f"p={p}, epsilon={epsilon} and clean_lam={clean_lam}."
+            )
+        self.p, self.epsilon, self.clean_lam = p, epsilon / 255, clean_lam
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`."""
-        noisy, maps = self._perturbed(images, labels)
-        return self._learn(self.policy(noisy, labels, model=self.model, saliency=maps), images)
+        """See :meth:`Method.forward`; the loss of the images before mixing is logged where it counts."""
+        noisy, maps, clean = self._perturbed(images, labels)
+        mixed = self.policy(noisy, labels, model=self.model, saliency=maps)
+        step = self._learn(mixed, images)
+        if clean is not None:
+            step |= {"loss": step["loss"] + self.clean_lam * clean, "clean_loss": clean.detach()}
+        return step
 
     @torch.no_grad()
-    def _perturbed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the images, some of them with noise, and their saliency where the policy asks for that."""
+    def _perturbed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the images, some with noise, their saliency where the policy asks for it, and their loss to learn."""
         chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
         pixels = images.float() * self.std + self.mean
         start = (torch.rand_like(pixels) * 2 - 1) * self.epsilon
         start = torch.where(chosen, (pixels + start).clamp(0, 1) - pixels, 0.0)
-        gradient = input_gradient(self.model, (images.float() + start / self.std).to(images.dtype), labels)
+        gradient, clean = self._looked_at((images.float() + start / self.std).to(images.dtype), labels)
         noise = adversarial_noise(start, gradient, self.epsilon) * torch.rand((), device=images.device)
         noisy = ((pixels + noise).clamp(0, 1) - self.mean) / self.std
         asked = isinstance(getattr(self.policy, "saliency", None), InputGradient)
-        return torch.where(chosen, noisy.to(images.dtype), images), gradient.square().mean(1).sqrt() if asked else None
+        maps = gradient.square().mean(1).sqrt() if asked else None
+        return torch.where(chosen, noisy.to(images.dtype), images), maps, clean
+
+    def _looked_at(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient of every image's own loss, and the mean of the losses where it is learnt from."""
+        if not self.clean_lam:
+            return input_gradient(self.model, images, labels), None
+        with torch.enable_grad():
+            pixels = images.detach().requires_grad_()
+            total = F.cross_entropy(self.model(pixels).float(), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(total, pixels, retain_graph=True)
+            return gradient.float(), total / len(images)

@@ -17,6 +17,7 @@ from mixwell.methods.encoder import MapTap, channels_of
 from mixwell.methods.method import check_policy
 from mixwell.methods.mixblock import BlockSettings
 from mixwell.methods.momentum import BUFFERS, Momentum, Schedule, at, copy_of, follow
+from mixwell.methods.seer import Seer
 from mixwell.methods.twoheads import TwoHeads
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -46,7 +47,8 @@ class MomentumPipeline(TwoHeads):
         generator_every: Train the block through the teacher only every so many steps.
         switch_off: Train it so only with this probability, a number or a schedule; 0 always does, as 1 does.
         teacher_dropout: Whether dropout and stochastic depth are active in the teacher too, as published.
-        block_group: Settings of the block's parameter group, such as ``{"lr": 0.1, "weight_decay": 0.0}``.
+        block_group: Settings of the block's parameter group, such as ``{"lr": 0.1, "lr_min": 0.001, "momentum": 0.0}``;
+            ``lr_min``, where its rate ends, is for the training program.
         heads: Settings of :class:`TwoHeads`.
 
     Raises:
@@ -110,11 +112,16 @@ class MomentumPipeline(TwoHeads):
 
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`: the teacher follows the student."""
+        super().after_step(progress)
         momentum = at(self.momentum, self.progress)
         follow(self.teacher, self.student, momentum, self.buffers_as)
         if self.second is not None and self.teacher_second is not None:
             follow(self.teacher_second.layer, self.second.layer, momentum, self.buffers_as)
         self.progress, self.steps = progress, self.steps + 1
+
+    def seer(self) -> Seer:
+        """See :meth:`Method.seer`."""
+        return Seer(self.block, self.teacher, self.tap)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """See :meth:`Method.param_groups`: the classifier, then the block with settings of its own."""
@@ -132,7 +139,8 @@ class MomentumPipeline(TwoHeads):
 
     def generator_on(self) -> bool:
         """Decide whether this step trains the block through the teacher."""
-        if self.steps % self.generator_every:
+        # A compiled graph that reads the count of steps holds for one step only: read it where it matters.
+        if self.generator_every > 1 and self.steps % self.generator_every:
             return False
         share = at(self.switch_off, self.progress)
         return share in (0, 1) or float(torch.rand(())) < share

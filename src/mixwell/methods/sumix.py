@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -174,6 +176,8 @@ class SUMix(Method):
         smoothing: Label smoothing of the main term.
         clean_grad: Let gradients flow through the clean pass, as released; costs a backward pass more.
         clean_ce: Weight of an ordinary loss on the unmixed images; needs ``clean_grad=True``.
+        warmup: Share of the training, in [0, 1], before which labels keep the drawn ratio: predictions of an untrained
+            model say nothing about it.
         clean_statistics: Let the clean pass move batch-norm statistics, as released.
         reference_compat: The released step as it is: ``"reference"`` similarity, ``form="exp"``, the batch's mean
             weight for every sample, clean pass with gradient and statistics.
@@ -213,6 +217,7 @@ class SUMix(Method):
         clean_grad: bool = False,
         clean_ce: float = 0.0,
         clean_statistics: bool = False,
+        warmup: float = 0.0,
         reference_compat: bool = False,
         classifier: str | None = None,
     ) -> None:
@@ -220,16 +225,20 @@ class SUMix(Method):
         check_policy(policy)
         check_smoothing(smoothing)
         _form(form)
-        if gamma < 0 or clean_ce < 0:
-            raise ValueError(f"gamma and clean_ce must not be negative, but got {gamma} and {clean_ce}.")
+        if not (0 <= gamma < math.inf and 0 <= clean_ce < math.inf):
+            raise ValueError(f"gamma and clean_ce must be finite numbers from 0 on, but got {gamma} and {clean_ce}.")
         if reference_compat:
             if (similarity, kappa, form) != ("distance", 1.0, "linear"):
                 raise ValueError("reference_compat sets similarity, kappa and form itself: leave them out.")
             similarity, form, clean_grad, clean_statistics = "reference", "exp", True, True
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup must be a share of the training, in [0, 1], but got {warmup}.")
         if clean_ce and not clean_grad:
             raise ValueError("clean_ce trains on the unmixed images, which needs clean_grad=True.")
         self.policy, self.gamma, self.form, self.smoothing = policy, gamma, form, smoothing
-        self.share = SemanticShare(similarity=similarity, kappa=kappa)
+        learned = SemanticShare(similarity=similarity, kappa=kappa)
+        self.warmup, self.stages = warmup, (replace(learned, kappa=0.0), learned)
+        self.share = self.stages[not warmup]
         self.clean_grad, self.clean_ce, self.clean_statistics = clean_grad, clean_ce, clean_statistics
         self.published = reference_compat
         self.tap = self.head = None
@@ -238,7 +247,7 @@ class SUMix(Method):
             self.head = UncertaintyHead(_width(self.tap.name, model.get_submodule(self.tap.name)), num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also logs the regulariser and how far the learned ratio is from the drawn."""
+        """See :meth:`Method.forward`; also logs how far learned ratios are from drawn ones, and those near 0 or 1."""
         mixed = self.policy(images, labels, model=self.model)
         with clean_pass(self.model, grad=self.clean_grad, statistics=self.clean_statistics):
             clean_logits, clean_uncertainty = self._predict(images)
@@ -259,8 +268,19 @@ class SUMix(Method):
         if self.clean_ce:
             clean_loss = F.cross_entropy(clean_logits.float(), _target(labels), label_smoothing=self.smoothing)
             loss = loss + self.clean_ce * clean_loss
-        shift = (terms.weights[:, 0] - mixed.weights[:, 0]).abs().mean()
-        return {"loss": loss, "output": logits, "regulariser": terms.regulariser.detach(), "ratio_shift": shift}
+        own = terms.weights[:, 0]
+        return {
+            "loss": loss,
+            "output": logits,
+            "regulariser": terms.regulariser.detach(),
+            "ratio_shift": (own - mixed.weights[:, 0]).abs().mean(),
+            "saturated": ((own < 0.01) | (own > 0.99)).float().mean(),
+        }
+
+    def follow(self, progress: float) -> None:
+        """See :meth:`Method.follow`."""
+        super().follow(progress)
+        self.share = self.stages[progress >= self.warmup]
 
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(images)

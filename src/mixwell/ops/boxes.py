@@ -35,6 +35,28 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor:
     return (side * torch.cat((stretch, 1 / stretch), 1)).clamp_max(1.0)
 
 
+def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
+    """Return sides near the given ones whose box covers ``1 - lam`` of the pixels as nearly as it can.
+
+    The height is rounded down or up, whichever lets a whole number of columns come nearer.
+
+    Args:
+        size: Height and width of the image.
+        side: Sides as shares of the image's, shape ``(S, 2)``.
+        lam: The anchor's share, shape ``(S,)``.
+
+    Returns:
+        Shares of height and width, shape ``(S, 2)``.
+    """
+    pixels = (1 - lam)[:, None] * (size[0] * size[1])
+    rows = (side[:, :1] * size[0]).floor()
+    rows = torch.cat((rows, rows + 1), 1).clamp(1, size[0])
+    columns = (pixels / rows).round().clamp_max(size[1])
+    best = (rows * columns - pixels).abs().argmin(1, keepdim=True)
+    chosen = torch.cat((rows.gather(1, best), columns.gather(1, best)), 1)
+    return (chosen + 0.5) / extent(size, side.device)  # half a pixel more, because places round down
+
+
 def place(rule: Rule, size: tuple[int, int], side: Tensor, where: Tensor, odd: str = "floor") -> Tensor:
     """Place boxes by a rule.
 

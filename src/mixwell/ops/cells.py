@@ -45,3 +45,11 @@ def summing_to_one(maps: Tensor) -> Tensor:
 def kept_cells(lam: Tensor, number: int, top: int | None = None) -> Tensor | int:
     """Return how many of ``number`` cells to keep: ``top``, or as many as ``lam`` says, but at least one."""
     return (lam * number).long().clamp(1, number) if top is None else min(top, number)
+
+
+def check_pixels(what: str, cells: int, size: tuple[int, int]) -> None:
+    """Raise unless images of this height and width have a pixel for each of so many cells a side."""
+    if cells > min(size):
+        raise ValueError(
+            f"{what} needs images of at least {cells} pixels a side, but got {size[0]} x {size[1]}: take fewer cells."
+        )

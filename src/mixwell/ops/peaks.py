@@ -23,18 +23,21 @@ def peaks(maps: Tensor, size: tuple[int, int], levels: int | None = None) -> Ten
     return _in_image(values.argmax(1), maps, size)
 
 
-def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
+def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int], temperature: float | None = None) -> Tensor:
     """Draw a point of every map with a probability proportional to its value, or any point where all values are zero.
 
     Args:
         maps: Non-negative values, shape ``(S, h, w)``.
         u: Uniform numbers in [0, 1), shape ``(S,)``.
         size: Height and width of the image that the maps belong to.
+        temperature: Draw from the softmax of ``maps / temperature`` instead.
 
     Returns:
         Row and column in the image, shape ``(S, 2)``, int64.
     """
     values = maps.flatten(1).double()
+    if temperature is not None:
+        values = (values / temperature).softmax(1)
     mass = (values + (values.sum(1, keepdim=True) == 0)).cumsum(1)
     index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
     return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mixwell.batch import Pairs
-from mixwell.ops.cells import kept_cells, on_grid, top_cells
+from mixwell.ops.cells import check_pixels, kept_cells, on_grid, top_cells
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import Activation
@@ -55,11 +55,7 @@ class AttentiveMix(Policy):
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
-        if self.cells > min(pairs.size):
-            raise ValueError(
-                f"AttentiveMix(cells={self.cells}) needs images of at least {self.cells} pixels a side, but got "
-                f"{pairs.size[0]} x {pairs.size[1]}."
-            )
+        check_pixels(f"AttentiveMix(cells={self.cells})", self.cells, pairs.size)
         maps = on_grid(pairs.saliency_b if self.paste else pairs.saliency_a, self.cells)
         number = maps.shape[1] * maps.shape[2]
         best = top_cells(maps, kept_cells(1 - pairs.lam if self.paste else pairs.lam, number, self.top))

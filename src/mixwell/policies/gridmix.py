@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mixwell.batch import Pairs
+from mixwell.ops.cells import check_pixels
 from mixwell.ops.grid import random_cells
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
@@ -44,10 +45,6 @@ class GridMix(Policy):
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
-        if self.cells > min(pairs.size):
-            raise ValueError(
-                f"GridMix(cells={self.cells}) needs images of at least {self.cells} pixels a side, but got "
-                f"{pairs.size[0]} x {pairs.size[1]}."
-            )
+        check_pixels(f"GridMix(cells={self.cells})", self.cells, pairs.size)
         keep = random_cells(pairs.rand(self.cells**2), pairs.lam)
         return MaskPlan(pairs, keep.view(-1, 1, self.cells, self.cells))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mixwell.batch import Pairs
+from mixwell.ops.cells import check_pixels
 from mixwell.ops.grid import grid_crop, holes
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
@@ -58,12 +59,7 @@ class GridMixup(Policy):
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
-        if 2 * self.count[1] > min(pairs.size):
-            raise ValueError(
-                f"GridMixup with up to {self.count[1]} holes in a row needs images of at least {2 * self.count[1]} "
-                f"pixels a "
-                f"side, but got {pairs.size[0]} x {pairs.size[1]}."
-            )
+        check_pixels(f"GridMixup with up to {self.count[1]} holes in a row", 2 * self.count[1], pairs.size)
         draw = pairs.rand(6)
         area, aspect, hole_aspect = (
             low + (high - low) * draw[:, k] for k, (low, high) in enumerate((self.area, self.aspect, self.hole_aspect))

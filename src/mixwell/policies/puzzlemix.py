@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.cells import on_grid, summing_to_one
+from mixwell.ops.cells import check_pixels, on_grid, summing_to_one
 from mixwell.ops.graphcut import primal_dual
 from mixwell.ops.masks import scaled
 from mixwell.ops.puzzle import Costs, contrast, puzzle_costs
@@ -44,7 +44,7 @@ class PuzzleMix(Policy):
         saliency: Where it matters: the published input gradient, or any source; maps are averaged into the cells.
         std: What float images were divided by when they were normalised, a number or one for each channel: the energy
             wants values in [0, 1]. What was subtracted cancels out.
-        iterations: Steps of the solver.
+        iterations: Steps of the solver; ``None`` takes enough for the grid: 60 up to 7 cells per side, 128 for 16.
 
     Raises:
         ValueError: A setting is out of range, there are no saliency maps or, when called, the image is smaller than
@@ -57,8 +57,8 @@ class PuzzleMix(Policy):
         code, and keeps its own cell here; only places that are not shown are concerned, or such without any saliency.
         Negative border weights, which only values outside [0, 1] can give, are cut at zero. Where ``neighbourhood``
         does not divide a cell, the next smaller divisor of its side is taken. Adversarial noise changes images and not
-        what goes where: :class:`PerturbedMixing` adds it to any policy. Weighting the loss of the clean images is for
-        the method, too.
+        what goes where: :class:`PerturbedMixing` adds it to any policy, and has the weight of the clean images' loss,
+        ``clean_lam``, too.
 
     Source: Kim et al., *Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup*, ICML 2020
     (arXiv:2009.06962).
@@ -80,7 +80,7 @@ class PuzzleMix(Policy):
     transport_cells: int | None = None
     saliency: SaliencySource | None = InputGradient()
     std: float | tuple[float, ...] = 1.0
-    iterations: int = 60
+    iterations: int | None = None
 
     uses_saliency = True
 
@@ -90,6 +90,8 @@ class PuzzleMix(Policy):
             value = getattr(self, name)
             set_field(self, name, value if isinstance(value, int | float) else tuple(value))
         for name, least in (("blocks", 1), ("labels", 2), ("neighbourhood", 1), ("iterations", 1)):
+            if getattr(self, name) is None:
+                continue
             if not _several(getattr(self, name)) or min(_several(getattr(self, name))) < least:
                 raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
         for name in ("beta", "gamma", "eta", "transport_eps"):
@@ -163,8 +165,7 @@ class PuzzleMix(Policy):
 
     def _check_size(self, size: tuple[int, int], cells: int, moved: int) -> None:
         height, width = size
-        if cells > min(size):
-            raise ValueError(f"{cells} blocks per side need images of at least {cells} pixels, got {height} x {width}.")
+        check_pixels(f"PuzzleMix with {cells} blocks per side", cells, size)
         if self.transport and (height % moved or width % moved):
             raise ValueError(
                 f"Moving {moved} x {moved} cells needs sides that {moved} divides, but got {height} x {width}: set "

@@ -24,6 +24,8 @@ class SaliencyMix(Policy):
             Maps smaller than the images will do.
         box: ``"clip"`` clips the box at the border, as published; ``"inside"`` shifts it until it lies inside.
         draw_centre: Draw the centre with a probability proportional to the saliency instead of taking the peak.
+        temperature: Draw it from the softmax of the maps over this temperature; needs ``draw_centre=True``. The own
+            sources' maps reach from 0 to 1, so that 0.1 keeps to the peaks and 10 goes anywhere.
         levels: Round the maps down to this many levels before looking for the peak; published: 255. ``None`` does not.
 
     Raises:
@@ -50,6 +52,7 @@ class SaliencyMix(Policy):
     saliency: SaliencySource | None = FineGrained()
     box: str = "clip"
     draw_centre: bool = False
+    temperature: float | None = None
     levels: int | None = None
 
     uses_saliency = True
@@ -60,12 +63,17 @@ class SaliencyMix(Policy):
             raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.levels is not None and self.levels < 1:
             raise ValueError(f"levels must be at least 1, but got {self.levels}.")
+        if self.temperature is not None and not (self.draw_centre and self.temperature > 0):
+            raise ValueError(
+                f"temperature must be positive and needs draw_centre=True, but got {self.temperature} and "
+                f"draw_centre={self.draw_centre}."
+            )
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
         maps = pairs.saliency_b[: len(pairs.lam)]  # one box per batch follows the first image's partner
         if self.draw_centre:
-            centre = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size)
+            centre = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size, self.temperature)
         else:
             centre = peaks(maps, pairs.size, self.levels)
         return BoxPlan(pairs, place(_RULES[self.box], pairs.size, cut_side(pairs.lam).expand(len(centre), -1), centre))

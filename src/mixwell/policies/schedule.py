@@ -65,8 +65,12 @@ class ByProgress(BatchPolicy):
         policies = (*self.policies[:stage], inner, *self.policies[stage + 1 :])
         return replace(self, policies=policies, stage=stage)
 
+    def current(self) -> BatchPolicy:
+        """Return the policy that mixes now."""
+        return self.policies[self.stage]
+
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
-        return self.policies[self.stage]._draw(batch, partner)
+        return self.current()._draw(batch, partner)
 
 
 class Ramp(BatchPolicy):

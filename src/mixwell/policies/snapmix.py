@@ -31,8 +31,10 @@ class SnapMix(Policy):
         ValueError: There are no saliency maps.
 
     Note:
-        Where a box is empty nothing is mixed. Where a map is constant its weight falls back to the area. The authors
-        use it with probability 1 on pretrained networks and 0.5 from scratch.
+        The authors' code draws one pair of boxes for the whole batch and counts a class twice that both sources share;
+        both are options. OpenMixup's version stops with an error. Where a box is empty nothing is mixed. Where a map is
+        constant its weight falls back to the area. The authors use it with probability 1 on pretrained networks and 0.5
+        from scratch.
 
     Source: Huang et al., *SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data*, AAAI 2021
     (arXiv:2012.04846).

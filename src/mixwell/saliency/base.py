@@ -34,3 +34,17 @@ def check_rank(images: Tensor) -> None:
     """Raise unless images are ``(B, C, H, W)``."""
     if images.ndim != 4:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+
+
+def check_fit(maps: Tensor, size: tuple[int, int]) -> None:
+    """Raise unless given maps ``(B, h, w)`` fit images of this height and width: as large, or coarser alike.
+
+    The step from place to place must be the same in both directions, up to the rounding of a network that pads or cuts.
+    """
+    (height, width), (h, w) = size, maps.shape[1:]
+    alike = height * (w - 1) < width * (h + 1) and width * (h - 1) < height * (w + 1)
+    if not (1 <= h <= height and 1 <= w <= width and alike):
+        raise ValueError(
+            f"saliency maps must be as large as the images, {height} x {width}, or coarser in the same proportions, "
+            f"but got {h} x {w}: scale them."
+        )

@@ -14,6 +14,7 @@ from torch import nn
 from mixwell import models, spec
 from mixwell.methods import Method
 from mixwell.policy import BatchPolicy
+from mixwell.spec import nearest
 from mixwell.taps import classifier_of
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
@@ -27,11 +28,13 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
     Raises:
         RunError: no such model, or the weights do not fit it.
     """
+    fetched = config.weights.startswith("timm/")
     try:
-        model = models.build(config.model, len(data.classes), data.channels)
+        tag = config.weights.removeprefix("timm/") if fetched else ""
+        model = models.build(config.model, len(data.classes), data.channels, tag)
     except ValueError as error:
         raise RunError(str(error)) from None
-    if config.weights:
+    if config.weights and not fetched:
         _pretrained(model, config)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
@@ -93,30 +96,46 @@ def _parsed(field: str, text: str) -> Any:
 def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
     """Return the optimiser over the groups of a method, each of which remembers its own peak learning rate.
 
+    A group's own settings (``lr``, ``lr_min``, ``momentum``, ``weight_decay``, ...) go before the config's.
+
     Raises:
-        RunError: no such optimiser.
+        RunError: no such optimiser, or a group has a setting that the optimiser does not.
     """
     groups = [{"weight_decay": config.weight_decay, **group} for group in method.param_groups()]
     if not config.decay_all:
-        groups = [part for group in groups for part in _by_shape(group)]
+        spared = _spared(method)
+        groups = [part for group in groups for part in _parted(group, spared)]
+    given = {name for group in groups for name in group}
     if config.optimizer == "sgd":
         made = torch.optim.SGD(groups, config.lr, config.momentum)
     elif config.optimizer == "adamw":
         made = torch.optim.AdamW(groups, config.lr)
     else:
         made = _timm_optimizer(config, groups)
+    settings = {*made.defaults, "lr_min"}
+    for name in given - settings - {"params"}:  # torch would keep it, and never look at it
+        raise RunError(f"optimizer {config.optimizer} has no {name!r} for a group{nearest(name, settings)}")
     for group in made.param_groups:
         group["peak"] = group["lr"]
     return made
 
 
-def _by_shape(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """Part biases and norm weights, which decay does not suit, from matrices and filters."""
+def _spared(method: Method) -> set[int]:
+    """Return the ids of what decay does not suit: biases, norm weights, and embeddings that a model of timm names."""
+    found = {id(p) for p in method.parameters() if p.ndim < 2}
+    for module in method.modules():
+        named: Any = getattr(module, "no_weight_decay", set)
+        names = named()
+        found |= {id(p) for name, p in module.named_parameters() if name in names}
+    return found
+
+
+def _parted(group: dict[str, Any], spared: set[int]) -> list[dict[str, Any]]:
+    """Part a group in two, the second without decay; an empty part is left out."""
     params = list(group["params"])
-    flat, deep = [p for p in params if p.ndim < 2], [p for p in params if p.ndim >= 2]
-    return [
-        part for part in ({**group, "params": deep}, {**group, "params": flat, "weight_decay": 0.0}) if part["params"]
-    ]
+    decayed, others = [p for p in params if id(p) not in spared], [p for p in params if id(p) in spared]
+    parts = ({**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0})
+    return [part for part in parts if part["params"]]
 
 
 def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -130,11 +149,11 @@ def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim
         raise RunError(f"optimizer {config.optimizer!r} is not available: {error}; use sgd or adamw") from None
 
 
-def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
-    """Return the learning rate as a function of the optimiser step and a group's peak.
+def schedule(config: Config, steps: int) -> Callable[..., float]:
+    """Return the learning rate as a function of the optimiser step, a group's peak and its lowest rate.
 
-    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, a new rate at every
-    step: ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
+    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, the config's where
+    none is given, a new rate at every step: ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
 
     Args:
         config: Epochs, warm-up and lowest rate.
@@ -144,14 +163,16 @@ def schedule(config: Config, steps: int) -> Callable[[int, float], float]:
         >>> rate = schedule(Config(epochs=10, warmup=2), steps=5)
         >>> [round(rate(step, 1.0), 3) for step in (0, 9, 10, 30, 50)]
         [0.1, 1.0, 1.0, 0.5, 0.0]
+        >>> rate(50, 1.0, lr_min=0.25)
+        0.25
     """
     total = config.epochs * steps
     warm = min(round(config.warmup * steps), total // 2)
 
-    def rate(step: int, peak: float) -> float:
+    def rate(step: int, peak: float, lr_min: float = config.lr_min) -> float:
         if step < warm:
             return peak * (step + 1) / warm
         angle = math.pi * (step - warm) / max(total - warm, 1)
-        return config.lr_min + (peak - config.lr_min) / 2 * (1 + math.cos(angle))
+        return lr_min + (peak - lr_min) / 2 * (1 + math.cos(angle))
 
     return rate

@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from mixwell.spec import known, nearest
 from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError, full_disk
-from mixwell.train.recipes import RECIPES
+from mixwell.train.recipes import FAMILIES, RECIPES
 
 ELSEWHERE = {  # commands whose arguments are read by the ``main(argv)`` of a module of their own
     "show": "picture of what a policy does to images",
@@ -31,6 +33,7 @@ ELSEWHERE = {  # commands whose arguments are read by the ``main(argv)`` of a mo
 }
 KINDS = {
     "policies": "policy",
+    "shorthands for policies": "shorthand",
     "methods": "method",
     "saliency sources": "saliency",
     "pairings": "pairing",
@@ -76,12 +79,11 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument("--version", action="version", version=f"mixwell {mixwell.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     chosen = next((RECIPES[word] for word in argv if word in RECIPES), Config)
-    recipes = "\n".join(f"  {name:<20}{_first_line(recipe)}" for name, recipe in RECIPES.items())
     train = commands.add_parser(
         "train",
         help="train a recipe, or continue a run",
         usage="mixwell train RECIPE [--out RUN] [--SETTING VALUE ...]\n       mixwell train --resume RUN",
-        description=f"Train a recipe, with any setting replaced, or continue a run.\n\nrecipes:\n{recipes}",
+        description=f"Train a recipe, with any setting replaced, or continue a run.\n\n{_recipes()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -101,6 +103,15 @@ def _parser(argv: Sequence[str]) -> Parser:
     for name, text in ELSEWHERE.items():
         commands.add_parser(name, help=text)
     return parser
+
+
+def _recipes() -> str:
+    """Return the names of all recipes, family by family, as wide as the terminal."""
+    lines, width, margin = ["recipes ('mixwell list' describes them):"], shutil.get_terminal_size().columns - 2, " " * 4
+    for family, recipes in FAMILIES.items():
+        names = " ".join(recipe.__name__ for recipe in recipes)
+        lines += [f"  {family}", *textwrap.wrap(names, width, initial_indent=margin, subsequent_indent=margin)]
+    return "\n".join(lines)
 
 
 def _first_line(thing: object) -> str:
@@ -123,7 +134,7 @@ def _train(given: dict[str, Any], command: str) -> None:
         if (run / "config.json").exists() and _first_process():
             raise RunError(f"{run} already holds a run: continue it with --resume {run}, or choose another --out")
     else:
-        raise RunError(f"name a recipe ({', '.join(RECIPES)}), or a run to --resume")
+        raise RunError("name a recipe ('mixwell list' shows all), or a run to --resume")
     from mixwell.train.loop import Training
 
     training = Training(config, run, command)  # says what is wrong before anything is written
@@ -136,10 +147,14 @@ def _train(given: dict[str, Any], command: str) -> None:
     with _interruptible(run):
         summary = training()
     if training.main:
-        top1, where = summary["val_top1"], summary["validated_on"]
-        print(
-            f"{run}: top-1 {top1['last']:.2f} % (median of the last ten epochs {top1['median_last_10']:.2f}) on {where}"
-        )
+        print(_told(run, summary))
+
+
+def _told(run: Path, summary: dict[str, Any]) -> str:
+    top1, where = summary["val_top1"], summary["validated_on"]
+    mask = f"\nwhat its block has learned, as a policy: {summary['mask']}" if "mask" in summary else ""
+    median = f"median of the last ten epochs {top1['median_last_10']:.2f}"
+    return f"{run}: top-1 {top1['last']:.2f} % ({median}) on {where}{mask}"
 
 
 def _first_process() -> bool:
@@ -147,7 +162,8 @@ def _first_process() -> bool:
 
 
 def _run_name(config: Config) -> str:
-    parts = (config.recipe, config.policy, config.method, f"seed{config.seed}")
+    learned = (text if len(text) <= 40 else text.partition("(")[0] for text in (config.policy, config.method))
+    parts = (config.recipe, *learned, f"seed{config.seed}")  # file names have a limit
     return re.sub(r"[^\w.=-]+", "_", "-".join(parts)).strip("_").replace("_-", "-")
 
 
@@ -207,8 +223,10 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _list() -> None:
     print("recipes")
-    for name, recipe in RECIPES.items():
-        print(f"  {name:<20}{_first_line(recipe)}")
+    for family, recipes in FAMILIES.items():
+        print(f"  {family}")
+        for recipe in recipes:
+            print(f"    {recipe.__name__:<35}{_first_line(recipe)}")
     for title, kind in KINDS.items():
         print(title)
         for name in mixwell.names(kind):

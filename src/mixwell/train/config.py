@@ -38,13 +38,19 @@ class Config:
     data: str = setting("", "folder that holds the data set (path; digits needs none)")
     subset: int = setting(0, "training images used, the same number of each class, fixed (images; 0 = all)")
     val_split: float = setting(0.0, "share of the training images held out to validate on (0 to 0.9; 0 = test images)")
-    image_size: int = setting(32, "side of the square the network sees (pixels)")
+    image_size: int = setting(32, "side of the square the network sees; CIFAR is resized to it (pixels)")
     crop: int = setting(0, "random shift of small images, reflected at the border (pixels)")
-    scale: float = setting(0.08, "smallest share of a folder image that a random crop keeps (area, 0 to 1)")
+    scale: float = setting(0.08, "smallest share of an image of another size that a random crop keeps (area, 0 to 1)")
+    eval_crop: float = setting(0.875, "share of a folder image's side that is kept when it is evaluated (0 to 1)")
     flip: bool = setting(False, "mirror half of the training images (true or false)")
+    augment: str = setting("", "RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1 (expression)")
+    erasing: float = setting(0.0, "probability of filling a random box of a training image with noise (0 to 1)")
     # by what
-    model: str = setting("mini_resnet", "resnet18, resnext50_32x4d, wide_resnet28_8, mini_resnet or timm/NAME")
-    weights: str = setting("", "pretrained weights to start from (path of a .safetensors or .pth file)")
+    model: str = setting(
+        "mini_resnet",
+        "resnet18, resnext50_32x4d, wide_resnet28_8, mini_resnet, timm/NAME[(SETTING=VALUE)]",
+    )
+    weights: str = setting("", "pretrained weights to start from (path of a .safetensors or .pth file, or timm/TAG)")
     policy: str = setting("none", "mixing policy, such as 'CutMix(alpha=0.2)', or none (expression)")
     method: str = setting("Mixing", "training method, such as SUMix or 'SUMix(gamma=1.0)' (expression)")
     # how
@@ -53,11 +59,11 @@ class Config:
     accumulate: int = setting(1, "pieces each process cuts its share of a batch into, to save memory (pieces)")
     optimizer: str = setting("sgd", "sgd, adamw, or any optimiser of timm by name")
     lr: float = setting(0.1, "learning rate after warm-up (per step)")
-    lr_min: float = setting(0.0, "learning rate at the end of the cosine (per step)")
+    lr_min: float = setting(0.0, "learning rate at the end of the cosine, unless a method has its own (per step)")
     warmup: float = setting(0.0, "linear warm-up from zero (epochs; at most half of the run)")
     momentum: float = setting(0.9, "momentum of SGD (0 to 1)")
     weight_decay: float = setting(1e-4, "weight decay (per step, times the learning rate)")
-    decay_all: bool = setting(True, "decay biases and norm weights too, as the CIFAR recipes do (true or false)")
+    decay_all: bool = setting(True, "decay biases, norms and embeddings too, as the CIFAR recipes do (true or false)")
     clip: float = setting(0.0, "largest gradient norm (L2; 0 = no clipping)")
     ema: float = setting(0.0, "decay of the moving average of the weights, such as 0.999 (per step; 0 = none)")
     seed: int = setting(0, "seed of initialisation, order, augmentation and mixing (integer)")
@@ -80,7 +86,9 @@ class Config:
         for name in ("momentum", "ema"):
             self._expect(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._expect("val_split", 0 <= self.val_split <= 0.9, "between 0 and 0.9")
-        self._expect("scale", 0 < self.scale <= 1, "above 0 and at most 1")
+        for name in ("scale", "eval_crop"):
+            self._expect(name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
+        self._expect("erasing", 0 <= self.erasing <= 1, "between 0 and 1")
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("precision", self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 

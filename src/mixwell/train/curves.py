@@ -11,6 +11,7 @@ from typing import Any
 from mixwell.train.runs import Group, Run
 
 SERIES = 6  # colours that the page defines as --series-1 to --series-6
+LABEL = 48  # longest name in a legend (characters); a longer one leaves no room for the curves
 STROKES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1.5)), (0, (1, 1)))
 # What matplotlib draws in these colours, the page draws in its own.
 INK, GRID = "#0000e0", "#0000e1"
@@ -66,7 +67,8 @@ def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> 
             epochs = sorted(set.intersection(*map(set, curves))) if curves else []
             mean = [statistics.mean(values[epoch] for values in curves) for epoch in epochs]
             marker = "o" if len(epochs) == 1 else None
-            axes.plot(epochs, mean, color=colour, linestyle=stroke, linewidth=2.2, marker=marker, label=group.name)
+            label = group.name if len(group.name) <= LABEL else group.name[: LABEL - 1] + "…"  # the table has it whole
+            axes.plot(epochs, mean, color=colour, linestyle=stroke, linewidth=2.2, marker=marker, label=label)
         if zoom:
             _zoom(axes, [curve for group in found for run in group.runs if (curve := _values(run, name))])
         axes.set_xlabel("epoch")

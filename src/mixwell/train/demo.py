@@ -18,10 +18,11 @@ from pathlib import Path
 from mixwell.train import checkpoint, data, report, samples, table
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.gallery import drawable, gallery
 from mixwell.train.picture import png
 from mixwell.train.recipes import RECIPES
 from mixwell.train.runs import Run, command, groups, read
-from mixwell.train.show import gallery, save
+from mixwell.train.show import save
 
 POLICY = "CutMix(alpha=0.2)"
 TRAININGS = {"plain": ("none", "Mixing"), "cutmix": (POLICY, "Mixing"), "cutmix-sumix": (POLICY, "SUMix")}
@@ -159,7 +160,7 @@ def pictures(config: Config) -> bytes:
     """Draw what every policy makes of the digits, as PNG."""
     found = data.load(config)
     images = samples.from_split(found.train, found.classes, 8, config.image_size)
-    policies, _ = samples.drawable(images)
+    policies, _ = drawable(images)
     canvas, told = gallery(policies, images, report.RATIOS, seed=0, scale=6)
     return png(canvas.image(), told)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import random
+import socket
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 
 PACKAGES = ("mixwell", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
+PATIENCE = 300.0  # how long a process looks for the first one, which may start later (seconds)
 
 
 def check_device(name: str) -> None:
@@ -35,6 +38,36 @@ def check_device(name: str) -> None:
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         there = ", ".join(["auto", "cpu", *gpus, *["mps"] * torch.backends.mps.is_available()])
         raise RunError(f"device {name!r} is not there: torch can use {there}") from None
+
+
+def check_meeting_place() -> None:
+    """Complain if the processes of a run cannot find each other; torch would wait for half an hour, deaf to Ctrl-C.
+
+    Raises:
+        RunError: ``MASTER_ADDR`` or ``MASTER_PORT`` is none, or nobody answers there.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    host, port = (os.environ.get(f"MASTER_{name}", "") for name in ("ADDR", "PORT"))
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise RunError(
+            f"several processes meet at MASTER_ADDR and MASTER_PORT, a host and a port below 65536, but these are "
+            f"{host!r} and {port!r}: set them, or start with torchrun"
+        )
+    deadline = monotonic() + PATIENCE
+    while int(os.environ.get("RANK", "0")):  # the first process is the one that answers
+        try:
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            return
+        except OSError as error:
+            if monotonic() > deadline:
+                raise RunError(_nowhere_to_meet(error.strerror or str(error))) from None
+        sleep(0.2)
+
+
+def _nowhere_to_meet(reason: str) -> str:
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {reason}"
 
 
 def engine(config: Config) -> Accelerator:
@@ -54,6 +87,7 @@ def engine(config: Config) -> Accelerator:
     # Accelerate keeps its settings in singletons, so a second run in one process would inherit those of the first.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    check_meeting_place()
     try:
         return Accelerator(
             mixed_precision="no" if config.precision == "fp32" else config.precision,
@@ -61,9 +95,7 @@ def engine(config: Config) -> Accelerator:
             cpu=config.device == "cpu",
         )
     except torch.distributed.DistError as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = str(error).splitlines()[0]
-        raise RunError(f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {reason}") from None
+        raise RunError(_nowhere_to_meet(str(error).splitlines()[0])) from None
 
 
 def seed_everything(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Batches: augmented on the device for small images in memory, read by a ``DataLoader`` for folders.
+"""Batches: augmented on the device for small images in memory, made by a ``DataLoader`` of all others.
 
 Both loaders draw the order of an epoch (and the small one every crop and flip of it) from a generator of their own, on
 the CPU, before the epoch starts. Its state between epochs is all that a checkpoint has to keep.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +78,11 @@ class Loader:
     ) -> None:
         self.split, self.config, self.place, self.generator = split, config, place, generator
         self.mean, self.std = (torch.tensor(x, device=place.device).view(-1, 1, 1) * 255 for x in (data.mean, data.std))
+        self.erase = None
+        if config.erasing and generator is not None:
+            from torchvision.transforms import v2
+
+            self.erase = v2.RandomErasing(config.erasing, value="random")  # pyright: ignore[reportArgumentType]
 
     def __len__(self) -> int:
         if self.generator is None:
@@ -97,6 +102,10 @@ class Loader:
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32 ones of mean zero and deviation one."""
         return images.float().sub_(self.mean).div_(self.std)
+
+    def erased(self, images: Tensor) -> Tensor:
+        """Fill a random box of some training images with noise, where that is wanted."""
+        return images if self.erase is None else torch.stack([self.erase(image) for image in images])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         raise NotImplementedError
@@ -127,20 +136,25 @@ class ArrayLoader(Loader):
         mirror = ((torch.rand(count, generator=self.generator) < 0.5) & self.config.flip).to(device)
         for rows in torch.stack(batches).to(device):
             images = augment(self.images, rows, shift[0, rows], shift[1, rows], mirror[rows], self.size)
-            yield self.normalise(images), self.labels[rows]
+            yield self.erased(self.normalise(images)), self.labels[rows]
 
 
 class _Files(Dataset):
-    """Reads image files and brings them to one size, as uint8 tensors."""
+    """Reads images, from files or memory, and brings them to one size, as uint8 tensors."""
 
-    def __init__(self, split: Split, config: Config, train: bool) -> None:
+    def __init__(self, split: Split, config: Config, train: bool, fill: tuple[int, ...]) -> None:
         from torchvision.transforms import v2
 
-        size, cubic = config.image_size, v2.InterpolationMode.BICUBIC
-        steps = [v2.Resize(round(size / 0.875), cubic), v2.CenterCrop(size)]
-        if train:
-            steps = [v2.RandomResizedCrop(size, (config.scale, 1), interpolation=cubic)]
+        size, cubic, files = config.image_size, v2.InterpolationMode.BICUBIC, not isinstance(split.images, Tensor)
+        if not train:
+            steps = [v2.Resize(round(size / config.eval_crop), cubic) if files else v2.Resize((size, size), cubic)]
+            steps += [v2.CenterCrop(size)]
+        else:
+            small = not files and has_size(split, size)
+            shift = v2.RandomCrop(size, config.crop, padding_mode="reflect")
+            steps = [shift if small else v2.RandomResizedCrop(size, (config.scale, 1), interpolation=cubic)]
             steps += [v2.RandomHorizontalFlip()] if config.flip else []
+            steps += [_augmentation(config, fill)] if config.augment else []
         self.split, self.transform = split, v2.Compose([*steps, v2.PILToTensor()])
 
     def __len__(self) -> int:
@@ -148,23 +162,65 @@ class _Files(Dataset):
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         from PIL import Image
+        from torchvision.transforms.v2.functional import to_pil_image
 
-        path = Path(self.split.images[row])  # type: ignore[arg-type]
+        label, images = int(self.split.labels[row]), self.split.images
+        if isinstance(images, Tensor):
+            return self.transform(to_pil_image(images[row])), label
         try:
-            with Image.open(path) as image:
-                return self.transform(image.convert("RGB")), int(self.split.labels[row])
+            with Image.open(images[row]) as image:
+                return self.transform(image.convert("RGB")), label
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+            path = images[row]
             reason = str(error).replace(str(path), "").splitlines()
             raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
 
 
+def has_size(split: Split, size: int) -> bool:
+    """Tell whether images in memory have a size already, which their longer side decides."""
+    return isinstance(split.images, Tensor) and max(split.images.shape[2:]) == size
+
+
+def _augmentation(config: Config, fill: tuple[int, ...]) -> Callable[[Any], Any]:
+    """Return RandAugment as timm has it; what a shift or a turn lets in has the colour ``fill``.
+
+    Raises:
+        RunError: there is no such augmentation.
+    """
+    try:
+        from timm.data.auto_augment import rand_augment_transform
+    except ImportError:
+        raise RunError("augment needs timm: pip install timm, or leave augment out") from None
+    from PIL import Image
+
+    settings = {
+        "translate_const": int(0.45 * config.image_size),
+        "img_mean": fill,
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    try:
+        return rand_augment_transform(config.augment, settings)
+    except (AssertionError, ValueError, KeyError):
+        raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, and is {config.augment!r}") from None
+
+
 class FolderLoader(Loader):
-    """Streams image files through ``torch.utils.data.DataLoader`` as uint8, and normalises on the device."""
+    """Streams images through ``torch.utils.data.DataLoader`` as uint8, and normalises on the device.
+
+    Images are files, or arrays that are to be resized or augmented one by one.
+    """
+
+    def __init__(
+        self, split: Split, data: DataSet, config: Config, place: Place, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(split, data, config, place, generator)
+        fill = tuple(round(255 * value) for value in data.mean)
+        self.files = _Files(split, config, generator is not None, fill)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.place.device
         loader = DataLoader(
-            _Files(self.split, self.config, self.generator is not None),
+            self.files,
             batch_sampler=[rows.tolist() for rows in self.rows()],
             num_workers=self.config.workers,
             pin_memory=device.type == "cuda",
@@ -173,7 +229,8 @@ class FolderLoader(Loader):
         )
         try:
             for images, labels in loader:
-                yield self.normalise(images.to(device, non_blocking=True)), labels.to(device, non_blocking=True)
+                images = self.erased(self.normalise(images.to(device, non_blocking=True)))
+                yield images, labels.to(device, non_blocking=True)
         except RunError as error:  # from a worker it comes wrapped in that worker's traceback
             raise RunError(str(error).strip().splitlines()[-1].split("RunError: ")[-1]) from None
 
@@ -194,7 +251,10 @@ def loaders(config: Config, data: DataSet, place: Place) -> tuple[Loader, Loader
         raise RunError(f"batch_size {config.batch_size} must divide by {pieces} (processes times accumulate)")
     if config.batch_size > len(data.train):
         raise RunError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images: lower it")
-    kind = ArrayLoader if isinstance(data.train.images, Tensor) else FolderLoader
-    train = kind(data.train, data, config, place, torch.Generator().manual_seed(config.seed))
+    if config.augment and data.channels != 3:
+        raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
+    kind = ArrayLoader if has_size(data.train, config.image_size) else FolderLoader
+    generator = torch.Generator().manual_seed(config.seed)
+    train = (FolderLoader if config.augment else kind)(data.train, data, config, place, generator)
     val = kind(data.val, data, config, place)
     return train, val, val if data.test is data.val else kind(data.test, data, config, place)

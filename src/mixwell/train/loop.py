@@ -11,11 +11,12 @@ from time import perf_counter
 from typing import Any
 
 import accelerate.utils
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mixwell.train import build, checkpoint
+from mixwell.train import build, checkpoint, masks
 from mixwell.train.average import Average
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet, load
@@ -24,6 +25,7 @@ from mixwell.train.engine import engine, environment, seed_everything
 from mixwell.train.errors import RunError
 from mixwell.train.evaluate import evaluate
 from mixwell.train.loader import Place, loaders
+from mixwell.train.runs import curve
 
 Record = dict[str, Any]
 
@@ -91,7 +93,7 @@ class Training:
             step = (epoch - 1) * self.steps + index // config.accumulate
             with accelerator.accumulate(self.forward):
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate(step, group["peak"])
+                    group["lr"] = self.rate(step, group["peak"], group.get("lr_min", config.lr_min))
                 out = self.predict(images, labels)
                 accelerator.backward(out["loss"])
                 if config.clip and accelerator.sync_gradients:
@@ -152,6 +154,14 @@ class Training:
                 self.save(epoch, randomness)
         if self.main:
             self.log()
+            self.draw(epoch)
+
+    def draw(self, epoch: int) -> None:
+        """Picture the masks of a method that learns some."""
+        seer = self.method.seer()
+        if seer is not None:
+            picture = masks.keep(self.run, epoch, seer, self.val, self.data.classes)
+            self.board.add_image("masks", np.asarray(picture), epoch, dataformats="HWC")
 
     def save(self, epoch: int, randomness: list[dict[str, Any]]) -> None:
         """Write the checkpoint, then the classifier alone."""
@@ -223,27 +233,9 @@ class Training:
             "environment": environment(self.accelerator),
         }
         if self.main:
+            if seer := self.method.seer():
+                summary["mask"] = repr(masks.export(self.run, seer, config, data))
             checkpoint.write(self.run / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
             self.board.close()
         self.accelerator.end_training()
         return summary
-
-
-def curve(history: list[Record], name: str) -> dict[str, float]:
-    """Return the last, the best and the median of the last ten values of a metric.
-
-    The best is chosen by the images that it is measured on, so it flatters; the other two do not.
-
-    Example:
-        >>> curve([{"epoch": 1, "val_top1": 50.0}, {"epoch": 2}, {"epoch": 3, "val_top1": 40.0}], "val_top1")
-        {'last': 40.0, 'best': 50.0, 'best_epoch': 1, 'median_last_10': 45.0}
-    """
-    measured = [record for record in history if name in record]
-    best = max(measured, key=lambda record: record[name])
-    tail = [record[name] for record in measured if record["epoch"] > history[-1]["epoch"] - 10]
-    return {
-        "last": measured[-1][name],
-        "best": best[name],
-        "best_epoch": best["epoch"],
-        "median_last_10": statistics.median(tail),
-    }

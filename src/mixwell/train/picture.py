@@ -18,6 +18,8 @@ from mixwell.train.samples import Sample
 
 # One colour per source, anchor first; told apart with any kind of colour vision (Okabe and Ito, 2008).
 SOURCES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
+GAP = 14  # between tiles (pixels)
+NARROWEST = 132  # a column that still has room for a label (pixels)
 INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
 
 

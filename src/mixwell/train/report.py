@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mixwell
 from mixwell import BatchPolicy
-from mixwell.train import data, page, samples, table
+from mixwell.train import data, masks, page, samples, table
 from mixwell.train.curves import chart
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.picture import pillow, png, tinted
@@ -34,6 +34,7 @@ def html(runs: Sequence[Run]) -> str:
             _results(found),
             *(_curves(recipe, found) for recipe in dict.fromkeys(group.recipe for group in found)),
             *_samples(found),
+            *_masks(found),
             _runs(runs),
             _environments(runs),
         ],
@@ -89,6 +90,17 @@ def _samples(found: Sequence[Group]) -> list[str]:
         "carries by its pixels. Drawn at even ratios; training draws them by the policy's law."
     )
     return [page.section("Mixed samples", f'<p class="faint">{told}</p>', *strips)] if strips else []
+
+
+def _masks(found: Sequence[Group]) -> list[str]:
+    """Return a section with what the mix block of each group's first run has learned, where there is one."""
+    pictures = [(group, path) for group in found if (path := masks.newest(group.runs[0].path))]
+    figures = [
+        f"<h3>{escape(group.name)}, seed {group.runs[0].config.seed}, {escape(path.stem.replace('_', ' '))}</h3>\n"
+        + page.image(path.read_bytes(), f"masks that {group.name} has learned", "max-width: 100%")
+        for group, path in pictures
+    ]
+    return [page.section("Learned masks", *figures)] if figures else []
 
 
 def _policy(text: str) -> BatchPolicy | None:

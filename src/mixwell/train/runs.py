@@ -81,6 +81,26 @@ class Run:
         return self.summary.get("command") or command(self.config, self.path)
 
 
+def curve(history: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
+    """Return the last, the best and the median of the last ten values of a metric.
+
+    The best is chosen by the images that it is measured on, so it flatters; the other two do not.
+
+    Example:
+        >>> curve([{"epoch": 1, "val_top1": 50.0}, {"epoch": 2}, {"epoch": 3, "val_top1": 40.0}], "val_top1")
+        {'last': 40.0, 'best': 50.0, 'best_epoch': 1, 'median_last_10': 45.0}
+    """
+    measured = [record for record in history if name in record]
+    best = max(measured, key=lambda record: record[name])
+    tail = [record[name] for record in measured if record["epoch"] > history[-1]["epoch"] - 10]
+    return {
+        "last": measured[-1][name],
+        "best": best[name],
+        "best_epoch": best["epoch"],
+        "median_last_10": statistics.median(tail),
+    }
+
+
 def command(config: Config, out: Path) -> str:
     """Return the command line that makes a run.
 
@@ -172,6 +192,8 @@ class Group:
     def name(self) -> str:
         """Name of the row: policy and method, where there is something to say."""
         plain = self.policy.lower() in ("none", "")
+        if plain and self.method != "Mixing":  # AutoMix and the like bring their own
+            return self.method
         policy = "plain" if plain else self.policy
         return policy if self.method == "Mixing" else f"{policy} + {self.method}"
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,12 @@ from mixwell import (
     BatchPolicy,
     Constant,
     Derangement,
-    FineGrained,
     NoMix,
     OneOf,
     Permutation,
+    Plan,
     Roll,
     Sometimes,
-    names,
-    parse,
 )
 from mixwell.train.data import Split
 from mixwell.train.errors import RunError
@@ -175,20 +173,26 @@ def mix(policy: BatchPolicy, images: Images, seed: int, count: int | None = None
         RunError: the policy needs something that a picture has not, such as a model.
     """
     pixels, generator = images.pixels, torch.Generator().manual_seed(seed)
+    if getattr(policy, "looks_as_trained", False):
+        pixels = (pixels * 255).round().byte()
     try:
-        mixed = policy(pixels, images.labels, generator=generator)
+        plan = policy.draw(pixels, images.labels, generator=generator)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
-    shares = mixed.plan.share((pixels.shape[2], pixels.shape[3]))
-    rows = range(len(pixels) if count is None else min(count, len(pixels)))
+    return of_plan(plan, images, range(len(pixels) if count is None else min(count, len(pixels))))
+
+
+def of_plan(plan: Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
+    """Mix images by a plan, and keep what a picture of some of them needs."""
+    mixed, shares = plan.apply(images.pixels), plan.share((images.pixels.shape[2], images.pixels.shape[3]))
     return [
         Sample(
-            sources=pixels[mixed.plan.sources[row]],
-            mixed=mixed.images[row],
+            sources=images.pixels[plan.sources[row]],
+            mixed=mixed[row],
             share=shares[row],
-            lam=float(mixed.plan.lam[row]),
-            names=tuple(images.names[label] for label in mixed.labels[row].tolist()),
-            weights=tuple(mixed.weights[row].tolist()),
+            lam=float(plan.lam[row]),
+            names=tuple(images.names[label] for label in images.labels[plan.sources[row]].tolist()),
+            weights=tuple(plan.weights[row].tolist()),
         )
         for row in rows
     ]
@@ -250,30 +254,3 @@ def _nominal(policy: BatchPolicy, value: float) -> float | None:
         return float(policy.draw(pixels, labels, saliency=maps, generator=torch.Generator().manual_seed(0)).lam[0])
     except (TypeError, ValueError):  # there is no such setting, or it must stay a number
         return None
-
-
-def drawable(images: Images) -> tuple[list[BatchPolicy], list[str]]:
-    """Make every policy that needs no settings; say why the others are left out.
-
-    One that looks at a model, of which a picture has none, looks at the images' contrast instead; its repr says so.
-    """
-    made, left_out = [], []
-    for name in names("policy"):
-        try:
-            policy = parse(name)
-            made += [_without_model(policy, images)] * (not isinstance(policy, NoMix | OneOf | Sometimes))
-        except (ValueError, RunError) as error:
-            left_out.append(f"{name}: {error}")
-    return made, left_out
-
-
-def _without_model(policy: BatchPolicy, images: Images) -> BatchPolicy:
-    """Return the policy, with another saliency source where its own needs a model."""
-    try:
-        mix(policy, images, 0)
-    except RunError:
-        if not hasattr(policy, "saliency"):
-            raise
-        policy = dataclasses.replace(policy, saliency=FineGrained())
-        mix(policy, images, 0)
-    return policy

@@ -1,0 +1,206 @@
+"""Measure what each policy costs beyond the training step itself, for its page: milliseconds, and runs of the model.
+
+Policies stand at their defaults, or as the gallery shows them where they are nothing without others. All take turns in
+one run; a time is the mean over batches, since some draw how much they do, mixing into a reused buffer. Runs of the
+model are counted by hooks, in whole batches; a network of its kind that a policy brings along counts as well.
+
+    python benchmarks/costs.py                writes docs/policies/costs.json, in about two minutes on two cores
+    python benchmarks/costs.py --cpu-time     for a busy machine: processor time, which others disturb less
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+import mixwell as mw
+from mixwell import models
+from mixwell.train.gallery import EXAMPLES
+
+OUT = Path(__file__).resolve().parents[1] / "docs" / "policies" / "costs.json"
+SHAPES = (((128, 3, 32, 32), "mini_resnet"), ((64, 3, 224, 224), "timm/resnet18"))
+METHODS = ("HiddenMix", "AlignMix", "AugMix", "GridLoss", "PerturbedMixing", "RegMixup")
+CLASSES = 100
+LEAST = 2  # rounds, however slow
+
+Call = Callable[[], object]
+Clock = Callable[[], float]
+
+
+class Runs:
+    """How many batches a model was run on, and how often a gradient came back through it."""
+
+    forwards = backwards = 0.0
+
+
+@contextmanager
+def counted(kind: type[nn.Module], rows: int) -> Iterator[Runs]:
+    """Count the runs of all networks of a kind, in batches of so many rows."""
+    runs = Runs()
+
+    def before(network: nn.Module, args: tuple[Any, ...]) -> None:  # a pass that stops half-way never comes out
+        runs.forwards += len(args[0]) / rows * isinstance(network, kind)
+
+    def after(network: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        if isinstance(network, kind) and isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(lambda gradient: back(len(gradient)))
+
+    def back(passed: int) -> None:
+        runs.backwards += passed / rows
+
+    handles = hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def policies(model: nn.Module, name: str, side: int, folder: Path) -> dict[str, mw.BatchPolicy]:
+    """Make one of every policy that can mix images of a size; a mix block costs the same before it is trained."""
+    path = folder / "mask.safetensors"
+    finished = mw.SAMix(copy.deepcopy(model))
+    mw.save_mask(path, finished.block, finished.teacher, finished.tap.name, name)
+    special = {type(policy).__name__: policy for policy in (*EXAMPLES, mw.LearnedMask(str(path)))}
+    made: dict[str, mw.BatchPolicy] = {}
+    for each in mw.names("policy"):
+        try:
+            policy = special.get(each) or mw.parse(each)
+            policy.draw(torch.rand(2, 3, side, side), torch.arange(2), model=model)
+        except ValueError as error:
+            print(f"left out {each}: {error}")
+        else:
+            made[each] = policy
+    return made
+
+
+def measure(calls: dict[str, Call], budget: float, clock: Clock) -> dict[str, float]:
+    """Time calls in turn, each for so many seconds or a few rounds, and return the mean of each (milliseconds)."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    todo = dict(calls)
+    while todo:
+        for name, call in list(todo.items()):
+            start = clock()
+            call()
+            times[name].append(clock() - start)
+            if len(times[name]) >= LEAST and sum(times[name]) >= budget:
+                del todo[name]
+    return {name: float(f"{1e3 * statistics.fmean(found):.3g}") for name, found in times.items()}
+
+
+def runs_of(made: dict[str, mw.BatchPolicy], model: nn.Module, rows: int = 8) -> dict[str, dict[str, Any]]:
+    """Count the runs of the model for every policy, on a few small images: they do not depend on the size."""
+    images, labels, counts = torch.rand(rows, 3, 32, 32), torch.arange(rows), {}
+    for key, policy in made.items():
+        with counted(type(model), rows) as runs:
+            policy(images, labels, model=model)
+        shown = "LearnedMask(path)" if isinstance(policy, mw.LearnedMask) else repr(policy)
+        counts[key] = {"policy": shown, "forwards": runs.forwards, "backwards": runs.backwards, "batches": []}
+    return counts
+
+
+def of_policies(
+    made: dict[str, mw.BatchPolicy], model: nn.Module, shape: tuple[int, ...], budget: float, clock: Clock
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Time a plain copy of a batch of one shape, and every policy on it, in milliseconds."""
+    images, labels = torch.rand(shape), torch.arange(shape[0]) % CLASSES
+    buffer = torch.empty_like(images)
+    calls: dict[str, Call] = {"batch copy_ms": lambda: buffer.copy_(images)}
+    for key, policy in made.items():
+        calls[f"{key} ms"] = lambda policy=policy: policy(images, labels, model=model, out=buffer)
+        if getattr(policy, "uses_saliency", False):
+            few = policy.saliency(model, images[:2], labels[:2])  # tells the size of a map
+            maps = torch.rand(shape[0], *few.shape[1:])
+            calls[f"{key} given_ms"] = lambda policy=policy, maps=maps: policy(
+                images, labels, saliency=maps, out=buffer
+            )
+    found: dict[str, dict[str, float]] = {}
+    for call, value in measure(calls, budget, clock).items():
+        key, what = call.split()
+        found.setdefault(key, {})[what] = value
+    return found.pop("batch"), found
+
+
+def of_methods(budget: float, clock: Clock) -> dict[str, dict[str, Any]]:
+    """Return the time of each method's forward and backward pass, the plain step's beside it, and its extra runs."""
+    shape, name = SHAPES[0]
+    images, labels = torch.rand(shape), torch.arange(shape[0]) % CLASSES
+    calls: dict[str, Call] = {}
+    costs: dict[str, dict[str, Any]] = {}
+    for key in ("Mixing", *METHODS):
+        model = models.build(name, CLASSES)
+        method = getattr(mw, key)(model, num_classes=CLASSES)
+        call = lambda method=method: method(images, labels)["loss"].backward()  # noqa: E731
+        with counted(type(model), shape[0]) as runs:
+            call()
+        costs[key] = {"forwards": runs.forwards - 1, "backwards": runs.backwards - 1}
+        calls[key] = call
+    for key, value in measure(calls, budget, clock).items():
+        costs[key]["ms"] = value
+    plain = costs.pop("Mixing")["ms"]
+    return {key: cost | {"plain_ms": plain} for key, cost in costs.items()}
+
+
+def machine(threads: int, cpu_time: bool) -> dict[str, Any]:
+    """Say what was measured on, without naming the machine itself."""
+    import timm
+
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return {
+        "cpu": cpu or platform.processor() or platform.machine(),
+        "threads": threads,
+        "torch": torch.__version__.split("+")[0],
+        "timm": timm.__version__,
+        "load": round(os.getloadavg()[0], 1),
+        "date": date.today().isoformat(),
+        "clock": "processor time" if cpu_time else "wall time",
+        "command": f"python benchmarks/costs.py{' --cpu-time' * cpu_time}",
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=0.7, help="seconds for each call of each shape [0.7]")
+    parser.add_argument("--threads", type=int, default=2, help="cores to use [2]")
+    parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, on one thread, not wall time")
+    parser.add_argument("--out", type=Path, default=OUT, help="where to write [docs/policies/costs.json]")
+    args = parser.parse_args()
+    clock, threads = (process_time, 1) if args.cpu_time else (perf_counter, args.threads)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    content: dict[str, Any] = {"machine": machine(threads, args.cpu_time), "batches": [], "policies": {}}
+    for shape, name in SHAPES:
+        model = models.build(name, CLASSES)
+        with tempfile.TemporaryDirectory() as folder:
+            made = policies(model, name, shape[-1], Path(folder))
+        content["policies"] = content["policies"] or runs_of(made, model)
+        batch, found = of_policies(made, model, shape, args.budget, clock)
+        content["batches"].append({"shape": shape, "model": name, **batch})
+        for key, cost in content["policies"].items():
+            cost["batches"] += [found[key]] if key in found else []
+    whole = {key: cost for key, cost in content["policies"].items() if len(cost["batches"]) == len(SHAPES)}
+    content["policies"], content["methods"] = whole, of_methods(args.budget, clock)
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
