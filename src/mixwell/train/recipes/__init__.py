@@ -10,7 +10,7 @@ from mixwell.train.recipes import cifar, cifar_vits, finegrained, imagenet, smal
 Recipe = Callable[[], Config]
 
 FAMILIES: dict[str, tuple[Recipe, ...]] = {
-    "to start with": (small.digits, small.cifar100_mini, small.folder),
+    "to start with": (small.digits, small.cifar100_mini, small.cifar100_mini_automix, small.folder),
     "CIFAR": (
         cifar.cifar100_resnet18,
         cifar.cifar10_resnet18,

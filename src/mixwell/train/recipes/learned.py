@@ -11,18 +11,19 @@ from mixwell.methods.momentum import Cosine
 FADING = Cosine(0.1, 0.0)  # weight of the masks' cost, but for residual networks on CIFAR and Tiny-ImageNet
 
 
-def automix(*, pairing: str = "", **settings: Any) -> dict[str, str]:
+def automix(*, pairing: str = "", per_sample: bool = False, **settings: Any) -> dict[str, str]:
     """Name AutoMix with some settings.
 
     Args:
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.
+        per_sample: Draw a ratio for every image instead of one for the batch.
         settings: Of :class:`mixwell.AutoMix`.
 
     Example:
         >>> automix(mask_weight=FADING)
         {'policy': 'MixUp(alpha=2.0)', 'method': 'AutoMix(mask_weight=Cosine())'}
     """
-    return {"policy": _mixup(2.0, pairing), "method": _text("AutoMix", settings)}
+    return {"policy": _mixup(2.0, pairing, per_sample), "method": _text("AutoMix", settings)}
 
 
 def samix(
@@ -75,8 +76,13 @@ def adautomix(
     return {"policy": _mixup(1.0, pairing), "method": _text("AdAutoMix", {"block": block, **settings})}
 
 
-def _mixup(alpha: float, pairing: str) -> str:
-    return f"MixUp(alpha={alpha}, pairing={pairing})" if pairing else f"MixUp(alpha={alpha})"
+def _mixup(alpha: float, pairing: str, per_sample: bool = False) -> str:
+    settings = [
+        f"alpha={alpha}",
+        *([f"pairing={pairing}"] if pairing else []),
+        *(["scope='sample'"] if per_sample else []),
+    ]
+    return f"MixUp({', '.join(settings)})"
 
 
 def _text(name: str, settings: dict[str, Any]) -> str:

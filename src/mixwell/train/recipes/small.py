@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from mixwell.methods.mixblock import PairAttention
+from mixwell.methods.momentum import Momentum
 from mixwell.train.config import Config
+from mixwell.train.recipes.learned import automix
 
 
 def digits() -> Config:
@@ -19,13 +24,29 @@ def digits() -> Config:
 def cifar100_mini() -> Config:
     """A real CIFAR-100 experiment in 8 minutes on two CPU cores: 100 images of each class, all test images.
 
-    About 8 minutes with SUMix, 15 with AutoMix.
+    The time is that of SUMix; ``cifar100_mini_automix`` takes about twice as long.
     """
     return Config(
         recipe="cifar100_mini", dataset="cifar100", subset=10_000, image_size=32, crop=4, flip=True,
         model="mini_resnet", policy="CutMix(alpha=0.2)", method="SUMix",
         epochs=30, batch_size=100, lr=0.1, warmup=1, weight_decay=5e-4, channels_last=True, val_every=5,
     )  # fmt: skip
+
+
+def cifar100_mini_automix() -> Config:
+    """AutoMix in the same experiment, with settings for 3,000 steps instead of the released 100,000.
+
+    The teacher follows thirty times as fast. The block is told the ratio, its queries and keys are normalised, every
+    image has a ratio of its own and masks pay ten times as much for their area; with the released settings of CIFAR
+    masks are still even after so few steps, whatever the ratio.
+    """
+    settings = automix(
+        per_sample=True,
+        block=PairAttention(lam_concat=True, norm="layer"),
+        mask_weight=1.0,
+        momentum=Momentum(base=0.97, end=0.9999),
+    )
+    return replace(cifar100_mini(), recipe="cifar100_mini_automix", **settings)
 
 
 def folder() -> Config:
