@@ -88,11 +88,8 @@ class Plan(ABC):
         """
         check_images(images)
         self._check_rows(images)
-        if out is not None and (out.shape != images.shape or out.dtype != images.dtype or out.device != images.device):
-            raise ValueError(
-                f"out must be like the images, {tuple(images.shape)} {images.dtype} on {images.device}, but is "
-                f"{tuple(out.shape)} {out.dtype} on {out.device}."
-            )
+        if out is not None and out is not images:
+            _check_alike(out, images)
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
             mixed, order = self._mix(images), layout(images)
             if out is not None:
@@ -173,6 +170,14 @@ class Plan(ABC):
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         """Return source ``k`` of every row as it stands in the mixed image, without new values on request."""
         return images if k == 0 else images.index_select(0, self.sources[:, k])
+
+
+def _check_alike(out: Tensor, images: Tensor) -> None:
+    if out.shape != images.shape or out.dtype != images.dtype or out.device != images.device:
+        raise ValueError(
+            f"out must be like the images, {tuple(images.shape)} {images.dtype} on {images.device}, but is "
+            f"{tuple(out.shape)} {out.dtype} on {out.device}."
+        )
 
 
 def _all_kinds(kind: type[Plan]) -> list[type[Plan]]:

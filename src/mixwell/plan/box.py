@@ -14,6 +14,8 @@ from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_on
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan, on_host, shared
 
+LARGE_CUT = 384 * 1024  # bytes of an image; where one box serves all, a loop wins only from here on (docs/lab-book.md)
+
 
 class BoxPlan(Plan):
     """Boxes of other images are pasted over the anchor, later ones over earlier ones.
@@ -69,12 +71,15 @@ class BoxPlan(Plan):
         if not self._plain(images) or self.source_boxes is not None:
             out.copy_(self._mix(images))
         elif on_host(self.boxes) and shared(self.boxes):
-            anchors, targets = self._windows(images, out)
-            partner, rows = self.sources.select(1, 1), memory_order(images)
-            if 2 * anchors.numel() > rows.numel():  # whole rows are gathered as one piece of memory each
-                targets.copy_(rows.index_select(0, partner)[self._window(images)])
+            anchors, window, partner = memory_order(images), self._window(images), self.sources.select(1, 1)
+            target = anchors[window]
+            if 2 * target.numel() > anchors.numel():  # whole rows are gathered as one piece of memory each
+                patches = anchors.index_select(0, partner)[window]
             else:
-                targets.copy_(anchors.index_select(0, partner))
+                patches = target.index_select(0, partner)
+            if out.data_ptr() != images.data_ptr():
+                target = memory_order(out.copy_(images))[window]
+            target.copy_(patches)
         else:
             boxes = self.boxes[:1] if shared(self.boxes) else self.boxes
             pasted = mask_order(covered_factor(boxes, self.size, images.dtype), images, images.dtype)
@@ -83,9 +88,12 @@ class BoxPlan(Plan):
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
         partner = self.sources[:, 1].tolist()
+        one = self.source_boxes is None and shared(self.boxes)
         if not self._plain(images):
             out.copy_(self._mix(images))
-        elif self.source_boxes is None and shared(self.boxes):
+        elif one and images.numel() // len(images) * images.element_size() <= LARGE_CUT:
+            self._mix_batch(images, out)
+        elif one:
             anchors, targets = self._windows(images, out)
             for _, _, source, target in one_by_one(anchors, partner, targets):
                 target.copy_(source)
