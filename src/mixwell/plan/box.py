@@ -14,8 +14,6 @@ from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_on
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan, on_host, shared
 
-LARGE_CUT = 384 * 1024  # bytes of an image; where one box serves all, a loop wins only from here on (docs/lab-book.md)
-
 
 class BoxPlan(Plan):
     """Boxes of other images are pasted over the anchor, later ones over earlier ones.
@@ -88,12 +86,9 @@ class BoxPlan(Plan):
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
         partner = self.sources[:, 1].tolist()
-        one = self.source_boxes is None and shared(self.boxes)
         if not self._plain(images):
             out.copy_(self._mix(images))
-        elif one and images.numel() // len(images) * images.element_size() <= LARGE_CUT:
-            self._mix_batch(images, out)
-        elif one:
+        elif self.source_boxes is None and shared(self.boxes):
             anchors, targets = self._windows(images, out)
             for _, _, source, target in one_by_one(anchors, partner, targets):
                 target.copy_(source)
