@@ -26,7 +26,8 @@ class SpectralResidual(Saliency):
         ValueError: ``max_size`` is not positive.
 
     Note: the published code reduces to a square and scales the map back; here the proportions stay, and the user of
-    the map scales it.
+    the map scales it. Reduction moves the peak: on 40 photographs of 224 pixels by 31 pixels in the median, to where
+    the map at full size has 0.78 of its largest value.
 
     Source: Hou and Zhang, *Saliency Detection: A Spectral Residual Approach*, CVPR 2007.
 
@@ -69,7 +70,9 @@ class FineGrained(Saliency):
             neither of the two; or, when called, images do not have as many channels as ``mean`` and ``std``.
 
     Note: the published code of SaliencyMix hands normalised floats to OpenCV, which reads them as bytes; the resulting
-    map has nothing to do with the image and is not reproduced.
+    map has nothing to do with the image and is not reproduced. Reduction moves the peak: on 40 photographs of 224
+    pixels by 26 pixels in the median, to where the map at full size has 0.92 of its largest value;
+    ``max_size=None`` avoids it.
 
     Source: Montabone and Soto, *Human detection using a mobile platform and novel features derived from a visual
     saliency mechanism*, Image and Vision Computing 2010.
