@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -41,15 +46,40 @@ def fixed(rows: int, lam: float = 0.3) -> Policy:
     return MixUp(alpha=Constant(lam), pairing=Given([i + 1 - 2 * (i % 2) for i in range(rows)]))
 
 
-def joint_step(_: int, folder: str, rank: int = 1) -> dict[str, Tensor | None]:
+def joint_step(rank: int, folder: str) -> dict[str, Tensor | None]:
     """Run one step on this process's half of a saved batch, and return the gradients of both processes together."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
+    with process_group(f"{folder}/meet", rank, 2):
         method, images, labels = torch.load(f"{folder}/batch.pt", weights_only=False)
         parallel = nn.parallel.DistributedDataParallel(method)
         parallel(images.chunk(2)[rank], labels.chunk(2)[rank])["loss"].backward()
         torch.distributed.barrier()
         return {name: p.grad for name, p in method.named_parameters()}
+
+
+@contextlib.contextmanager
+def process_group(meet: str, rank: int, world: int) -> Iterator[None]:
+    """Meet other processes at a file, for as long as the context lasts; give up on them after two minutes."""
+    patience = datetime.timedelta(minutes=2)
+    torch.distributed.init_process_group("gloo", f"file://{meet}", patience, world, rank)
+    try:
+        yield
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def second_process(function: Callable[..., object], *arguments: object) -> Iterator[None]:
+    """Run a function in another process beside the body; its error becomes the body's."""
+    process = torch.multiprocessing.spawn(_run_and_leave, (function, *arguments), join=False)
+    try:
+        yield
+    finally:
+        while not process.join():
+            pass
+
+
+def _run_and_leave(_: int, function: Callable[..., object], *arguments: object) -> None:
+    """Leave at once: gloo's threads outlive DistributedDataParallel, and abort if Python is taken down around them."""
+    function(*arguments)
+    os._exit(0)

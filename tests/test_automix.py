@@ -18,7 +18,7 @@ from mixwell.methods.masklosses import published
 from mixwell.methods.mixblock import PairAttention
 from mixwell.methods.samix import SAMix
 from mixwell.models import mini_resnet
-from steps import data, joint_step
+from steps import data, joint_step, second_process
 
 
 @pytest.mark.parametrize("make", [AutoMix, SAMix])
@@ -191,9 +191,8 @@ def test_two_processes(tmp_path: Path) -> None:
     pairs = MixUp(alpha=Constant(0.3), pairing=Given([1, 0, 3, 2]))
     method = awake(AutoMix(Net(), pairs))
     torch.save((method, x, y), tmp_path / "batch.pt")
-    context = torch.multiprocessing.spawn(joint_step, (str(tmp_path), 1), nprocs=1, join=False)
-    found = joint_step(0, str(tmp_path), 0)
-    context.join()
+    with second_process(joint_step, 1, str(tmp_path)):
+        found = joint_step(0, str(tmp_path))
     whole = copy.deepcopy(method)
     whole.policy = MixUp(alpha=Constant(0.3), pairing=Given([1, 0, 3, 2, 5, 4, 7, 6]))
     whole(x, y)["loss"].backward()

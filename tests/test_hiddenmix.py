@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,7 @@ from mixwell import (
 )
 from mixwell.methods.gates import Gate
 from mixwell.methods.hiddenmix import HiddenMix
+from steps import process_group, second_process
 
 CLASSES = 5
 
@@ -233,11 +235,10 @@ def test_compiled_too_early(model: Net, images: Tensor, labels: Tensor, compiled
         method(images, labels)
 
 
-def _train_on(rank: int, world: int, store: str) -> None:
+def _train_on(rank: int, world: int, meet: str) -> None:
     torch.manual_seed(0)
     model = Net().eval()
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
-    try:
+    with process_group(meet, rank, world):
         method = HiddenMix(model, layers=("input", "layer1", "layer2"))
         wrapped = nn.parallel.DistributedDataParallel(method)
         torch.manual_seed(rank)  # other pictures, another layer
@@ -247,18 +248,14 @@ def _train_on(rank: int, world: int, store: str) -> None:
         both = [torch.empty_like(grads) for _ in range(world)]
         torch.distributed.all_gather(both, grads)
         assert all(g.equal(both[0]) for g in both) and bool(grads.abs().sum() > 0)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_distributed(world: int, tmp_path) -> None:
     """In one process and in two, which draw different layers, gradients are exchanged and agree."""
-    if world == 1:
-        _train_on(0, 1, str(tmp_path / "store"))
-    else:
-        arguments = (world, str(tmp_path / "store"))  # forked: importing torch twice would take longer than the test
-        torch.multiprocessing.start_processes(_train_on, arguments, nprocs=world, start_method="fork")
+    meet = str(tmp_path / "meet")
+    with second_process(_train_on, 1, world, meet) if world == 2 else contextlib.nullcontext():
+        _train_on(0, world, meet)
 
 
 def test_half_precision(model: Net, images: Tensor, labels: Tensor) -> None:

@@ -26,7 +26,7 @@ from mixwell import (
     sumix_terms,
 )
 from mixwell.methods import normalised_uncertainty
-from steps import Net, data, fixed, gradients, joint_step, seeded
+from steps import Net, data, fixed, gradients, joint_step, second_process, seeded
 
 
 def build(name: str) -> mixwell.BatchPolicy:
@@ -283,10 +283,8 @@ def test_two_processes_give_the_gradient_of_the_joint_batch(tmp_path) -> None:
         pytest.skip("this torch cannot run distributed")
     method, batch = SUMix(Net(), fixed(4), num_classes=10), data(8)
     torch.save((method, *batch), tmp_path / "batch.pt")
-    other = torch.multiprocessing.spawn(joint_step, (str(tmp_path),), join=False)
-    got = joint_step(0, str(tmp_path), rank=0)
-    while not other.join():
-        pass
+    with second_process(joint_step, 1, str(tmp_path)):
+        got = joint_step(0, str(tmp_path))
     method.policy = fixed(8)
     for name, expected in gradients(method, *batch).items():
         torch.testing.assert_close(got[name], expected, rtol=1e-4, atol=1e-6)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mixwell.saliency import InputGradient
 from mixwell.taps import Tap, classifier_of, pooled
+from steps import process_group
 
 
 class Net(nn.Module):
@@ -167,15 +168,13 @@ def test_compiled_before_the_tap(model: nn.Module, images: Tensor, compiled: Cal
         tap.take()
 
 
-@pytest.fixture
-def process_group(tmp_path) -> Iterator[None]:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def test_distributed(process_group: None) -> None:
+def test_distributed(tmp_path) -> None:
     """A tap installed before the wrapper reads, gradients flow, and a saliency pass does not upset the reducer."""
+    with process_group(str(tmp_path / "meet"), 0, 1):
+        read_through_wrapper()
+
+
+def read_through_wrapper() -> None:
     model, images, labels = Net().eval(), torch.rand(4, 3, 8, 8), torch.arange(4)
     expected = InputGradient()(model, images, labels)
     owner = Owner(model)
