@@ -4,7 +4,7 @@ Policies stand at their defaults, or as the gallery shows them where they are no
 one run; a time is the mean over batches, since some draw how much they do, mixing into a reused buffer. Runs of the
 model are counted by hooks, in whole batches; a network of its kind that a policy brings along counts as well.
 
-    python benchmarks/costs.py                writes docs/policies/costs.json, in about two minutes on two cores
+    python benchmarks/costs.py                writes docs/policies/costs.json, in about five minutes on two cores
     python benchmarks/costs.py --cpu-time     for a busy machine: processor time, which others disturb less
 """
 
@@ -136,24 +136,34 @@ def of_policies(
     return found.pop("batch"), found
 
 
-def of_methods(budget: float, clock: Clock) -> dict[str, dict[str, Any]]:
-    """Return the time of each method's forward and backward pass, the plain step's beside it, and its extra runs."""
-    shape, name = SHAPES[0]
+def steps(model: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[str, tuple[nn.Module, Call]]:
+    """Make a model and a training step, forward and backward, for every method, and for plain mixing."""
     images, labels = torch.rand(shape), torch.arange(shape[0]) % CLASSES
-    calls: dict[str, Call] = {}
-    costs: dict[str, dict[str, Any]] = {}
+    made: dict[str, tuple[nn.Module, Call]] = {}
     for key in ("Mixing", *METHODS):
-        model = models.build(name, CLASSES)
-        method = getattr(mw, key)(model, num_classes=CLASSES)
-        call = lambda method=method: method(images, labels)["loss"].backward()  # noqa: E731
-        with counted(type(model), shape[0]) as runs:
+        own = model()
+        method = getattr(mw, key)(own, num_classes=CLASSES)
+        made[key] = own, lambda method=method: method(images, labels)["loss"].backward()
+    return made
+
+
+def runs_of_methods(name: str, rows: int = 8) -> dict[str, dict[str, Any]]:
+    """Count the runs of the model beyond those of plain mixing for every method, on a few small images."""
+    counts = {}
+    for key, (model, call) in steps(lambda: models.build(name, CLASSES), (rows, 3, 32, 32)).items():
+        with counted(type(model), rows) as runs:
             call()
-        costs[key] = {"forwards": runs.forwards - 1, "backwards": runs.backwards - 1}
-        calls[key] = call
-    for key, value in measure(calls, budget, clock).items():
-        costs[key]["ms"] = value
-    plain = costs.pop("Mixing")["ms"]
-    return {key: cost | {"plain_ms": plain} for key, cost in costs.items()}
+        counts[key] = {"forwards": runs.forwards - 1, "backwards": runs.backwards - 1, "batches": []}
+    counts.pop("Mixing")
+    return counts
+
+
+def of_methods(name: str, shape: tuple[int, ...], budget: float, clock: Clock) -> dict[str, dict[str, float]]:
+    """Time a step of each method on batches of one shape, and a plain one, in milliseconds."""
+    calls = {key: call for key, (_, call) in steps(lambda: models.build(name, CLASSES), shape).items()}
+    times = measure(calls, budget, clock)
+    plain = times.pop("Mixing")
+    return {key: {"ms": value, "plain_ms": plain} for key, value in times.items()}
 
 
 def machine(threads: int, cpu_time: bool) -> dict[str, Any]:
@@ -187,6 +197,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     content: dict[str, Any] = {"machine": machine(threads, args.cpu_time), "batches": [], "policies": {}}
+    methods = runs_of_methods(SHAPES[0][1])
     for shape, name in SHAPES:
         model = models.build(name, CLASSES)
         with tempfile.TemporaryDirectory() as folder:
@@ -196,8 +207,10 @@ def main() -> None:
         content["batches"].append({"shape": shape, "model": name, **batch})
         for key, cost in content["policies"].items():
             cost["batches"] += [found[key]] if key in found else []
+        for key, times in of_methods(name, shape, args.budget, clock).items():
+            methods[key]["batches"].append(times)
     whole = {key: cost for key, cost in content["policies"].items() if len(cost["batches"]) == len(SHAPES)}
-    content["policies"], content["methods"] = whole, of_methods(args.budget, clock)
+    content["policies"], content["methods"] = whole, methods
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -38,9 +38,9 @@ class Docstring:
     example: str
 
 
-def read(thing: type) -> Docstring:
-    """Take the docstring of a class apart."""
-    words = inspect.cleandoc(vars(thing).get("__doc__") or "")
+def read(thing: type | Callable[..., object]) -> Docstring:
+    """Take the docstring of a class or function apart."""
+    words = inspect.cleandoc(thing.__doc__ or "")
     idea, *rest = SECTION.split(words)
     parts = dict(zip(rest[::2], rest[1::2], strict=True))
     _, *entries = ENTRY.split("\n" + parts.get("Args", ""))

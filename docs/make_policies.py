@@ -8,19 +8,39 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from docstrings import cell, complete, markdown, read
+from method_pictures import NO_PICTURE, PICTURES
 
 import mixwell
+from mixwell import BatchPolicy, CutMix, random_mix, switch_mix, until
 from mixwell.train import samples
-from mixwell.train.gallery import RATIOS, banner, columns, drawable, in_words
+from mixwell.train.gallery import RATIOS, banner, columns, drawable, in_words, parts, without_model
 from mixwell.train.picture import png
+from mixwell.train.samples import Sample
 
 FOLDER = Path(__file__).with_name("policies")
-METHODS = ("AlignMix", "AugMix", "GridLoss", "HiddenMix", "PerturbedMixing", "RegMixup")  # where the model is entered
+METHODS = tuple(sorted({*PICTURES, *NO_PICTURE}))  # where the model is entered
+# What the functions that make a policy of others return, and how that is written.
+SHORTHANDS: dict[str, tuple[str, BatchPolicy]] = {
+    "random_mix": ("random_mix()", random_mix()),
+    "switch_mix": ("switch_mix()", switch_mix()),
+    "until": ("until(CutMix(), 0.9)", until(CutMix(), 0.9)),
+}
+# What there is to see beyond what is true of every picture.
+REMARKS = {
+    "PuzzleMix": "Contrast is spread all over the pictures, so that distance costs less here than by "
+    "default: otherwise no cell would move. Bits of the roof and of the petals lie where they are not in their "
+    "photograph.",
+    "SaliencyMix": "The spectral residual peaks inside the flower; the default's peak is the flower's upper edge.",
+    "SmoothMix": "With `fit=True` the width follows the ratio that is asked for; by default the width is drawn, and "
+    "the ratio follows from it and from where the point lies.",
+    "SnapMix": "The weights need not sum to one: a bar whose end is grey carries less than one label, and one whose "
+    "numbers sum to more is drawn to the whole width.",
+}
 SIDE, SEED = 112, 2
 LARGEST = 60_000  # of a picture (bytes)
 INDEX = """\
@@ -37,6 +57,7 @@ class Pages:
     Attributes:
         costs: What ``benchmarks/costs.py`` wrote.
         pictures: What is drawn of each policy that can be, with its columns.
+        methods: What is drawn of the methods that can be, and the same in words.
         left_out: Why the others are not.
     """
 
@@ -45,8 +66,12 @@ class Pages:
         images = samples.photographs(SIDE)
         made, left_out = drawable(images)
         self.left_out = dict(reason.split(": ", 1) for reason in left_out)
-        self.pictures = {type(policy).__name__: (policy, columns(policy, images, RATIOS, SEED)) for policy in made}
-        self.names = (*mixwell.names("policy"), *METHODS)
+        shown = {type(policy).__name__: policy for policy in made} | {
+            key: made for key, (_, made) in SHORTHANDS.items()
+        }
+        self.pictures = {name: (policy, columns(policy, images, RATIOS, SEED)) for name, policy in shown.items()}
+        self.methods = {name: draw(images) for name, (draw, _) in PICTURES.items()}
+        self.names = (*mixwell.names("policy"), *mixwell.names("shorthand"), *METHODS)
 
     def texts(self) -> dict[str, str]:
         """Return the text of every page by its file's name."""
@@ -54,22 +79,22 @@ class Pages:
 
     def drawn(self) -> dict[str, bytes]:
         """Return every picture as PNG by its file's name."""
-        found = {}
-        for name, (policy, row) in self.pictures.items():
-            canvas, told = banner(policy, row)
-            found[f"{name}.png"] = png(canvas.image(margin=12), told, limit=1)
-        return found
+        found = {name: banner(policy, row) for name, (policy, row) in self.pictures.items()} | self.methods
+        return {f"{name}.png": png(canvas.image(margin=12), told, limit=1) for name, (canvas, told) in found.items()}
 
     def told(self) -> dict[str, str]:
         """Return what every picture shows, in words, by its file's name."""
-        return {f"{name}.png": in_words(policy, row) for name, (policy, row) in self.pictures.items()}
+        found = {name: in_words(policy, row) for name, (policy, row) in self.pictures.items()}
+        found |= {name: words for name, (_, words) in self.methods.items()}
+        return {f"{name}.png": words for name, words in found.items()}
 
     def page(self, name: str) -> str:
-        """Return the page of a policy or method."""
+        """Return the page of a policy, of a function that makes one, or of a method."""
         said = read(getattr(mixwell, name))
         blocks = [f"# {name}", *map(self._words, said.idea), *self._picture(name)]
         blocks += ["## Settings", self._settings(name, said.settings) if said.settings else "None."]
-        blocks += ["## Cost", *(self._method_cost(name) if name in METHODS else self._cost(name))]
+        cost = self._method_cost if name in METHODS else self._shorthand_cost if name in SHORTHANDS else self._cost
+        blocks += ["## Cost", *cost(name)]
         if said.source:
             blocks += ["## Source", self._words(said.source)]
         if said.note:
@@ -90,27 +115,53 @@ class Pages:
                 if cost
                 else ["not measured", *[""] * (1 + len(sizes))]
             )
-            rows.append([self._link(name), self._words(read(getattr(mixwell, name)).idea[0]), *found])
-        methods = [[self._link(name), self._words(read(getattr(mixwell, name)).idea[0])] for name in METHODS]
+            rows.append([self._link(name), self._first(name), *found])
+        shorthands = [
+            [self._link(name), self._first(name), f"`{written}` is `{made!r}`"]
+            for name, (written, made) in SHORTHANDS.items()
+        ]
         return "\n".join(
             [
                 INDEX,
                 _table(head, rows),
                 self._measured("Milliseconds per batch, the saliency pass included."),
+                "\n## Functions that make one of these in a word\n",
+                _table(["function", "what it does", "for example"], shorthands),
+                "They cost what the policies cost that they choose from.",
                 "\n## Methods that mix inside the model, or ask it for more\n",
-                _table(["method", "what it does"], methods),
+                self._methods(sizes),
+                self._measured("Milliseconds of a step, forward and backward, those of a plain step in brackets."),
+                "",
             ]
         )
+
+    def _methods(self, sizes: list[str]) -> str:
+        head = ["method", "what it does", "extra forwards", "backwards", *(f"ms, {size}" for size in sizes)]
+        rows = []
+        for name in METHODS:
+            cost = self.costs["methods"][name]
+            times = [f"{each['ms']:g} ({each['plain_ms']:g})" for each in cost["batches"]]
+            times += ["not measured"] * (len(sizes) - len(times))
+            rows.append(
+                [self._link(name), self._first(name), f"{cost['forwards']:g}", f"{cost['backwards']:g}", *times]
+            )
+        return _table(head, rows)
+
+    def _first(self, name: str) -> str:
+        return self._words(read(getattr(mixwell, name)).idea[0])
 
     def _picture(self, name: str) -> Iterator[str]:
         if name in self.pictures:
             policy, row = self.pictures[name]
             yield f"![{'; '.join(f'{words}: {sample}' for words, sample in row)}]({name}.png)"
-            shown = f"`{policy!r}`: whose pixel it is, the mixed image, and how much of each label it carries."
-            borrowed = hasattr(policy, "saliency") and policy != mixwell.parse(name)
-            yield shown + " The picture has no model, so the images' contrast is the saliency." * borrowed
-        elif name in self.left_out:
-            yield f"No picture: {self.left_out[name]}"
+            written = f"`{SHORTHANDS[name][0]}`, which is `{policy!r}`" if name in SHORTHANDS else f"`{policy!r}`"
+            yield f"{written}: whose pixel it is, the mixed image, and how much of each label it carries."
+            yield from filter(None, [" ".join(_remarks(name, policy, row))])
+        elif name in self.methods:
+            yield f"![{self.methods[name][1]}]({name}.png)"
+            yield PICTURES[name][1]
+        else:
+            yield NO_PICTURE[name] if name in NO_PICTURE else f"No picture: {self.left_out[name]}"
 
     def _settings(self, name: str, meanings: dict[str, str]) -> str:
         given = inspect.signature(getattr(mixwell, name)).parameters
@@ -138,13 +189,22 @@ class Pages:
         yield _table(head, rows).rstrip()
         yield self._measured(f"`{cost['policy']}`, per batch, into a reused buffer.")
 
+    def _shorthand_cost(self, name: str) -> Iterator[str]:
+        found = [
+            f"{self._link(type(part).__name__)} ({words.split(': ')[0]})" for part, words in parts(SHORTHANDS[name][1])
+        ]
+        yield f"That of the policies in the picture: {', '.join(found)}."
+
     def _method_cost(self, name: str) -> Iterator[str]:
-        cost, batch = self.costs["methods"][name], self.costs["batches"][0]
+        cost = self.costs["methods"][name]
         yield f"Extra passes of the model, in batches: {cost['forwards']:g} forward, {cost['backwards']:g} backward."
-        yield self._measured(
-            f"A step forward and backward takes {cost['ms']:g} ms, a plain one {cost['plain_ms']:g} ms, on "
-            f"{_size(batch['shape'])} with {batch['model']}."
-        )
+        rows = []
+        for place, batch in enumerate(self.costs["batches"]):
+            times = cost["batches"][place : place + 1]
+            told = [f"{each[key]:g} ms" for each in times for key in ("ms", "plain_ms")] or ["not measured", ""]
+            rows.append([f"{_size(batch['shape'])}, {batch['model']}", *told])
+        yield _table(["batch, float32", "a step forward and backward", "a plain one"], rows).rstrip()
+        yield self._measured("Per batch.")
 
     def _measured(self, words: str) -> str:
         about = self.costs["machine"]
@@ -159,6 +219,19 @@ class Pages:
 
     def _link(self, name: str) -> str:
         return f"[`{name}`]({name}.md)" if name in self.names else f"`{name}`"
+
+
+def _remarks(name: str, policy: BatchPolicy, row: Sequence[tuple[str, Sample]]) -> Iterator[str]:
+    """Say what a reader needs to know to understand a picture."""
+    if any(words.startswith("lam") and abs(sample.lam - sample.weights[0]) > 0.005 for words, sample in row):
+        yield (
+            "`lam` is the share of the anchor that was drawn; the bar is what its label weighs, which follows what "
+            "the mixed image really shows."
+        )
+    if name in REMARKS:
+        yield REMARKS[name]
+    if hasattr(policy, "saliency") and without_model(default := mixwell.parse(name)) != default:
+        yield "The picture has no model, so the images' contrast is the saliency."
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -21,8 +21,8 @@ def row(name: str) -> str:
 
 
 def table() -> str:
-    """Return the table of all policies that a user can name."""
-    rows = [row(name) for name in mixwell.names("policy")]
+    """Return the table of all policies that a user can name, and of the functions that make one in a word."""
+    rows = [row(name) for kind in ("policy", "shorthand") for name in mixwell.names(kind)]
     return "\n| policy | what it does | source |\n|---|---|---|\n" + "".join(rows) + "\n"
 
 

@@ -10,7 +10,7 @@ from mixwell.train.gallery import drawable, strip
 from mixwell.train.picture import png
 
 STRIP = Path(__file__).with_name("strip.png")
-SIDE, RATIO, SEED = 144, 0.6, 8
+SIDE, RATIO, SEED = 128, 0.6, 8
 LARGEST = 300_000  # what a page may cost its reader (bytes)
 
 

@@ -37,7 +37,8 @@ def cutmix(policy: mw.CutMix, d: Drawn) -> Mixed:
             h, w = int(min(high * cut * stretch, high)), int(min(wide * cut / stretch, wide))
             if policy.match_area:
                 pixels = (1 - ratio) * high * wide
-                rows = [min(max(tried, 1), high) for tried in (h, h + 1)]
+                enough = max(h, int(pixels / wide))
+                rows = [min(max(tried, 1), high) for tried in (enough, enough + 1)]
                 h, w = min(((r, min(round(pixels / r), wide)) for r in rows), key=lambda s: abs(s[0] * s[1] - pixels))
         if policy.minmax is not None or policy.box == "inside":
             y, x = int(u * (high - h + 1)), int(v * (wide - w + 1))

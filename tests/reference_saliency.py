@@ -19,7 +19,7 @@ def saliencymix(policy: mw.SaliencyMix, d: Drawn) -> Mixed:
     for row, lam in enumerate(d.lam):
         saliency = np.array(d.maps[d.sources[0 if policy.scope == "batch" else row][1]])
         if policy.draw_centre:
-            chance = saliency if policy.temperature is None else np.exp(saliency / policy.temperature)
+            chance = saliency if policy.temperature is None else np.exp(saliency / saliency.max() / policy.temperature)
             running = np.cumsum(chance.ravel()) / chance.sum()
             index = int((running <= d.numbers[0][row][0]).sum())
         else:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell import Constant, CutMix, Derangement, Mixing, MixUp, models
-from mixwell.methods.alignmix import Alignment, AlignMix, last_map
+from mixwell import Constant, CutMix, Derangement, Mixing, MixUp, SemanticShare
+from mixwell.methods.alignmix import Alignment, AlignMix
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 
 B, P, D = 3, 6, 8
@@ -250,19 +250,27 @@ def test_compiled(compiled: None, device: torch.device) -> None:
     assert all(a.allclose(b, atol=1e-4) for a, b in zip(*results, strict=True))
 
 
-def test_where_the_last_map_is() -> None:
-    """The last stage where there are any, else the last convolution; a model without either is refused."""
-    assert last_map(models.build("mini_resnet", 10)).startswith("layer")
-    assert last_map(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten())) == "1"
-    with pytest.raises(ValueError, match="Sequential has no convolutional map that could be aligned: name a layer"):
-        AlignMix(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)))
-    with pytest.raises(ValueError, match="no module 'bodi'; the nearest names are body"):
-        AlignMix(Net(), layer="bodi")
+def test_label_policy(device: torch.device) -> None:
+    """Labels are weighed as in Mixing, by a look at the unmixed images; with p = 0 the two are the same."""
+    model, (images, labels) = Net().to(device), data(device)
+    policy, seen = MixUp(alpha=Constant(0.3), pairing=Derangement()), []
+    for method in (
+        AlignMix(copy.deepcopy(model), policy, p=0.0, layer="body", label=SemanticShare()),
+        Mixing(copy.deepcopy(model), policy, label=SemanticShare()),
+        Mixing(copy.deepcopy(model), policy),
+    ):
+        torch.manual_seed(0)
+        seen.append(method(images, labels)["loss"])
+    assert seen[0].equal(seen[1]) and not seen[0].equal(seen[2])
+    aligned = AlignMix(model.eval(), policy, p=1.0, layer="body", label=SemanticShare())(images, labels)
+    assert aligned["loss"].isfinite() and not aligned["output"].allclose(model(images))  # the clean pass opened no gate
 
 
 def test_bad_input(device: torch.device) -> None:
     """Settings are checked when built, features when they come."""
     images, labels = data(device)
+    with pytest.raises(ValueError, match="no module 'bodi'; the nearest names are body"):
+        AlignMix(Net(), layer="bodi")
     with pytest.raises(ValueError, match=r"'fc' puts out \(4, 5\): name another layer"):
         AlignMix(Net().to(device), p=1.0, layer="fc")(images, labels)
     for settings in ({"p": 1.5}, {"scope": "pair"}, {"eps": 0.0}, {"iterations": 0}):

@@ -24,6 +24,7 @@ FILE_LINES, FUNCTION_LINES, COMPLEXITY, README_LINES = 300, 50, 10, 150
 # A part imports only from rows above its own; "" is the package itself, as in ``from mixwell import CutMix``.
 ORDER = [
     {"ops"},
+    {"typecheck", "checks"},
     {"value"},
     {"batch"},
     {"plan"},

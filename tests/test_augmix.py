@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell import CutMix, Mixing, MixUp
+from mixwell import CutMix, Mixing, MixUp, SemanticShare
 from mixwell.methods.augmix import BASIC, MORE, AugMix, AugMixViews, jensen_shannon
 from mixwell.ops import augmentations as ops
 
@@ -285,3 +285,16 @@ def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="weight must not be negative"):
         AugMix(nn.Flatten(), weight=-1.0)
     assert repr(AugMixViews(mean=[0.5, 0.4], std=[0.2, 0.2])) == "AugMixViews(mean=(0.5, 0.4), std=(0.2, 0.2))"
+
+
+def test_label_policy() -> None:
+    """Images that the policy mixes are called what the label policy says, as in Mixing."""
+    model, images, labels, losses = Net(), torch.rand(5, 3, 8, 8), torch.arange(5), []
+    for method in (
+        AugMix(model, MixUp(), weight=0.0, label=SemanticShare()),
+        Mixing(model, MixUp(), label=SemanticShare()),
+    ):
+        torch.manual_seed(3)
+        losses.append(method(images, labels)["loss"])
+    torch.manual_seed(3)
+    assert losses[0].allclose(losses[1]) and not losses[0].allclose(Mixing(model, MixUp())(images, labels)["loss"])

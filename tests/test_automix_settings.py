@@ -145,7 +145,7 @@ def test_wrong_maps_and_policies() -> None:
         AutoMix(Net(), channels=5)(x, y)
     with pytest.raises(TypeError, match="policy must be an object"):
         AutoMix(Net(), CutMix)
-    with pytest.raises(TypeError, match="block must be settings"):
+    with pytest.raises(TypeError, match="block of AutoMix must be a PairAttention"):
         AutoMix(Net(), block=8)
     with pytest.raises(TypeError, match=r"nn\.Module"):
         AutoMix("resnet18")

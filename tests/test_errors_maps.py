@@ -48,7 +48,12 @@ def test_coarse_saliency_is_welcome(policy: mw.BatchPolicy) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "side"),
-    [(mw.GridMix(cells=9), 9), (mw.AttentiveMix(cells=9), 9), (mw.PuzzleMix(blocks=16), 16), (mw.GridMixup(), 12)],
+    [
+        (mw.GridMix(cells=9), 9),
+        (mw.AttentiveMix(cells=9), 9),
+        (mw.PuzzleMix(blocks=16), 16),
+        (mw.GridMixup(count=(2, 12)), 12),
+    ],
     ids=repr,
 )
 def test_grids_finer_than_the_image(policy: mw.BatchPolicy, side: int) -> None:
@@ -62,3 +67,18 @@ def test_models_without_maps() -> None:
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 10))
     for policy in (mw.AttentiveMix(cells=4), mw.SnapMix()):
         refused(lambda p=policy: p(IMAGES, LABELS, model=flat), ValueError, "no map", "name another layer", "saliency=")
+
+
+def test_another_device() -> None:
+    """Labels, maps and plans that are not where the images are."""
+    away, plan = torch.zeros(4, dtype=torch.int64, device="meta"), mw.CutMix().draw(IMAGES, LABELS)
+    refused(lambda: mw.CutMix()(IMAGES, away), ValueError, "labels", "device, cpu", "on meta")
+    refused(lambda: mw.GuidedMix()(IMAGES, LABELS, saliency=IMAGES[:, 0].to("meta")), ValueError, "maps", "on meta")
+    refused(lambda: plan.apply(IMAGES.to("meta")), ValueError, "plan is on cpu", "on meta", "plan.to")
+
+
+def test_what_is_no_tensor() -> None:
+    """Nor a generator."""
+    refused(lambda: mw.CutMix()(IMAGES, LABELS, generator=3), TypeError, "generator", "torch.Generator", "3")
+    refused(lambda: mw.CutMix()(IMAGES, LABELS, out=IMAGES.numpy()), TypeError, "out", "tensor", "ndarray")
+    refused(lambda: mw.CutMix()(IMAGES, LABELS).targets(0), ValueError, "num_classes", "at least 1")

@@ -1,14 +1,20 @@
-"""Mixing tokens and maps of unlike architectures, and finding their stages."""
+"""Mixing tokens and maps of unlike architectures."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mixwell import BatchPolicy, Constant, CutMix, FMix, MixUp, ResizeMix, models
-from mixwell.methods.gates import grid_of, mix_features, stages_of
+from mixwell import BatchPolicy, Constant, CutMix, Derangement, FMix, MixUp, OneOf, PuzzleMix, ResizeMix
+from mixwell.methods.gates import channels_come_last, grid_of, mix_features
 from mixwell.methods.hiddenmix import HiddenMix
+
+PUZZLES = [
+    PuzzleMix(alpha=Constant(0.5), blocks=8, pairing=Derangement()),
+    OneOf([PuzzleMix(alpha=Constant(0.5), blocks=8), CutMix()], scope="sample", pairing=Derangement()),
+]
 
 
 def test_weights_follow_the_features(device: torch.device) -> None:
@@ -62,11 +68,49 @@ def test_timm_models(name: str, size: int) -> None:
         assert method(torch.rand(2, 3, size, size), torch.arange(2))["loss"].isfinite()
 
 
-def test_stages() -> None:
-    """In the order of their numbers; ours are found as timm's are."""
-    assert stages_of(models.build("mini_resnet", 10))[:2] == ["layer1", "layer2"]
-    many = nn.Module()
-    for k in (10, 2, 1):
-        many.add_module(f"stage{k}", nn.ReLU())
-    assert stages_of(many) == ["stage1", "stage2", "stage10"]
-    assert stages_of(nn.Linear(1, 1)) == []
+@pytest.mark.parametrize("policy", PUZZLES, ids=repr)
+def test_cells_that_cannot_move_stay(policy: BatchPolicy) -> None:
+    """A map with too few places for the cells of PuzzleMix is mixed by the shares, any other as an image is."""
+    images, saliency = torch.rand(4, 3, 32, 32), torch.rand(4, 32, 32)
+    plan = policy.draw(images, torch.arange(4), saliency=saliency)
+    coarse, fine = torch.rand(4, 5, 4, 4), torch.rand(4, 5, 16, 16)
+    share = F.adaptive_avg_pool2d(plan.share((32, 32)), 4)
+    expected = sum(share[:, k, None] * coarse[plan.sources[:, k]] for k in range(2))
+    assert mix_features(plan, coarse).allclose(expected, atol=1e-6)
+    assert mix_features(plan, fine).equal(plan.apply(fine)) and not mix_features(plan, fine).equal(fine)
+    assert mix_features(plan, coarse).mean((2, 3)).isfinite().all()
+
+
+def test_puzzlemix_at_every_layer() -> None:
+    """Whatever grid is drawn, training goes on."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 4, 2, 2), nn.Flatten(), nn.Linear(16, 4))
+    method = HiddenMix(model, PuzzleMix(), layers=("input", "0", "1"))
+    for _ in range(20):
+        assert method(torch.rand(2, 3, 16, 16), torch.arange(2))["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "last"),
+    [
+        ((2, 7, 10, 768), (224, 300), True),  # Swin at 224 x 300, which pads
+        ((2, 768, 7, 10), (224, 300), False),
+        ((2, 10, 7, 96), (300, 224), True),
+        ((2, 56, 75, 96), (224, 300), True),
+        ((2, 7, 7, 8), (224, 224), True),
+        ((2, 8, 7, 7), (224, 224), False),
+        ((2, 8, 8, 8), (64, 64), False),
+    ],
+)
+def test_where_channels_are(shape: tuple[int, ...], size: tuple[int, int], last: bool) -> None:
+    """Told by the images' proportions, exactly or up to a place where a network pads."""
+    assert channels_come_last(torch.zeros(shape), size) is last
+
+
+def test_padded_maps() -> None:
+    """A map of a network that pads is mixed place by place, whichever way its channels lie."""
+    plan = CutMix(alpha=Constant(0.4)).draw(torch.rand(2, 3, 224, 300), torch.arange(2))
+    maps = torch.rand(2, 64, 7, 10)
+    mixed = mix_features(plan, maps)
+    assert mix_features(plan, maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).equal(mixed)
+    share = F.adaptive_avg_pool2d(plan.share((224, 300)), (7, 10))
+    assert mixed.allclose(sum(share[:, k, None] * maps[plan.sources[:, k]] for k in range(2)), atol=1e-6)

@@ -277,6 +277,9 @@ def test_unknown_layers(model: Net) -> None:
         HiddenMix(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
     with pytest.raises(ValueError, match="at least one place"):
         HiddenMix(model, layers=())
+    for layers in (2, (2,)):
+        with pytest.raises(TypeError, match=r"layers .*must be .* but got \(?2"):
+            HiddenMix(model, layers=layers)
     assert HiddenMix(model, layers="layer1").layers == ("layer1",)
 
 

@@ -105,7 +105,7 @@ def test_the_released_formula_presses_labels_together(kappa: float, shares: list
         assert settled("released", kappa, 0.5, 1 / (2 + kappa), sure=0.95, lam=lam) == pytest.approx(share, abs=2e-3)
 
 
-@pytest.mark.filterwarnings("ignore:agreement with kappa")
+@pytest.mark.filterwarnings("ignore:kappa=")
 @pytest.mark.parametrize(
     ("name", "kappa", "runs_away"),
     [("distance", k, k > math.sqrt(2)) for k in (1.0, 1.3, 1.6)]

@@ -7,19 +7,23 @@ import inspect
 import json
 import re
 import runpy
+from functools import partial
 from pathlib import Path
 
 import make_policies
+import method_pictures
 import pytest
+import torch
 from docstrings import complete, markdown, read
 from PIL import Image
 
 import mixwell as mw
 from mixwell import models
+from mixwell.train import samples
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "policies"
-NAMES = (*mw.names("policy"), *make_policies.METHODS)
+NAMES = (*mw.names("policy"), *mw.names("shorthand"), *make_policies.METHODS)
 NEEDS = "run 'make docs'"
 
 
@@ -43,7 +47,7 @@ def test_pictures_are_current_and_small(pages: make_policies.Pages) -> None:
     """Every picture shows today's weights, costs its reader little, and is on its page."""
     told, found = pages.told(), {path.name: path for path in FOLDER.glob("*.png")}
     assert set(told) == set(found), NEEDS
-    assert {name for name in mw.names("policy") if f"{name}.png" not in told} <= {"LearnedMask"}
+    assert {name for name in NAMES if f"{name}.png" not in told} == {"LearnedMask", "AlignMix", "HiddenMix"}
     for name, path in found.items():
         with Image.open(path) as picture:
             assert picture.info["Description"] == told[name], f"{name}: {NEEDS}"
@@ -70,7 +74,8 @@ def test_page_is_complete(name: str) -> None:
     explained = re.findall(r"^\| `(\w+)` \| \S.* \| \S.* \|$", text, re.MULTILINE)
     assert sorted(explained) == sorted(inspect.signature(getattr(mw, name)).parameters)
     assert not re.search(r":\w+:`|(?<!`)``(?!`)|\| See `", text), "markup of a docstring is left"
-    if name not in ("ByProgress", "NoMix", "OneOf", "Ramp", "Sometimes"):  # from no paper
+    assert (FOLDER / f"{name}.png").exists() != ("\nNo picture: " in text), "a picture, or why there is none"
+    if name not in ("ByProgress", "NoMix", "OneOf", "Ramp", "Sometimes", "until"):  # from no paper
         assert "## Source\n" in text and "authors' code\n" in text
     (example,) = re.findall(r"```pycon\n(.*?)```", text, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(example, {}, name, None, 0)
@@ -81,7 +86,8 @@ def test_page_is_complete(name: str) -> None:
 
 def test_costs_count_right(tmp_path: Path) -> None:
     """Today's policies run the model as often as was counted, which is as often as they must."""
-    kept = json.loads((FOLDER / "costs.json").read_text(encoding="utf-8"))["policies"]
+    whole = json.loads((FOLDER / "costs.json").read_text(encoding="utf-8"))
+    kept = whole["policies"]
     script = runpy.run_path(str(ROOT / "benchmarks" / "costs.py"))
     model = models.build("mini_resnet", 10)
     now = script["runs_of"](script["policies"](model, "mini_resnet", 32, tmp_path), model)
@@ -94,6 +100,34 @@ def test_costs_count_right(tmp_path: Path) -> None:
         again = "run 'python benchmarks/costs.py', then 'make docs'"
         assert (now[name]["forwards"], now[name]["backwards"]) == (cost["forwards"], cost["backwards"]), again
         assert len(cost["batches"]) == 2 and all(times["ms"] > 0 for times in cost["batches"]), name
+    passes = {"AlignMix": 0, "AugMix": 2, "GridLoss": 0, "HiddenMix": 0, "PerturbedMixing": 1, "RegMixup": 1}
+    for costs in (script["runs_of_methods"]("mini_resnet"), whole["methods"]):
+        assert {name: (cost["forwards"], cost["backwards"]) for name, cost in costs.items()} == {
+            name: (extra, extra) for name, extra in passes.items()
+        }
+
+
+def test_pictures_of_methods_show_what_the_network_sees() -> None:
+    """Views are augmented images, RegMixup's batch is twice as large, noise stays within its bound."""
+    images = samples.photographs(32)
+    before = torch.get_rng_state()
+    views = method_pictures.shown(mw.AugMix, images)
+    assert torch.equal(views[:2], images.pixels) and not torch.equal(views[2:4], views[4:])
+    twice = method_pictures.shown(mw.RegMixup, images)
+    assert len(twice) == 4 and torch.equal(twice[:2], images.pixels)
+    policy = mw.CutMix(pairing=mw.Roll())
+    seen = method_pictures.shown(partial(mw.GridLoss, policy=policy, num_classes=2), images)
+    assert torch.equal(seen[0], method_pictures.drawn_by(policy, images)[0].mixed)
+    noisy = method_pictures.shown(partial(mw.PerturbedMixing, policy=mw.NoMix(), p=1.0), images)
+    assert 0 < (noisy - images.pixels).abs().max() * 255 < 10.01
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_examples_of_functions_are_what_the_pages_say() -> None:
+    """What a page writes in one word reads back as what it draws."""
+    for name, (written, made) in make_policies.SHORTHANDS.items():
+        assert mw.parse(written) == made and written.startswith(name)
+    assert list(make_policies.SHORTHANDS) == mw.names("shorthand")
 
 
 def test_docstrings_are_taken_apart() -> None:

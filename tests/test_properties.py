@@ -151,3 +151,70 @@ def test_kth_largest_is_that_of_a_sorted_row(dtype: torch.dtype) -> None:
     k = torch.cat((torch.tensor([1, 97]), torch.randint(1, 98, (38,))))[:, None]
     expected = values.sort(1, descending=True).values.gather(1, k - 1)
     assert kth_largest(values, k).equal(expected) and _bisected(values, k).eq(expected).all()
+
+
+@pytest.mark.parametrize("aspect", [(1.0, 1.0), (0.25, 4.0)])
+@pytest.mark.parametrize("side", [(16, 16), (24, 36), (64, 17)])
+def test_cutmix_matches_the_area(aspect: tuple[float, float], side: tuple[int, int]) -> None:
+    """To half a row or column, however flat the box is; rounded down, it misses by more."""
+    missed = {}
+    for match in (True, False):
+        policy = mw.CutMix(alpha=mw.Uniform(), box="inside", match_area=match, aspect=aspect, scope="sample")
+        missed[match] = torch.cat([_missed(policy, side) for _ in range(40)])
+    assert missed[True].max() <= max(side) / 2 + 1e-3
+    assert missed[True].mean() < missed[False].mean() / 2
+
+
+def _missed(policy: mw.Policy, side: tuple[int, int]) -> Tensor:
+    plan = policy.draw(images(side), LABELS)
+    return (plan.weights[:, 0] - plan.lam).abs() * side[0] * side[1]
+
+
+def test_saliencymix_draws_by_temperature() -> None:
+    """Cold it keeps to the peak, hot it goes anywhere, whatever the map's largest value is."""
+    maps = torch.linspace(0, 1, 64).view(1, 8, 8).expand(16, 8, 8)
+    for scale in (1.0, 1e-4):
+        covered = {}
+        for temperature in (0.001, 100.0):
+            policy = mw.SaliencyMix(alpha=mw.Constant(0.9), draw_centre=True, temperature=temperature)
+            plans = [policy.draw(images((8, 8)), LABELS, saliency=maps * scale) for _ in range(20)]
+            covered[temperature] = float(torch.cat([plan.share((8, 8))[:, 1, 7, 7] for plan in plans]).mean())
+        assert covered[0.001] == 1 and covered[100.0] < 0.1
+
+
+def test_snapmix_shares_both_draws_within_a_pair() -> None:
+    """Rows that are each other's partner get boxes of the same sizes at the same places."""
+    plan = mw.SnapMix(pairing=mw.Reverse(), scope="pair").draw(images(), LABELS, saliency=torch.rand(16, 4, 6))
+    for boxes in (plan.boxes, plan.source_boxes):
+        assert torch.equal(boxes, boxes.flip(0)) and not torch.equal(boxes[:8], boxes[1:9])
+
+
+@pytest.mark.parametrize("policy", [mw.GuidedMix(), mw.until(mw.CutMix(pairing=mw.Reverse()), 0.9)], ids=repr)
+def test_sometimes_keeps_the_pairs_of_its_policy(policy: mw.BatchPolicy) -> None:
+    """However they are found: rows that are left alone have the partner that they would have been mixed with."""
+    x = images()
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    plain = policy.draw(x, LABELS, generator=seeds[0])
+    some = mw.Sometimes(policy, p=0.5, scope="sample").draw(x, LABELS, generator=seeds[1])
+    assert torch.equal(some.sources, plain.sources)
+    alone = some.weights[:, 0] == 1
+    assert 0 < alone.sum() < 16
+    torch.testing.assert_close(some.share((24, 36))[~alone], plain.share((24, 36))[~alone])
+
+
+@pytest.mark.parametrize("make", [lambda m: m.bfloat16(), lambda m: (m * 9).byte(), lambda m: m - 0.5])
+@pytest.mark.parametrize("policy", [mw.GuidedMix(), mw.AttentiveMix(), mw.SaliencyMix(draw_centre=True)], ids=repr)
+def test_saliency_of_any_type_and_sign(policy: mw.Policy, make: object) -> None:
+    """Half precision and bytes are numbers too, and what is negative does not matter."""
+    maps = make(torch.rand(16, 4, 6))
+    plan = policy.draw(images(), LABELS, saliency=maps)
+    assert bool((plan.weights >= 0).all()) and bool((plan.weights <= 1).all())
+    share = plan.share((24, 36))
+    assert share.min() >= 0 and share.max() <= 1
+
+
+def test_puzzlemix_looks_at_all_its_grids() -> None:
+    """So that a size of image that one of them does not fit stops the first batch and not the hundredth."""
+    for _ in range(8):
+        with pytest.raises(ValueError, match="16 x 16 cells needs sides that 16 divides"):
+            mw.PuzzleMix().draw(images((24, 48)), LABELS, saliency=torch.rand(16, 24, 48))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from mixwell import (
     BoxPlan,
     CutMix,
     FMix,
+    GridMix,
     Mixing,
     MixUp,
     NoMix,
@@ -138,7 +141,7 @@ def test_reads_back(schedule: BatchPolicy) -> None:
     ("make", "message"),
     [
         (lambda: ByProgress([]), "list of policies"),
-        (lambda: ByProgress([MixUp(), CutMix], since=[0, 0.5]), "list of policies"),
+        (lambda: ByProgress([MixUp(), CutMix()], since=[0, math.nan]), "rise from 0"),
         (lambda: ByProgress([MixUp(), CutMix()], since=[0.1, 0.5]), "rise from 0"),
         (lambda: ByProgress([MixUp(), CutMix()], since=[0, 1.0]), "stay below 1"),
         (lambda: ByProgress([MixUp(), CutMix()], since=[0]), "one number for each of 2"),
@@ -241,3 +244,10 @@ def test_random_mix() -> None:
     assert blends == pytest.approx(300, abs=50) and scaled == pytest.approx(100, abs=35)
     assert isinstance(policy.policies[3], ResizeMix)
     assert random_mix(scope="sample")(*batch()).weights.shape == (8, 2)
+
+
+def test_a_ramp_counts_in_whole_numbers() -> None:
+    """Where its setting does; a probability written as a whole number still moves smoothly."""
+    ramp = Ramp(GridMix(), "cells", start=2, end=8)
+    assert [ramp.at(p).current().cells for p in (0.0, 0.4, 1.0)] == [2, 4, 8]
+    assert Ramp(Sometimes(CutMix(), p=1), "p", start=0, end=1).at(0.25).current().p == 0.25

@@ -20,20 +20,24 @@ from mixwell import (
     ByProgress,
     Constant,
     CutMix,
+    FineGrained,
     FMix,
     GuidedMix,
     MixUp,
     NoMix,
     OneOf,
+    PuzzleMix,
     Ramp,
     ResizeMix,
     Roll,
+    SmoothMix,
     Sometimes,
     names,
 )
 from mixwell.train import gallery, samples, show
 from mixwell.train.errors import RunError
-from mixwell.train.picture import SOURCES, Canvas, fitting, font, png
+from mixwell.train.picture import SOURCES, Canvas, fitting, font, labelled, png
+from mixwell.train.samples import Sample
 
 SIZE = 40
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -117,6 +121,14 @@ def test_policy_without_a_ratio_is_drawn_anew() -> None:
     columns = samples.at_ratios(CutMix(minmax=(0.2, 0.8)), images, [0.1, 0.5, 0.9], seed=0, count=2)
     assert len({sample.lam for column in columns for sample in column}) == 3
     assert all(sample.names[0] != sample.names[1] for column in columns for sample in column)
+    widths = samples.at_ratios(SmoothMix(), images, [0.3, 0.7], seed=0, count=1)  # its law is not one of ratios
+    assert [column[0].lam for column in widths] == [
+        samples.mix(SmoothMix(pairing=Roll()), images, k)[0].lam for k in (0, 1)
+    ]
+    fitted = samples.at_ratios(SmoothMix(fit=True), images, [0.3, 0.7], seed=0, count=1)
+    assert [column[0].weights[0] for column in fitted] == pytest.approx([0.3, 0.7], abs=0.01)
+    puzzles = samples.at_ratios(PuzzleMix(blocks=7, saliency=FineGrained()), samples.photographs(28), [0.3], 0, 1)
+    assert puzzles[0][0].lam == pytest.approx(0.3)
     assert [sample.lam for (sample, _) in samples.at_ratios(NoMix(), images, [0.1, 0.9], 0, 2)] == [1.0, 1.0]
 
 
@@ -150,7 +162,32 @@ def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "LearnedMask: LearnedMask needs the file" in left_out and left_out.count("\n") == 1
     with Image.open(DOCS / "gallery.png") as kept:
         assert kept.info["Description"] == told, "docs/gallery.png is old: run 'make docs'"
+        assert kept.width < kept.height < 2 * kept.width, "a page that a screen can show as a whole"
     assert (DOCS / "gallery.png").stat().st_size < 1_000_000
+
+
+def test_gallery_leaves_few_gaps() -> None:
+    """Every policy is there once, in a row that is no longer than the others unless it must be."""
+    widths = [1, 3, 2, 9, 1, 12, 3, 3, 2]
+    found = gallery.shelves(widths, across=9)
+    assert sorted(place for shelf in found for place in shelf) == list(range(len(widths)))
+    used = [sum(widths[k] for k in shelf) for shelf in found]
+    assert used == [9, 9, 12, 6]
+
+
+def test_contrast_stands_in_for_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who asks for a policy that looks at a model gets a picture, and one line that says what it is made with."""
+    for policy, source in (
+        ("SnapMix", "ClassActivation()"),
+        ("OneOf((MixUp(), AttentiveMix()))", "Activation()"),
+        ("SaliencyMix(saliency=InputGradient())", "InputGradient()"),
+    ):
+        _, told = drawn(folder, policy, "--ratios", "0.5", "--count", "1")
+        said = capsys.readouterr().err
+        assert said == f"A picture has no model: SpectralResidual(), the images' contrast, stands in for {source}.\n"
+        assert "lam" in told
+    drawn(folder, "SaliencyMix", "--ratios", "0.5", "--count", "1")
+    assert capsys.readouterr().err == ""
 
 
 def test_policies_made_of_others_are_drawn_part_by_part() -> None:
@@ -161,11 +198,11 @@ def test_policies_made_of_others_are_drawn_part_by_part() -> None:
         row = gallery.columns(policy, images, [0.2, 0.5, 0.8], seed=0)
         return {words: round(sample.weights[0], 1) for words, sample in row}
 
-    assert drawn_as(ByProgress([MixUp(), NoMix()])) == {"MixUp() at progress 0": 0.5, "NoMix() at progress 0.5": 1.0}
+    assert drawn_as(ByProgress([MixUp(), NoMix()])) == {"progress 0: MixUp()": 0.5, "progress 0.5: NoMix()": 1.0}
     stages = (("MixUp()", 0), ("MixUp(alpha=2.0)", 0.5), ("MixUp(alpha=3.0)", 1))
     ramp = drawn_as(Ramp(MixUp(), "alpha", start=1.0, end=3.0))
-    assert list(ramp) == [f"{policy} at progress {progress}" for policy, progress in stages]
-    assert list(drawn_as(Sometimes(MixUp(), p=0.2))) == ["MixUp(), 20 % of the time", "NoMix(), 80 % of the time"]
+    assert list(ramp) == [f"progress {progress}: {policy}" for policy, progress in stages]
+    assert list(drawn_as(Sometimes(MixUp(), p=0.2))) == ["20 % of the time: MixUp()", "80 % of the time: NoMix()"]
     assert drawn_as(MixUp()) == {"lam 0.20": 0.2, "lam 0.50": 0.5, "lam 0.80": 0.8}
     assert len(drawn_as(GuidedMix())) == 1
 
@@ -206,6 +243,11 @@ def test_weights_below_one_leave_the_bar_open() -> None:
     canvas.bar(0, 0, 100, 4, [0.3, 0.2])
     row = np.asarray(canvas.image(margin=0))[1]
     assert [(row == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() for c in SOURCES[:2]] == [30, 20]
+    heights = []
+    for weights in ((0.3, 0.2), (0.5, 0.5), (0.7, 0.6)):
+        blank = torch.zeros(2, 1, 1, 1)
+        heights.append(labelled(Canvas(), 0, 0, 140, Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b"), weights)))
+    assert heights[0] > heights[1] == heights[2], "what is left over has a line of its own"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +257,9 @@ def test_weights_below_one_leave_the_bar_open() -> None:
         (["CutMix(alpha=-1)"], "must be a positive finite number"),
         (["Roll()"], "expected a mixing policy"),
         (["SUMix"], "expected a mixing policy"),
-        (["SaliencyMix(saliency=InputGradient())"], "InputGradient needs the model"),
+        (["PuzzleMix(blocks=300)"], "300 blocks per side"),
+        (["GuidedMix(sigma=0)"], "sigma must be"),
+        (["MixUp", "--out", "grid.jpg"], r"ends in .png, but got 'grid.jpg'"),
         (["MixUp", "--ratios", "2"], "between 0 and 1, but got '2'"),
         (["MixUp", "--ratios", "half"], "between 0 and 1, but got 'half'"),
         (["MixUp", "--size", "0"], "at least 1, but got '0'"),

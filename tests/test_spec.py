@@ -53,7 +53,7 @@ VALUES = [
     SaliencyMix(saliency=None, levels=None),
     SaliencyMix(saliency=SpectralResidual(), scope="batch", levels=255),
     OneOf([MixUp(), Sometimes(CutMix(), p=0.25), OneOf([FMix()])], weights=[1, 2.5, 0], scope="sample"),
-    SemanticShare(similarity=Released(sign=-1, reference=True), kappa=2),
+    SemanticShare(similarity=Released(sign=-1, reference=True), kappa=0.5),
     SemanticShare(similarity="agreement"),
     TwoHotTargets(clamp=False),
 ]

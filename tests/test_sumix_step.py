@@ -117,31 +117,6 @@ def test_step_is_terms_of_two_passes(settings: dict[str, object]) -> None:
     assert torch.equal(got["output"], logits[0]) and not got["regulariser"].requires_grad
 
 
-def test_warmup_keeps_the_drawn_ratio() -> None:
-    """Then labels are learned; a resumed training goes on where it was."""
-    model = Net()
-    with torch.no_grad():
-        model.fc.weight.mul_(30)
-    method = SUMix(model, fixed(8), num_classes=10, warmup=0.5)
-    shifts = []
-    for progress in (0.0, 0.49, 0.5, 0.2):
-        method.follow(progress)
-        shifts.append(float(method(*data())["ratio_shift"]))
-    assert shifts[0] < 1e-6 and shifts[1] < 1e-6 and shifts[3] < 1e-6 and shifts[2] > 1e-3
-    with pytest.raises(ValueError, match=r"warmup.*1.5"):
-        SUMix(model, fixed(8), num_classes=10, warmup=1.5)
-
-
-def test_labels_that_run_away_are_counted() -> None:
-    """Nearly pure labels are all counted, even ones are not; a strong agreement is warned of."""
-    pairs = Given([1, 0, 3, 2])
-    for lam, share in ((0.005, 1.0), (0.5, 0.0)):
-        out = SUMix(Net(), MixUp(alpha=Constant(lam), pairing=pairs), num_classes=10, kappa=0.0)(*data(4))
-        assert float(out["saturated"]) == share
-    with pytest.warns(UserWarning, match=r"kappa=2.0.*at most 1"):
-        SUMix(Net(), fixed(8), num_classes=10, similarity="agreement", kappa=2.0)
-
-
 def test_clean_pass_leaves_no_trace_unless_asked() -> None:
     """Batch norm sees the mixed images once; gradients flow through the clean pass where the method says so."""
     batch = data()

@@ -255,14 +255,17 @@ def test_a_network_without_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_two_processes_draw_once(tmp_path: Path) -> None:
-    """Only the main process draws, and nobody waits for it in vain."""
+    """Only the main process draws, and nobody waits for it in vain; what only one of them reports has its own name."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = ["-m", "mixwell.train.cli", "train", "digits", "--epochs", "1", *TINY, "--method", "SAMix"]
+    command = ["-m", "mixwell.train.cli", "train", "digits", "--epochs", "1", *TINY]
+    command += ["--method", "SAMix(switch_off=0.5)"]
     out = tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, *command, "--out", str(out)], check=True, timeout=300, env=environment)
     assert [path.name for path in (out / "masks").iterdir()] == ["epoch_001.png"]
     assert (out / "mask.safetensors").is_file()
+    means = json.loads((out / "metrics.jsonl").read_text())
+    assert means["train_skipped"] == 0 and means.get("train_generator_loss", 2) > 1
 
 
 def test_newest_counts(tmp_path: Path) -> None:

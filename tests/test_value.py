@@ -23,6 +23,12 @@ class Blur(Value):
     inner: Value | None = None
 
 
+class Switch(Value):
+    """Turned on or off."""
+
+    on: bool = False
+
+
 class Sharpen(Blur):
     amount: float = field(default=2.0, kw_only=False)
     names: tuple[str, ...] = field(default_factory=lambda: ("a",))
@@ -74,7 +80,7 @@ def test_copies_and_pickles(value: Value) -> None:
         (Blur(), "Blur()"),
         (Blur(sigma=1.0, radius=3), "Blur()"),
         (Blur(sigma=1), "Blur(sigma=1)"),
-        (Blur(radius=True), "Blur(radius=True)"),
+        (Switch(on=True), "Switch(on=True)"),
         (Blur(radius=-4, sigma=-0.5), "Blur(sigma=-0.5, radius=-4)"),
         (Blur(sides=()), "Blur(sides=())"),
         (Blur(sides=(2.0,)), "Blur(sides=(2.0,))"),
@@ -92,7 +98,7 @@ def test_copies_and_pickles(value: Value) -> None:
 def test_repr_shows_what_is_not_the_default(value: Value, text: str) -> None:
     """In the order of the fields, and so that it reads back."""
     assert repr(value) == text
-    assert mixwell.parse(text, {"Blur": Blur, "Sharpen": Sharpen}) == value
+    assert mixwell.parse(text, {"Blur": Blur, "Sharpen": Sharpen, "Switch": Switch}) == value
 
 
 def test_hidden_and_derived_fields_are_not_in_the_repr() -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mixwell.checks import check_classes, check_device, check_images, check_labels, check_saliency
+
 if TYPE_CHECKING:
     from mixwell.plan import Plan
-
-BLENDABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
 
 
 class Batch:
@@ -46,8 +46,11 @@ class Batch:
     ) -> None:
         check_images(images)
         check_labels(labels, images.shape[0])
+        check_device("labels", labels, images)
         if saliency is not None:
-            check_saliency(saliency, len(images))
+            check_saliency(saliency, images)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, but got {generator!r}.")
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
         self.generator = generator
         self.source_device = images.device if generator is None else generator.device
@@ -152,8 +155,7 @@ class Pairs:
         if maps is None:
             raise ValueError(
                 "This policy needs saliency maps, but got none: give it a source (saliency=FineGrained(), say), or "
-                "pass "
-                "saliency= maps of shape (B, h, w) in the call."
+                "pass saliency= maps of shape (B, h, w) in the call."
             )
         return maps
 
@@ -161,6 +163,11 @@ class Pairs:
     def saliency_b(self) -> Tensor:
         """Saliency of the partners, shape ``(B, h, w)``."""
         return self.saliency_a.index_select(0, self.partner)
+
+    def ratio(self, law: Callable[..., Tensor]) -> Tensor:
+        """Draw from another law of the ratio, shape ``(S,)``."""
+        batch = self.batch
+        return self._share(batch.send(law(self._draws, batch.source_device, batch.generator)))
 
     def with_lam(self, lam: Tensor) -> Pairs:
         """Return the same pairs with another nominal ratio, for policies that draw something else than ``lam``."""
@@ -247,53 +254,3 @@ class MixedBatch:
             return targets
         pull = 1 / num_classes if toward is None else toward
         return targets * (1 - smoothing) + smoothing * pull * self.weights.sum(1, keepdim=True)
-
-
-def check_images(images: Tensor) -> None:
-    """Raise unless images are ``(B, C, H, W)`` of a type that can be mixed."""
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W), but got {type(images).__name__}.")
-    if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(f"images must have shape (B, C, H, W) with nothing empty, but got {tuple(images.shape)}.")
-    if images.dtype not in BLENDABLE:
-        raise TypeError(
-            f"images must be floating point or uint8, but got {images.dtype}; convert them, or use "
-            "plan.apply_segmentation for maps of class ids."
-        )
-
-
-def check_labels(labels: Tensor, rows: int) -> None:
-    """Raise unless labels are class indices ``(B,)`` or dense labels ``(B, N)`` for ``rows`` images."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, but got {type(labels).__name__}; use torch.tensor(labels).")
-    if labels.dim() not in (1, 2):
-        raise ValueError(f"labels must be class indices (B,) or dense labels (B, N), but got {tuple(labels.shape)}.")
-    if labels.shape[0] != rows:
-        raise ValueError(f"labels must have one entry per image, but got {labels.shape[0]} for {rows} images.")
-    if labels.dim() == 1 and labels.dtype != torch.int64:
-        raise TypeError(
-            f"class indices must be int64, but got {labels.dtype}; use labels.long(), or dense labels (B, N)."
-        )
-    if labels.dim() == 2 and not labels.is_floating_point():
-        raise TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}; use labels.float().")
-
-
-def check_saliency(saliency: Tensor, rows: int) -> None:
-    """Raise unless saliency maps are ``(B, h, w)`` for ``rows`` images."""
-    if not isinstance(saliency, Tensor) or saliency.dim() != 3 or saliency.shape[0] != rows:
-        got = tuple(saliency.shape) if isinstance(saliency, Tensor) else type(saliency).__name__
-        raise ValueError(f"saliency must be maps of shape ({rows}, h, w), one per image, but got {got}.")
-
-
-def check_classes(labels: Tensor, num_classes: int) -> None:
-    """Raise if a label is no class below ``num_classes``; indices on a GPU are not read, as that would stall it."""
-    if labels.dim() == 3:
-        if labels.shape[2] != num_classes:
-            raise ValueError(f"dense labels have {labels.shape[2]} classes, but {num_classes} are expected.")
-    elif labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = labels.aminmax()
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}; check "
-                "num_classes."
-            )

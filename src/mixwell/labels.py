@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.value import Value
+from mixwell.value import Value, set_field
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class PixelShare(LabelPolicy):
 class Similarity(Value, ABC):
     """Measures how far the prediction for a mixed image is from those for its two sources.
 
-    All inputs are float32 and carry no gradient.
+    All inputs are float32 and carry no gradient. ``largest_kappa`` is the strength above which its feedback drives
+    labels to 0 and 1.
     """
+
+    largest_kappa = math.inf
 
     @abstractmethod
     def __call__(
@@ -84,6 +87,8 @@ class Distance(Similarity):
         tensor([[0.0000, 1.4142],
                 [0.0000, 1.4142]])
     """
+
+    largest_kappa = 1.4
 
     def __call__(
         self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
@@ -116,6 +121,7 @@ class Released(Similarity):
     def __post_init__(self) -> None:
         if self.sign not in (1, -1):
             raise ValueError(f"sign must be 1 or -1, but got {self.sign}.")
+        set_field(self, "largest_kappa", 1.0 if self.sign < 0 else math.inf)
 
     def __call__(
         self, clean: Tensor, mixed: Tensor, labels: Tensor, sources: Tensor, kappa: float
@@ -191,9 +197,12 @@ class SemanticShare(LabelPolicy):
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
         if not 0 <= self.kappa < math.inf:
             raise ValueError(f"kappa must be a finite number from 0 on, but got {self.kappa}.")
-        if self.kappa > 1 and (isinstance(self.similarity, Agreement) or self.similarity == "agreement"):
+        similarity = self._similarity()
+        if self.kappa > similarity.largest_kappa:
             warnings.warn(
-                f"agreement with kappa={self.kappa} lets labels run away to 0 and 1: keep it at most 1.", stacklevel=3
+                f"kappa={self.kappa} lets labels run away to 0 and 1: keep it at most {similarity.largest_kappa} for "
+                f"{similarity}.",
+                stacklevel=4,
             )
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
@@ -208,10 +217,14 @@ class SemanticShare(LabelPolicy):
             )
         if view.clean_logits is None:
             raise ValueError("SemanticShare compares with the unmixed images: give View(logits, clean_logits=...).")
-        similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
+        similarity = self._similarity()
         with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
             away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
             # The logarithm of weight 0 is minus infinity and stays so: who is not in the image gets no label.
-            share = (mixed.weights.clamp_min(0).log() - away).softmax(1)
+            # A row without any weight, all minus infinity, would be NaN.
+            share = (mixed.weights.clamp_min(0).log() - away).softmax(1).nan_to_num(0.0)
             return share * mixed.weights.sum(1, keepdim=True), by_class
+
+    def _similarity(self) -> Similarity:
+        return SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity

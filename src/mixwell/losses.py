@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixwell.batch import MixedBatch, check_classes
+from mixwell.batch import MixedBatch
+from mixwell.checks import check_classes
 from mixwell.targets import SoftTargets, Targets
 
 

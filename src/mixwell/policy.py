@@ -12,12 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mixwell.batch import Batch, MixedBatch, Pairs, check_saliency
+from mixwell.batch import Batch, MixedBatch, Pairs
+from mixwell.checks import check_saliency
+from mixwell.ops.pixels import on_host
 from mixwell.pairing import Pairing, Permutation
 from mixwell.plan import BlendPlan, Plan
 from mixwell.plan.choice import choose_per_sample
 from mixwell.ratio import Ratio, as_ratio
-from mixwell.saliency.base import check_fit
+from mixwell.saliency.base import Saliency, check_fit
 from mixwell.value import Value, set_field
 
 Model = torch.nn.Module | Callable[[Tensor], Tensor]
@@ -48,7 +50,7 @@ class BatchPolicy(Value, ABC):
             labels: Class indices ``(B,)``, int64, or dense labels ``(B, N)``.
             model: The classifier, for saliency sources that look at it; it is left as it was found.
             saliency: Maps ``(B, h, w)`` to use instead of the policy's own source, of the images' size or coarser, in
-                the same proportions.
+                the same proportions; negative values count as zero.
             generator: Source of randomness; one on the CPU gives the same plan on every device.
 
         Returns:
@@ -56,7 +58,8 @@ class BatchPolicy(Value, ABC):
 
         Raises:
             TypeError: Images or labels are of a type that cannot be mixed.
-            ValueError: Shapes do not fit, or saliency maps that are needed are missing or not finite.
+            ValueError: Shapes or devices do not fit, or saliency maps that are needed are missing, or not finite on a
+                CPU (on a GPU nobody looks, as that would stall it).
         """
         with torch.no_grad():
             return self._draw(Batch(images, labels, model=model, saliency=saliency, generator=generator))
@@ -88,8 +91,9 @@ class BatchPolicy(Value, ABC):
             ValueError: See :meth:`draw`.
         """
         plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
-        named = labels.take(plan.sources) if labels.dim() == 1 else labels[plan.sources]  # take is twice as fast
-        return MixedBatch(plan.apply(images, out), named, plan.weights, plan)
+        # Class indices are taken, which is twice as fast.
+        source_labels = labels.take(plan.sources) if labels.dim() == 1 else labels[plan.sources]
+        return MixedBatch(plan.apply(images, out), source_labels, plan.weights, plan)
 
 
 class Policy(BatchPolicy):
@@ -142,14 +146,19 @@ class Policy(BatchPolicy):
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
         source: SaliencySource | None = getattr(self, "saliency", None)
+        checked = maps is None and _own(source)
         if maps is None and source is not None:
             maps = source(batch.model, batch.images, batch.labels)
-            check_saliency(maps, len(batch))
-        elif maps is not None:
-            check_fit(maps, batch.size)
-        if maps is not None and maps.device.type == "cpu" and not bool(maps.isfinite().all()):
+            check_saliency(maps, batch.images)
+        if maps is None:
+            return None
+        if on_host(maps) and not bool(maps.isfinite().all()):
             raise ValueError("saliency maps must be finite, but hold NaN or infinity; look at where they come from.")
-        return None if maps is None else self._prepared(maps, batch)
+        maps = maps.float()
+        if not checked:
+            check_fit(maps, batch.size)
+            maps = maps.clamp_min(0)
+        return self._prepared(maps, batch)
 
     def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
         """Bring saliency maps ``(B, h, w)`` into the form that pairing and plan want."""
@@ -199,8 +208,8 @@ class OneOf(BatchPolicy):
         weights = (1.0,) * len(self.policies) if self.weights is None else tuple(self.weights)
         if self.weights is not None:
             set_field(self, "weights", weights)
-        if not self.policies or not all(isinstance(p, BatchPolicy) for p in self.policies):
-            raise ValueError(f"OneOf needs a list of policies, but got {list(self.policies)}.")
+        if not self.policies:
+            raise ValueError("OneOf needs a list of policies, but got [].")
         if len(weights) != len(self.policies) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise ValueError(
                 f"OneOf needs one non-negative weight per policy, not all zero, but got {list(weights)} for "
@@ -215,9 +224,7 @@ class OneOf(BatchPolicy):
             u = batch.rand_on_host()
             return self.policies[sum(u >= edge for edge in edges)]._draw(batch, partner)
         partner = self.pairing(batch) if partner is None else partner
-        u = batch.rand(len(batch))
-        if self.scope == "pair":
-            u = u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
+        u = _per_row(batch, partner, self.scope)
         choice = torch.zeros_like(u, dtype=torch.int64)
         for edge in edges:
             choice += u >= edge
@@ -230,10 +237,11 @@ class Sometimes(BatchPolicy):
     Args:
         policy: The policy.
         p: Probability of mixing, in [0, 1]. The authors of CutMix use 0.5 on CIFAR.
-        scope: Decide once per ``"batch"``, as published, or per ``"sample"``.
+        scope: Decide once per ``"batch"``, as published, per ``"sample"``, or per ``"pair"`` of rows that are each
+            other's partner.
 
     Raises:
-        ValueError: ``p`` is no probability.
+        ValueError: ``p`` is no probability, or the scope is unknown or does not fit the policy's pairing.
 
     Example:
         >>> from mixwell import CutMix
@@ -248,13 +256,26 @@ class Sometimes(BatchPolicy):
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
             raise ValueError(f"p must be a probability between 0 and 1, but got {self.p}.")
-        pairing = getattr(self.policy, "pairing", Permutation())
-        either = OneOf((self.policy, NoMix()), weights=(self.p, 1 - self.p), scope=self.scope, pairing=pairing)
-        set_field(self, "_either", either)
+        check_scope(self.scope, getattr(self.policy, "pairing", Permutation()))
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
-        either: OneOf = self._either  # type: ignore[attr-defined]  # set when the settings were checked
-        return either._draw(batch, partner)
+        if self.scope == "batch":
+            return (self.policy if batch.rand_on_host() < self.p else NoMix())._draw(batch, partner)
+        mixing = self.policy._draw(batch, partner)
+        partner = mixing.sources[:, 1]
+        idle = (_per_row(batch, partner, self.scope) >= self.p).long()
+        return choose_per_sample((mixing, NoMix()._draw(batch, partner)), idle)
+
+
+def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
+    """Draw a uniform number for every row, shape ``(B,)``, or one for both rows of a pair."""
+    u = batch.rand(len(batch))
+    return u if scope == "sample" else u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
+
+
+def _own(source: object) -> bool:
+    """Tell whether a source is one of ours, whose maps need no checks of shape and sign."""
+    return isinstance(source, Saliency)
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:

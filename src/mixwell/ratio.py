@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from abc import ABC, abstractmethod
 from dataclasses import field
 
@@ -53,9 +52,9 @@ class Beta(Ratio):
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.alpha if self.beta is None else self.beta)):
-            if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+            if not 0 < value < math.inf:
                 raise ValueError(
-                    f"{name} of a Beta law must be a positive finite number, but got {value!r}; to switch mixing off, "
+                    f"{name} of a Beta law must be a positive finite number, but got {value}; to switch mixing off, "
                     "leave the policy out."
                 )
 
@@ -65,9 +64,9 @@ class Beta(Ratio):
             return torch.rand(n, device=device, generator=generator)
         # torch.distributions takes no generator; a two-way Dirichlet draw, which does, is a Beta draw. In float64,
         # because for alpha below 0.1 both gammas underflow in float32.
-        parameters = torch.full((n, 2), self.alpha, dtype=torch.float64, device=device)
+        parameters = torch.full((n, 2), float(self.alpha), dtype=torch.float64, device=device)
         if beta != self.alpha:
-            parameters[:, 1] = beta
+            parameters[:, 1] = float(beta)
         return torch._sample_dirichlet(parameters, generator)[:, 0].float()
 
 

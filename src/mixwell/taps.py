@@ -203,8 +203,10 @@ _RUNNING = ("running_mean", "running_var")
 
 
 def module_of(model: nn.Module, name: str) -> nn.Module:
-    """Return the module that ``named_modules()`` calls ``name``, or raise with the nearest names."""
-    modules = dict(model.named_modules())
+    """Return the module that ``named_modules()`` calls ``name``, inside wrappers too, or raise with the nearest."""
+    modules = dict(unwrapped(model).named_modules())
+    if name not in modules:
+        modules = dict(model.named_modules())
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=3) or [key for key in modules if key][-3:]
         raise ValueError(f"{type(model).__name__} has no module {name!r}; the nearest names are {', '.join(near)}")

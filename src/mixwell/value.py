@@ -7,13 +7,16 @@ import numbers
 from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
 
+from mixwell.typecheck import hints_of, typechecked
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Value:
     """Base of everything that is a setting: subclassing makes a frozen, keyword-only dataclass.
 
-    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. Checks go into
-    ``__post_init__``, so that a wrong setting fails where it is written and not in the first training step.
+    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. A setting of
+    another type than its annotation is refused; further checks go into ``__post_init__``, so that a wrong setting fails
+    where it is written and not in the first training step.
 
     Example:
         >>> class Blur(Value):
@@ -26,6 +29,9 @@ class Value:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, kw_only=True, repr=False)(cls)
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass now
+        positional = tuple(f.name for f in fields if not f.kw_only)
+        cls.__init__ = typechecked(cls.__init__, positional, lambda: hints_of(cls))
 
     def __repr__(self) -> str:
         changed = (

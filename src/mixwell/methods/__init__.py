@@ -13,7 +13,8 @@ from mixwell.methods.mixing import Mixing
 from mixwell.methods.perturbed import PerturbedMixing
 from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.samix import SAMix, SAMixPretrained
-from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
+from mixwell.methods.sumix import SUMix
+from mixwell.methods.sumixloss import SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
 
 __all__ = [
     "AdAutoMix",

@@ -77,8 +77,6 @@ class AdAutoMix(MomentumPipeline):
         margin: float = 0.03,
         **others: Any,
     ) -> None:
-        if not isinstance(block, SourceAttention):
-            raise TypeError(f"block must be settings such as SourceAttention(lam_concat=True), but got {block!r}.")
         if sources < 2 or interval < 0 or cosine_sign not in (-1, 1):
             raise ValueError(
                 f"sources must be at least 2, interval not negative and cosine_sign -1 or 1, but got {sources}, "
@@ -86,16 +84,24 @@ class AdAutoMix(MomentumPipeline):
             )
         if not 0 <= at(beta, 0.0) <= 1 or not 0 <= plain <= 1:
             raise ValueError(f"beta and plain must lie in [0, 1], but got {beta} and {plain}.")
+        self.interval = interval  # read while the pipeline is made
         super().__init__(model, MixUp() if policy is None else policy, block, margin=margin, **others)
         self.sources, self.random_sources, self.plain = sources, random_sources, plain
-        self.interval, self.beta, self.cosine_sign = interval, beta, cosine_sign
+        self.beta, self.cosine_sign = beta, cosine_sign
+
+    def take_turns(self) -> None:
+        """See :meth:`MomentumPipeline.take_turns`: also whether the block works against the classifier."""
+        super().take_turns()
+        self.against = self.interval > 0 and self.steps % self.interval == 0
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs every loss, and how far the masks' areas are from the wanted ones."""
+        self.remember()
         several = self._several(len(images))
         shown, lam_shown = self._drawn(images, labels, several)
         learnt, lam = self._drawn(images, labels, several)
-        lam = lam if several == 2 else lam_shown
+        if several > 2:
+            lam, learnt = lam_shown, learnt.with_lam(lam_shown[:, 0])
         with self.teaching():
             said = self.ask(images)
             features = self.tap.taken(images)
@@ -156,8 +162,7 @@ class AdAutoMix(MomentumPipeline):
             logits = self.ask(mixed.images)
         loss = cross_entropy(logits, mixed, self.smoothing)
         cosine = source_cosine(logits, said[mixed.plan.sources], lam)
-        against = self.interval and not self.steps % self.interval
-        cost = adversarial(loss, cosine, at(self.beta, self.progress), self.cosine_sign) if against else loss
+        cost = adversarial(loss, cosine, at(self.beta, self.progress), self.cosine_sign) if self.against else loss
         return {"generator_loss": loss, "cosine": cosine, "block_loss": cost}
 
 

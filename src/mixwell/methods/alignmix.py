@@ -7,17 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.gates import Gate, channels_come_last, stages_of
-from mixwell.methods.method import Method, check_policy
-from mixwell.methods.mixing import Loss
+from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.losses import cross_entropy
+from mixwell.methods.gates import Gate, channels_come_last
+from mixwell.methods.mixing import Loss, Mixing
+from mixwell.methods.stages import last_map
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
 
 
-class AlignMix(Method):
+class AlignMix(Mixing):
     """Blend feature maps after transporting one to the places of the other, so that like is mixed with like.
 
     Every place of the anchor's last map meets the weighted average of the partner's places that optimal transport
@@ -30,7 +31,8 @@ class AlignMix(Method):
             ``MixUp(alpha=2.0)``. Aligned features are mixed by its label weights.
         num_classes: Number of classes N; not needed, taken so that all methods are made alike.
         layer: The module whose output is aligned, a map ``(B, C, h, w)`` or tokens ``(B, N, C)``, as
-            ``model.named_modules()`` calls it; ``None`` takes the last stage, or else the last convolution.
+            ``model.named_modules()`` calls it; ``None`` takes the last stage, or what a timm model says, or the last
+            part of a plain ``nn.Sequential`` that has a convolution.
         p: Probability of aligning a batch instead of mixing its images.
         eps: Weight of the entropy in the transport.
         iterations: Of the transport.
@@ -40,11 +42,12 @@ class AlignMix(Method):
         exact: Let the weights of every place add up to one, whether the transport has converged or not; ``False`` takes
             them as they are, as published.
         scope: Draw the direction once per ``"batch"``, as published, or per ``"sample"``.
+        label: What a mixed image is called, as in :class:`Mixing`.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 
     Raises:
         TypeError: The model is no module, or the policy cannot mix.
-        ValueError: There is no such layer or no feature map, or a setting is out of range.
+        ValueError: There is no such layer, it cannot be told or puts out no map, or a setting is out of range.
 
     Note:
         The published code stops on a rule that couples the samples of a batch, and mixes with a plan that may be far
@@ -75,24 +78,25 @@ class AlignMix(Method):
         normalise: bool = False,
         exact: bool = True,
         scope: str = "batch",
+        label: LabelPolicy = PixelShare(),
         loss: Loss = cross_entropy,
     ) -> None:
-        super().__init__(model)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        check_policy(self.policy)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         if not 0 <= p <= 1:
             raise ValueError(f"p must be a probability between 0 and 1, but got {p}.")
         if scope not in ("batch", "sample"):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
         log_transport(torch.zeros(1, 1, 1), eps, iterations)  # complains about its settings
         self.gate = Gate(model, last_map(model) if layer is None else layer)
-        self.p, self.scope, self.loss = p, scope, loss
+        self.p, self.scope = p, scope
         self.eps, self.iterations, self.tolerance = eps, iterations, tolerance
         self.normalise, self.exact = normalise, exact
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         plan = self.policy.draw(images, labels, model=self.model)
+        clean_logits = self._clean_logits(images)
         if float(torch.rand(())) < self.p:
             coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
             with self.gate.opened(Alignment(self, plan, coins < 0.5)):
@@ -101,8 +105,7 @@ class AlignMix(Method):
             images = plan.apply(images)
             logits = self.model(images)
         mixed = MixedBatch(images, labels[plan.sources], plan.weights, plan)
-        check_logits(logits, mixed)
-        return {"loss": self.loss(logits, mixed), "output": logits}
+        return self._judged(logits, mixed, clean_logits)
 
 
 class Alignment:
@@ -114,7 +117,8 @@ class Alignment:
         backwards: Direction, see :func:`mixwell.ops.sinkhorn.mix_aligned`.
 
     Example:
-        >>> plan, method = MixUp().draw(torch.rand(2, 3, 8, 8), torch.arange(2)), AlignMix(nn.Conv2d(3, 6, 1))
+        >>> method = AlignMix(nn.Sequential(nn.Conv2d(3, 6, 1)))
+        >>> plan = method.policy.draw(torch.rand(2, 3, 8, 8), torch.arange(2))
         >>> Alignment(method, plan, torch.tensor([True]))(torch.rand(2, 6, 4, 4)).shape
         torch.Size([2, 6, 4, 4])
     """
@@ -139,26 +143,6 @@ class Alignment:
         if s.normalise:
             a, b = F.normalize(a.float(), dim=2), F.normalize(b.float(), dim=2)
         return log_transport(squared_distances(a, b), s.eps, s.iterations, s.tolerance)[0]
-
-
-def last_map(model: nn.Module) -> str:
-    """Return the name of what puts out the last feature map: the last stage, or else the last convolution.
-
-    Raises:
-        ValueError: There is neither.
-
-    Example:
-        >>> last_map(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6, 10)))
-        '0'
-    """
-    convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    found = stages_of(model) or convolutions
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no convolutional map that could be aligned: name a layer that puts out maps "
-            '(B, C, h, w) or tokens (B, N, C), as in layer="encoder.11", or use HiddenMix.'
-        )
-    return found[-1]
 
 
 def _check(features: Tensor, name: str, plan: Plan) -> None:

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 import mixwell.ops.augmentations as ops
-from mixwell.batch import MixedBatch, check_images
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.method import Method, check_policy
-from mixwell.methods.mixing import Loss
-from mixwell.policy import BatchPolicy, NoMix
+from mixwell.batch import MixedBatch
+from mixwell.checks import check_images
+from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.losses import cross_entropy
+from mixwell.methods.mixing import Loss, Mixing
+from mixwell.methods.normalisation import as_channels, check_channels
+from mixwell.policy import BatchPolicy
 from mixwell.ratio import Beta
 from mixwell.value import Value, set_field
 
 Augmentation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images in [0, 1], level in tenths of the most, sign
+NAMES = ("mean", "std")
 
 
 def _pixels(level: Tensor, side: int) -> Tensor:
@@ -63,7 +66,7 @@ class AugMixViews(Value):
 
     Raises:
         TypeError: Images are of a type that cannot be mixed.
-        ValueError: A setting is out of range, or images have another shape.
+        ValueError: A setting is out of range, or images have another shape or another number of channels.
 
     Note:
         The authors round to 8 bits after every augmentation; here values stay as they are.
@@ -86,11 +89,14 @@ class AugMixViews(Value):
     all_ops: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
+        for name in NAMES:
             if isinstance(getattr(self, name), list):
                 set_field(self, name, tuple(getattr(self, name)))
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"mean and std go together, but got mean={self.mean} and std={self.std}.")
+        if self.mean is not None and self.std is not None:
+            set_field(self, "_mean", as_channels("mean", self.mean))
+            set_field(self, "_std", as_channels("std", self.std))
         if not 0.1 <= self.severity <= 10:
             raise ValueError(f"severity must lie between 0.1 and 10, but got {self.severity}.")
         if self.width < 1 or (self.depth is not None and self.depth < 1):
@@ -131,7 +137,7 @@ class AugMixViews(Value):
             low, high = images.float().aminmax(dim=1, keepdim=True)
             low, high = low.amin((2, 3), keepdim=True), high.amax((2, 3), keepdim=True)
             return low, (high - low).clamp_min(1e-6)
-        mean, std = (torch.as_tensor(v, device=images.device).float().view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (check_channels(name, getattr(self, f"_{name}"), images).to(images.device) for name in NAMES)
         return -mean / std, 1 / std
 
     def _augmented(self, chains: Tensor, generator: torch.Generator | None, host: torch.device | str) -> Tensor:
@@ -160,7 +166,7 @@ def _view(views: AugMixViews, images: Tensor, generator: torch.Generator | None)
 _view_uncompiled = cast(Callable[[AugMixViews, Tensor, torch.Generator | None], Tensor], torch._disable_dynamo(_view))
 
 
-class AugMix(Method):
+class AugMix(Mixing):
     """Ask for the same prediction on an image and two augmented views of it.
 
     ``loss = CE(image) + weight * JS(image, view, view)``; all three go through the model as one batch.
@@ -171,6 +177,7 @@ class AugMix(Method):
         num_classes: Number of classes N; not needed, taken so that all methods are made alike.
         views: What makes a view; tell it the images' ``mean`` and ``std``.
         weight: Of the Jensen-Shannon divergence; 0 trains on the images alone.
+        label: What an image mixed by the policy is called, as in :class:`Mixing`.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 
     Raises:
@@ -199,25 +206,24 @@ class AugMix(Method):
         num_classes: int | None = None,
         views: AugMixViews = AugMixViews(),
         weight: float = 12.0,
+        label: LabelPolicy = PixelShare(),
         loss: Loss = cross_entropy,
     ) -> None:
-        super().__init__(model)
-        self.policy = NoMix() if policy is None else policy
-        check_policy(self.policy)
+        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         if not weight >= 0:
             raise ValueError(f"weight must not be negative, but got {weight}.")
-        self.views, self.weight, self.loss = views, weight, loss
+        self.views, self.weight = views, weight
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
         plan = self.policy.draw(images, labels, model=self.model)
+        clean_logits = self._clean_logits(images)
         three = [plan.apply(view) for view in (images, self.views(images), self.views(images))]
         logits = self.model(torch.cat(three)).chunk(3)
         mixed = MixedBatch(three[0], labels[plan.sources], plan.weights, plan)
-        check_logits(logits[0], mixed)
+        step = self._judged(logits[0], mixed, clean_logits)
         divergence = jensen_shannon(torch.stack(logits))
-        loss = self.loss(logits[0], mixed) + self.weight * divergence
-        return {"loss": loss, "output": logits[0], "divergence": divergence.detach()}
+        return {**step, "loss": step["loss"] + self.weight * divergence, "divergence": divergence.detach()}
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:

@@ -81,8 +81,6 @@ class AutoMix(MomentumPipeline):
         margin: float = 0.08,
         **others: Any,
     ) -> None:
-        if not isinstance(block, PairAttention):
-            raise TypeError(f"block must be settings such as PairAttention(lam_concat=True), but got {block!r}.")
         if generator_loss not in GENERATOR_LOSSES or not 0 <= mask_adjust <= 1 or eta < 0:
             raise ValueError(
                 f"generator_loss must be ce or bce, mask_adjust in [0, 1] and eta not negative, but got "
@@ -94,6 +92,7 @@ class AutoMix(MomentumPipeline):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs every loss, and how far the masks' areas are from the wanted ones."""
+        self.remember()
         shown, learnt = self._pairs(images, labels), self._pairs(images, labels)
         with self.teaching():
             features = self.tap.map(self.teacher, images)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.methods.gates import channels_come_last, grid_of, stages_of
-from mixwell.taps import Tap
+from mixwell.methods.gates import channels_come_last, grid_of
+from mixwell.methods.stages import stages_of
+from mixwell.taps import Tap, module_of
 
 
 class Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has gone far enough)
@@ -87,7 +88,7 @@ def middle_layer(network: nn.Module) -> str:
             f"The stages of {type(network).__name__} cannot be told, so there is no map to tap: name the layer, as in "
             "layer='features.4', as model.named_modules() calls it."
         )
-    return stages[len(stages) // 2 - 1] if stages[0].startswith("blocks") else stages[-2]
+    return stages[len(stages) // 2 - 1] if "blocks" in stages[0].split(".") or len(stages) > 5 else stages[-2]
 
 
 def channels_of(network: nn.Module, layer: str) -> int:
@@ -101,7 +102,7 @@ def channels_of(network: nn.Module, layer: str) -> int:
         6
     """
     found = 0
-    for module in network.get_submodule(layer).modules():
+    for module in module_of(network, layer).modules():
         if isinstance(module, nn.Conv2d):
             found = module.out_channels
         elif isinstance(module, nn.Linear):

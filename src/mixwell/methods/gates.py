@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Pairs
-from mixwell.plan import BlendPlan, MaskPlan, Plan
-from mixwell.taps import Tap
+from mixwell.plan import BlendPlan, ChoicePlan, MaskPlan, PatchPlan, Plan
+from mixwell.saliency.base import in_proportion
+from mixwell.taps import module_of
 
 Change = Callable[[Tensor], Tensor]
-_STAGES = ("stages", "layers", "blocks")
 _LOOSE_TOKENS = 16  # class, distillation and register tokens
 
 
@@ -28,7 +28,7 @@ class Gate:
     batch as it was.
 
     Args:
-        model: Any model.
+        model: Any model; wrappers such as ``DistributedDataParallel`` are looked through.
         name: The module, as ``model.named_modules()`` calls it.
 
     Raises:
@@ -46,10 +46,9 @@ class Gate:
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        Tap(model, name, of="output").remove()  # it knows how to complain about names
         self.name = name
         self._change: Change | None = None
-        self._handle = model.get_submodule(name).register_forward_hook(self._pass)
+        self._handle = module_of(model, name).register_forward_hook(self._pass)
 
     def __repr__(self) -> str:
         return f"Gate({self.name!r})"
@@ -86,34 +85,13 @@ class Gate:
         self._handle.remove()
 
 
-def stages_of(model: nn.Module) -> list[str]:
-    """Return the names of a model's stages in order, or nothing where they cannot be told.
-
-    Stages are ``layer1``, ``layer2``, ... or ``stage1``, ... , or the children of ``stages``, ``layers`` or ``blocks``.
-
-    Example:
-        >>> model = nn.Module()
-        >>> model.blocks = nn.Sequential(nn.ReLU(), nn.ReLU())
-        >>> stages_of(model)
-        ['blocks.0', 'blocks.1']
-    """
-    children = dict(model.named_children())
-    for prefix in ("layer", "stage"):
-        numbered = [name for name in children if name.startswith(prefix) and name.removeprefix(prefix).isdecimal()]
-        if len(numbered) > 1:
-            return sorted(numbered, key=lambda name: int(name.removeprefix(prefix)))
-    for name in _STAGES:
-        if isinstance(children.get(name), nn.Sequential | nn.ModuleList):
-            return [f"{name}.{key}" for key, _ in children[name].named_children()]
-    return []
-
-
 def mix_features(plan: Plan, features: Tensor) -> Tensor:
     """Mix what goes on inside a model by a plan that was drawn for its images.
 
     A place in a feature map takes the mean share of the pixels that it covers, so that label weights stay right; a plan
-    that moves pixels is applied at the map's size, where its edges are rounded to whole places. Tokens that lie in no
-    grid (a class token) are blended by the label weights.
+    that moves pixels is applied at the map's size, where its edges are rounded to whole places. Where a map has too few
+    places to move the cells of :class:`PuzzleMix`, they stay, and only the shares count. Tokens that lie in no grid (a
+    class token) are blended by the label weights.
 
     Args:
         plan: Any plan; its size is the images'.
@@ -177,15 +155,34 @@ def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def _apply(plan: Plan, maps: Tensor) -> Tensor:
     size = (maps.shape[2], maps.shape[3])
-    if size == plan.size or plan.moves_pixels or plan.sources.shape[1] != 2:
+    if size == plan.size or (plan.moves_pixels and _moves(plan, size)) or plan.sources.shape[1] != 2:
         return plan.apply(maps)
     share = F.adaptive_avg_pool2d(plan.share(plan.size)[:, :1], size)
     return MaskPlan(Pairs(plan.sources[:, 1], plan.lam, size), share).apply(maps)
 
 
+def _moves(plan: Plan, size: tuple[int, int]) -> bool:
+    """Tell whether the cells that a plan moves, if any, divide a map of this size."""
+    if isinstance(plan, ChoicePlan):
+        return all(_moves(one, size) for one in plan.plans)
+    cells = round(plan.moves.shape[2] ** 0.5) if isinstance(plan, PatchPlan) else 1
+    return size[0] % cells == 0 and size[1] % cells == 0
+
+
 def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
-    """Tell maps ``(B, h, w, C)`` from ``(B, C, h, w)`` by the proportions of the images that they show."""
-    first, last = (a * size[1] == b * size[0] for a, b in (features.shape[2:], features.shape[1:3]))
+    """Tell maps ``(B, h, w, C)`` from ``(B, C, h, w)`` by the proportions of the images that they show.
+
+    Where neither fits exactly, as in a network that pads or cuts, what fits up to one place counts.
+
+    Example:
+        >>> import torch
+        >>> channels_come_last(torch.rand(2, 7, 10, 768), (224, 300))
+        True
+    """
+    shapes = tuple(features.shape[2:]), tuple(features.shape[1:3])
+    first, last = (h * size[1] == w * size[0] for h, w in shapes)
+    if not first and not last:
+        first, last = (in_proportion(shape, size) for shape in shapes)
     return last and not first
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.gates import Gate, mix_features, stages_of
-from mixwell.methods.method import Method, check_policy, clean_pass
-from mixwell.methods.mixing import Loss
+from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.losses import cross_entropy
+from mixwell.methods.gates import Gate, mix_features
+from mixwell.methods.mixing import Loss, Mixing
+from mixwell.methods.stages import stages_of
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -21,7 +21,7 @@ from mixwell.policy import BatchPolicy
 INPUT = ("input", "")
 
 
-class HiddenMix(Method):
+class HiddenMix(Mixing):
     """Mix the output of a layer that is drawn anew for every batch, the images themselves among them (ManifoldMix).
 
     The model runs once; up to the drawn layer it sees clean images, from there on mixed features. Hooks change
@@ -35,7 +35,8 @@ class HiddenMix(Method):
         num_classes: Number of classes N; not needed, taken so that all methods are made alike.
         layers: Where to mix, each as likely: ``"input"`` (or ``""``) for the images, and names of modules as
             ``model.named_modules()`` gives them, whose output is mixed. ``None`` takes the input and what comes a
-            quarter and half of the way up the model's stages: the first two of four.
+            quarter and half of the way up the model's stages: the first two of four. Wrappers such as
+            ``DistributedDataParallel`` are looked through.
         label: What a mixed image is called, as in :class:`Mixing`.
         loss: What an error costs, ``(logits, mixed) -> scalar``.
 
@@ -69,21 +70,16 @@ class HiddenMix(Method):
         label: LabelPolicy = PixelShare(),
         loss: Loss = cross_entropy,
     ) -> None:
-        super().__init__(model)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        check_policy(self.policy)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         self.layers = _default_layers(model) if layers is None else _several(layers)
         self.gates = tuple(None if name in INPUT else Gate(model, name) for name in self.layers)
-        self.label, self.loss = label, loss
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         gate = self._drawn_gate()
         plan = self.policy.draw(images, labels, model=self.model)
-        clean_logits = None
-        if self.label.needs_clean:
-            with clean_pass(self.model):
-                clean_logits = self.model(images)
+        clean_logits = self._clean_logits(images)
         if gate is None:
             images = plan.apply(images)
             logits = self.model(images)
@@ -91,9 +87,7 @@ class HiddenMix(Method):
             with gate.opened(FeaturePlan(plan)):
                 logits = self.model(images)
         mixed = MixedBatch(images, labels[plan.sources], plan.weights, plan)
-        check_logits(logits, mixed)
-        mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
-        return {"loss": self.loss(logits, mixed), "output": logits}
+        return self._judged(logits, mixed, clean_logits)
 
     def _drawn_gate(self) -> Gate | None:
         if len(self.gates) == 1:
@@ -122,6 +116,8 @@ class FeaturePlan:
 
 def _several(layers: Sequence[str]) -> tuple[str, ...]:
     names = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f'layers must be names of modules, as in layers=("input", "layer1"), but got {layers!r}.')
     if not names:
         raise ValueError('layers must name at least one place to mix, such as "input", but got none.')
     return names

@@ -56,7 +56,7 @@ class LearnedMask(Policy):
         ValueError: There is no file nowhere.safetensors: expected one that mixwell train or save_mask() has written.
     """
 
-    path: str = field(default="", kw_only=False)
+    path: str | Path = field(default="", kw_only=False)
     alpha: float | Ratio = 2.0
     margin: float = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
@@ -68,7 +68,7 @@ class LearnedMask(Policy):
         if not 0 <= self.margin <= 0.5:
             raise ValueError(f"margin must lie in [0, 0.5], but got {self.margin}.")
         set_field(self, "path", str(self.path))
-        set_field(self, "_finished", _opened(self.path, self.encoder) if self.path else None)
+        set_field(self, "_finished", _opened(str(self.path), self.encoder) if self.path else None)
 
     def plan(self, pairs: Pairs) -> Plan:
         finished: Finished | None = self._finished  # type: ignore[attr-defined]  # set when the settings were checked

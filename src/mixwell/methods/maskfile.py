@@ -47,7 +47,8 @@ def save_mask(
 
     Raises:
         ImportError: ``safetensors`` is not installed.
-        ValueError: Only one of ``mean`` and ``std`` is given.
+        TypeError: The block is none of ours.
+        ValueError: Only one of ``mean`` and ``std`` is given, or the folder is not there.
 
     Example:
         >>> import tempfile
@@ -61,7 +62,10 @@ def save_mask(
         torch.Size([4, 2])
         >>> folder.cleanup()
     """
-    Path(path).write_bytes(packed(block, encoder, layer, model, size=size, mean=mean, std=std))
+    found = packed(block, encoder, layer, model, size=size, mean=mean, std=std)
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"There is no folder {Path(path).parent} to write the mix block to: make it first.")
+    Path(path).write_bytes(found)
 
 
 def packed(
@@ -75,7 +79,8 @@ def packed(
     std: Sequence[float] | None = None,
 ) -> bytes:
     """Return what :func:`save_mask` writes."""
-    assert isinstance(block, MixBlock | AdaptiveMask)
+    if not isinstance(block, MixBlock | AdaptiveMask):
+        raise TypeError(f"block must be a trained mix block, as method.block is, but got {type(block).__name__}.")
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std belong together, but got {mean} and {std}.")
     classifier = classifier_of(encoder)[1]

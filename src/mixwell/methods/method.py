@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mixwell.methods.seer import Seer
 from mixwell.policies.schedule import at
 from mixwell.policy import BatchPolicy
 from mixwell.taps import frozen_statistics
+from mixwell.typecheck import hints_of, typechecked
 
 
 class Method(nn.Module, ABC):
@@ -28,6 +30,11 @@ class Method(nn.Module, ABC):
     Raises:
         TypeError: The model is no module.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):  # settings are typed as those of values; a policy may be any callable
+            cls.__init__ = typechecked(cls.__init__, (), partial(_settings_of, cls.__init__))
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,6 +53,9 @@ class Method(nn.Module, ABC):
         Returns:
             ``{"loss": scalar, "output": logits (B, N), ...}``; other entries are scalars to log, without gradient.
         """
+
+    def before_step(self, optimizer: Any) -> None:
+        """Call this before every optimiser step, where you can: a method may leave out a step that is no number."""
 
     def after_step(self, progress: float) -> None:
         """Call this once after every optimiser step; scheduled policies move on.
@@ -68,6 +78,10 @@ class Method(nn.Module, ABC):
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the parameters for the optimiser, grouped where some want their own learning rate or decay."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+def _settings_of(init: Callable[..., None]) -> dict[str, Any]:
+    return {name: kind for name, kind in hints_of(init).items() if name not in ("model", "policy")}
 
 
 def check_policy(policy: object) -> None:

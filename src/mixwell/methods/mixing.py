@@ -58,11 +58,18 @@ class Mixing(Method):
 
     def _learn(self, mixed: MixedBatch, images: Tensor) -> dict[str, Tensor]:
         """Predict the mixed images, weigh their labels and measure the error."""
-        clean_logits = None
-        if self.label.needs_clean:
-            with clean_pass(self.model):
-                clean_logits = self.model(images)
-        logits = self.model(mixed.images)
+        clean_logits = self._clean_logits(images)
+        return self._judged(self.model(mixed.images), mixed, clean_logits)
+
+    def _clean_logits(self, images: Tensor) -> Tensor | None:
+        """Predict the unmixed images where the label policy looks at them."""
+        if not self.label.needs_clean:
+            return None
+        with clean_pass(self.model):
+            return self.model(images)
+
+    def _judged(self, logits: Tensor, mixed: MixedBatch, clean_logits: Tensor | None) -> dict[str, Tensor]:
+        """Weigh the labels and measure the error."""
         check_logits(logits, mixed)
         mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
         return {"loss": self.loss(logits, mixed), "output": logits}

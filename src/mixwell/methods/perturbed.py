@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import cross_entropy
 from mixwell.methods.mixing import Loss, Mixing
+from mixwell.methods.normalisation import as_channels, check_channels
 from mixwell.ops.perturb import adversarial_noise
-from mixwell.policy import BatchPolicy
+from mixwell.policies.schedule import ByProgress, Ramp
+from mixwell.policy import BatchPolicy, OneOf, Sometimes
 from mixwell.saliency import InputGradient
 from mixwell.saliency.gradient import input_gradient
 
@@ -19,7 +23,8 @@ class PerturbedMixing(Mixing):
     """Mix images some of which carry adversarial noise, as PuzzleMix does in its strongest recipes.
 
     One gradient serves twice: its sign makes the noise, and its size is the saliency of a policy that looks at
-    :class:`InputGradient`. The pass that it comes from may teach the classifier as well (``clean_lam``).
+    :class:`InputGradient`, also inside :class:`OneOf`, :class:`Sometimes` or a schedule. The pass that it comes from
+    may teach the classifier as well (``clean_lam``).
 
     Args:
         model: See :class:`Mixing`.
@@ -37,7 +42,8 @@ class PerturbedMixing(Mixing):
 
     Raises:
         TypeError: See :class:`Mixing`.
-        ValueError: ``p`` is no probability, or ``epsilon`` or ``clean_lam`` is negative.
+        ValueError: ``p`` is no probability, ``epsilon`` or ``clean_lam`` is negative, ``std`` is not positive or, when
+            called, images have another number of channels than ``mean`` or ``std``.
 
     Note:
         The authors decide once for all anchors of a batch and once for all partners; here every image is perturbed or
@@ -45,9 +51,8 @@ class PerturbedMixing(Mixing):
         here. Their code for small images learns from mixed ones by binary cross-entropy, a mean over N classes, and
         scales the other by ``2 / N`` to match: beside such a loss, ``clean_lam=2 / N`` is what they call 1.
 
-    Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962); the step is that of Wong et al., *Fast is better
-        than
-    free: Revisiting adversarial training*, ICLR 2020.
+    Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962); the step is that of Wong et al., *Fast is
+    better than free: Revisiting adversarial training*, ICLR 2020.
 
     Example:
         >>> from mixwell import MixUp
@@ -80,7 +85,7 @@ class PerturbedMixing(Mixing):
             )
         self.p, self.epsilon, self.clean_lam = p, epsilon / 255, clean_lam
         for name, value in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+            self.register_buffer(name, as_channels(name, value), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the loss of the images before mixing is logged where it counts."""
@@ -95,13 +100,15 @@ class PerturbedMixing(Mixing):
     def _perturbed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the images, some with noise, their saliency where the policy asks for it, and their loss to learn."""
         chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
-        pixels = images.float() * self.std + self.mean
+        mean, std = check_channels("mean", self.mean, images), check_channels("std", self.std, images)
+        pixels = images.float() * std + mean
         start = (torch.rand_like(pixels) * 2 - 1) * self.epsilon
         start = torch.where(chosen, (pixels + start).clamp(0, 1) - pixels, 0.0)
-        gradient, clean = self._looked_at((images.float() + start / self.std).to(images.dtype), labels)
+        gradient, clean = self._looked_at((images.float() + start / std).to(images.dtype), labels)
         noise = adversarial_noise(start, gradient, self.epsilon) * torch.rand((), device=images.device)
-        noisy = ((pixels + noise).clamp(0, 1) - self.mean) / self.std
-        asked = isinstance(getattr(self.policy, "saliency", None), InputGradient)
+        noisy = ((pixels + noise).clamp(0, 1) - mean) / std
+        sources = _sources(self.policy)
+        asked = bool(sources) and all(isinstance(source, InputGradient) for source in sources)
         maps = gradient.square().mean(1).sqrt() if asked else None
         return torch.where(chosen, noisy.to(images.dtype), images), maps, clean
 
@@ -114,3 +121,13 @@ class PerturbedMixing(Mixing):
             total = F.cross_entropy(self.model(pixels).float(), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(total, pixels, retain_graph=True)
             return gradient.float(), total / len(images)
+
+
+def _sources(policy: Any) -> list[Any]:
+    """Return the saliency sources of a policy, or of those it is made of and which may mix now."""
+    if isinstance(policy, ByProgress | Ramp):
+        return _sources(policy.current())
+    if isinstance(policy, OneOf | Sometimes):
+        members = policy.policies if isinstance(policy, OneOf) else (policy.policy,)
+        return [source for member in members for source in _sources(member)]
+    return [getattr(policy, "saliency", None)] if getattr(policy, "uses_saliency", False) else []

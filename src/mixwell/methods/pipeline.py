@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -14,6 +15,7 @@ from torch.utils.hooks import unserializable_hook
 
 from mixwell.batch import MixedBatch
 from mixwell.methods.encoder import MapTap, channels_of
+from mixwell.methods.leftout import flat, leave_out, restore
 from mixwell.methods.method import check_policy
 from mixwell.methods.mixblock import BlockSettings
 from mixwell.methods.momentum import BUFFERS, Momentum, Schedule, at, copy_of, follow
@@ -75,6 +77,7 @@ class MomentumPipeline(TwoHeads):
         **heads: Any,
     ) -> None:
         _check(margin, label, buffers, ship, generator_every)
+        _check_schedules(momentum, switch_off, dict(block_group or {}))
         teacher = copy_of(model) if isinstance(model, nn.Module) else model  # before taps are set on the original
         super().__init__(model, **heads)
         self.policy = MixUp(alpha=2.0) if policy is None else policy
@@ -88,7 +91,9 @@ class MomentumPipeline(TwoHeads):
         self.tap = MapTap(teacher, layer)
         self.block = block.build(channels_of(teacher, self.tap.name) if channels is None else channels)
         self.progress, self.steps = 0.0, 0
-        self._finite = torch.ones((), dtype=torch.bool)
+        self._finite = self._good = torch.ones((), dtype=torch.bool)
+        self._before: Tensor | None = None
+        self.take_turns()
         self._guard()
 
     @property
@@ -110,14 +115,27 @@ class MomentumPipeline(TwoHeads):
                     module.training = False
         return self
 
+    def before_step(self, optimizer: Any) -> None:
+        """Have the optimiser leave everything as it is where the loss or a gradient is no number.
+
+        The device decides. torch's fused optimisers skip the step; others take one with no gradient.
+        """
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        self._good = self._good & torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        leave_out(getattr(optimizer, "optimizer", optimizer), gradients, self._good)
+
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`: the teacher follows the student."""
         super().after_step(progress)
+        if self._before is not None:
+            restore(self._running(), self._before, self._good)
+            self._before = None
         momentum = at(self.momentum, self.progress)
         follow(self.teacher, self.student, momentum, self.buffers_as)
         if self.second is not None and self.teacher_second is not None:
             follow(self.teacher_second.layer, self.second.layer, momentum, self.buffers_as)
         self.progress, self.steps = progress, self.steps + 1
+        self.take_turns()
 
     def seer(self) -> Seer:
         """See :meth:`Method.seer`."""
@@ -136,11 +154,15 @@ class MomentumPipeline(TwoHeads):
     def set_extra_state(self, state: Tensor) -> None:
         """Take up a training where it was left."""
         self.progress, self.steps = float(state[0]), int(state[1])
+        self.take_turns()
+
+    def take_turns(self) -> None:
+        """Decide what the count of steps decides; a compiled step that read the count would hold for one step only."""
+        self.generates = self.steps % self.generator_every == 0
 
     def generator_on(self) -> bool:
         """Decide whether this step trains the block through the teacher."""
-        # A compiled graph that reads the count of steps holds for one step only: read it where it matters.
-        if self.generator_every > 1 and self.steps % self.generator_every:
+        if not self.generates:
             return False
         share = at(self.switch_off, self.progress)
         return share in (0, 1) or float(torch.rand(())) < share
@@ -161,9 +183,19 @@ class MomentumPipeline(TwoHeads):
         weights = lam if self.label == "nominal" else plan.weights.detach()
         return MixedBatch(plan.apply(images), labels[plan.sources], weights, plan)
 
+    def remember(self) -> None:
+        """Keep the batch-norm statistics for the case that this step is left out; call this first."""
+        if self._before is None:  # a step may come in several pieces
+            self._before = flat(self._running())
+            self._good = torch.ones_like(self._finite)
+
+    def _running(self) -> list[Tensor]:
+        return [b for b in self.buffers() if b.is_floating_point()]
+
     def safe(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make a step whose loss is no number a step of no gradient, without waiting for the device to say so."""
         self._finite = torch.isfinite(terms["loss"].detach())
+        self._good = self._good.to(self._finite.device, non_blocking=True) & self._finite
         loss = torch.where(self._finite, terms["loss"], 0.0)
         return terms | {"loss": loss, "skipped": 1 - self._finite.float()}
 
@@ -196,3 +228,12 @@ def _check(margin: float, label: str, buffers: str, ship: str, generator_every: 
             raise ValueError(f"{name} must be one of {', '.join(known)}, but got {value!r}.")
     if generator_every < 1:
         raise ValueError(f"generator_every must be at least 1, but got {generator_every}.")
+
+
+def _check_schedules(momentum: float | Schedule, switch_off: float | Schedule, block_group: dict[str, Any]) -> None:
+    for name, value in (("momentum", momentum), ("switch_off", switch_off)):
+        if not all(0 <= at(value, progress) <= 1 for progress in (0.0, 1.0)):
+            raise ValueError(f"{name} must lie in [0, 1], but got {value}.")
+    for name, value in block_group.items():
+        if name == "params" or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"block_group must hold settings of the optimiser from 0 on, but got {name}={value!r}.")

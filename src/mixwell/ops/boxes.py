@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell.ops.pixels import single_on_host
+
 Rule = Callable[[Any, Any, Any, str], tuple[Any, Any]]  # (length, side, where, odd) -> first pixel, first pixel after
 
 
@@ -36,9 +38,10 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor:
 
 
 def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
-    """Return sides near the given ones whose box covers ``1 - lam`` of the pixels as nearly as it can.
+    """Return sides near the given ones whose box covers nearly ``1 - lam`` of the pixels.
 
-    The height is rounded down or up, whichever lets a whole number of columns come nearer.
+    The height is rounded down or up, whichever lets a whole number of columns come nearer; where a side had to stay
+    within the image, the other one makes up for it.
 
     Args:
         size: Height and width of the image.
@@ -49,7 +52,8 @@ def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
         Shares of height and width, shape ``(S, 2)``.
     """
     pixels = (1 - lam)[:, None] * (size[0] * size[1])
-    rows = (side[:, :1] * size[0]).floor()
+    least = (pixels / size[1]).floor()  # of rows, where the box is as wide as the image
+    rows = torch.maximum((side[:, :1] * size[0]).floor(), least)
     rows = torch.cat((rows, rows + 1), 1).clamp(1, size[0])
     columns = (pixels / rows).round().clamp_max(size[1])
     best = (rows * columns - pixels).abs().argmin(1, keepdim=True)
@@ -145,11 +149,6 @@ def area_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
         return torch.tensor([[1 - inside_box, inside_box]])
     covered_share = (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
     return torch.stack((1 - covered_share, covered_share), 1)
-
-
-def single_on_host(rows: Tensor) -> bool:
-    """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
-    return rows.shape[0] == 1 and rows.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def box_sums(maps: Tensor, boxes: Tensor) -> Tensor:

@@ -51,5 +51,5 @@ def check_pixels(what: str, cells: int, size: tuple[int, int]) -> None:
     """Raise unless images of this height and width have a pixel for each of so many cells a side."""
     if cells > min(size):
         raise ValueError(
-            f"{what} needs images of at least {cells} pixels a side, but got {size[0]} x {size[1]}: take fewer cells."
+            f"{what} needs images of at least {cells} pixels a side, but got {size[0]} x {size[1]}: take fewer."
         )

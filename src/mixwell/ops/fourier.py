@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixwell.ops.pixels import on_host
+
 
 def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
     """Turn white noise into a field whose amplitudes fall as ``frequency ** -decay``; see :func:`isotropic_field`.
@@ -106,7 +108,7 @@ def kth_largest(values: Tensor, k: Tensor) -> Tensor:
         >>> kth_largest(torch.tensor([[3.0, 1.0, 2.0], [5.0, 6.0, 4.0]]), torch.tensor([[1], [2]])).flatten()
         tensor([3., 5.])
     """
-    if values.is_cpu and not torch.compiler.is_compiling():
+    if on_host(values) and not torch.compiler.is_compiling():
         places = (values.shape[1] + 1 - k).flatten().tolist()
         return torch.stack(
             [row.kthvalue(place, keepdim=True).values for row, place in zip(values, places, strict=True)]

@@ -27,20 +27,25 @@ def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int], temperature: float 
     """Draw a point of every map with a probability proportional to its value, or any point where all values are zero.
 
     Args:
-        maps: Non-negative values, shape ``(S, h, w)``.
+        maps: Shape ``(S, h, w)``; negative values count as zero.
         u: Uniform numbers in [0, 1), shape ``(S,)``.
         size: Height and width of the image that the maps belong to.
-        temperature: Draw from the softmax of ``maps / temperature`` instead.
+        temperature: Draw from the softmax of the map, as shares of its largest value, over this temperature instead.
 
     Returns:
         Row and column in the image, shape ``(S, 2)``, int64.
     """
-    values = maps.flatten(1).double()
+    values = maps.flatten(1).double().clamp_min(0)
     if temperature is not None:
-        values = (values / temperature).softmax(1)
+        values = (_of_peak(values) / temperature).softmax(1)
     mass = (values + (values.sum(1, keepdim=True) == 0)).cumsum(1)
     index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
     return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)
+
+
+def _of_peak(values: Tensor) -> Tensor:
+    """Return values as shares of the largest of their map."""
+    return values / values.amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _in_image(index: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,9 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-LARGE_IMAGE = (
-    64 * 1024
-)  # bytes; from here on a loop over images beats one batched operation on a CPU (docs/lab-book.md)
+# Bytes; from here on a loop over images beats one batched operation on a CPU (docs/lab-book.md).
+LARGE_IMAGE = 64 * 1024
+
+
+def on_host(t: Tensor) -> bool:
+    """Tell whether reading a tensor's numbers stalls nothing."""
+    return t.device.type == "cpu"
+
+
+def single_on_host(rows: Tensor) -> bool:
+    """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
+    return rows.shape[0] == 1 and on_host(rows) and not torch.compiler.is_compiling()
 
 
 def layout(images: Tensor) -> torch.memory_format | None:

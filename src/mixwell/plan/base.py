@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.batch import Pairs, check_images
-from mixwell.ops.boxes import single_on_host
-from mixwell.ops.pixels import LARGE_IMAGE, layout
+from mixwell.batch import Pairs
+from mixwell.checks import check_images
+from mixwell.ops.pixels import LARGE_IMAGE, layout, on_host, single_on_host
 
 
 class Plan(ABC):
@@ -163,6 +163,10 @@ class Plan(ABC):
     def _check_rows(self, images: Tensor) -> None:
         if images.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")
+        if images.device != self.sources.device:
+            raise ValueError(
+                f"The plan is on {self.sources.device}, but the images are on {images.device}: use plan.to()."
+            )
 
     def _differentiable(self, images: Tensor) -> bool:
         return images.requires_grad
@@ -173,6 +177,8 @@ class Plan(ABC):
 
 
 def _check_alike(out: Tensor, images: Tensor) -> None:
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a tensor like the images, but got {type(out).__name__}.")
     if out.shape != images.shape or out.dtype != images.dtype or out.device != images.device:
         raise ValueError(
             f"out must be like the images, {tuple(images.shape)} {images.dtype} on {images.device}, but is "
@@ -199,11 +205,6 @@ def of_two(weight: Tensor) -> Tensor:
         anchor = weight.item()
         return torch.tensor([[anchor, 1 - anchor]])
     return torch.stack((weight, 1 - weight), 1)
-
-
-def on_host(t: Tensor) -> bool:
-    """Tell whether reading a tensor's numbers stalls nothing."""
-    return t.device.type == "cpu"
 
 
 def shared(t: Tensor) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one
-from mixwell.plan.base import Plan, on_host, shared
+from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, on_host, one_by_one
+from mixwell.plan.base import Plan, shared
 
 
 class BlendPlan(Plan):

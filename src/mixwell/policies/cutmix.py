@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import Rule, area_weights, clipped, cut_side, inside, matched, place
 from mixwell.plan import BoxPlan
@@ -23,12 +25,12 @@ class CutMix(Policy):
         box: ``"clip"`` draws the centre over the whole image and clips the box at the border, as published;
             ``"inside"`` draws among the places where the whole box fits.
         minmax: Draw both sides uniformly between these shares of the image's sides instead, fully inside, as timm's
-            ``cutmix_minmax``; ``alpha`` and ``box`` then have no effect.
+            ``cutmix_minmax``; ``alpha``, ``box``, ``odd``, ``match_area`` and ``aspect`` then have no effect.
         correct_lam: Label by the area really pasted; ``False`` labels by the drawn ratio. timm's author saw the
             correction hurt on CUB.
         odd: ``"floor"`` loses a pixel of an odd side, as published; ``"exact"`` keeps it, as timm does.
-        match_area: Choose sides whose area comes nearest to ``1 - lam`` instead of rounding both down; with
-            ``odd="exact"``, or inside, no pixel is lost afterwards.
+        match_area: Choose sides whose area comes nearer to ``1 - lam`` than with both rounded down: within half a row
+            or column. With ``odd="exact"``, or inside, no pixel is lost to rounding afterwards; ``"clip"`` still clips.
         aspect: Range of the box's height over its width, relative to the image's, drawn uniformly on a log scale.
 
     Raises:
@@ -58,16 +60,16 @@ class CutMix(Policy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "aspect", _two("aspect", self.aspect))
-        set_field(self, "minmax", None if self.minmax is None else _two("minmax", self.minmax))
+        set_field(self, "aspect", tuple(self.aspect))
+        set_field(self, "minmax", None if self.minmax is None else tuple(self.minmax))
         if self.box not in _RULES:
             raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
         if self.odd not in ("floor", "exact"):
             raise ValueError(f"odd must be floor or exact, but got {self.odd!r}.")
         if self.minmax is not None and not 0 <= self.minmax[0] < self.minmax[1] <= 1:
             raise ValueError(f"minmax must be two shares of the side, 0 <= low < high <= 1, but got {self.minmax}.")
-        if not 0 < self.aspect[0] <= self.aspect[1]:
-            raise ValueError(f"aspect must be two positive ratios in order, but got {self.aspect}.")
+        if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
+            raise ValueError(f"aspect must be two positive finite ratios in order, but got {self.aspect}.")
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
@@ -87,10 +89,3 @@ class CutMix(Policy):
         side = low + (high - low) * pairs.rand(2)
         boxes = place(inside, pairs.size, side, pairs.rand(2))
         return BoxPlan(pairs.with_lam(area_weights(boxes, pairs.size)[:, 0]), boxes)
-
-
-def _two(name: str, bounds: object) -> tuple[float, float]:
-    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise ValueError(f"{name} must be two numbers, (low, high), but got {bounds!r}.")
-    low, high = bounds
-    return low, high

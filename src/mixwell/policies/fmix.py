@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mixwell.batch import Pairs
 from mixwell.ops.fourier import isotropic_field, largest, published_field
 from mixwell.plan import MaskPlan
@@ -48,6 +50,8 @@ class FMix(Policy):
     def __post_init__(self) -> None:
         if self.spectrum not in _SPECTRA:
             raise ValueError(f"spectrum must be one of {', '.join(_SPECTRA)}, but got {self.spectrum!r}.")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"decay must be a finite number from 0 on, but got {self.decay}.")
         if not 0 <= self.soft <= 0.5:
             raise ValueError(f"soft must be a share between 0 and 0.5, but got {self.soft}.")
         if self.reformulated and isinstance(self.alpha, Ratio):

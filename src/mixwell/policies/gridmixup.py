@@ -22,7 +22,7 @@ class GridMixup(Policy):
             0.1 to 0.9, OpenMixup from Beta(0.2).
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
-        count: Fewest and most holes in a row.
+        count: Fewest and most holes in a row; a cell has two pixels at least, so that small images get fewer.
         area: Smallest and largest share of the image's area that gets holes.
         aspect: Smallest and largest height over width of that part.
         hole_aspect: Smallest and largest height over width of a cell.
@@ -56,10 +56,12 @@ class GridMixup(Policy):
             set_field(self, name, pair)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be a positive range (low, high), but got {(low, high)}.")
+        if self.area[1] > 1:
+            raise ValueError(f"area must be shares of the image, at most 1, but got {self.area}.")
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
-        check_pixels(f"GridMixup with up to {self.count[1]} holes in a row", 2 * self.count[1], pairs.size)
+        check_pixels(f"GridMixup with up to {self.count[1]} holes in a row", self.count[1], pairs.size)
         draw = pairs.rand(6)
         area, aspect, hole_aspect = (
             low + (high - low) * draw[:, k] for k, (low, high) in enumerate((self.area, self.aspect, self.hole_aspect))

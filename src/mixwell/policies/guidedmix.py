@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,6 +57,8 @@ class GuidedMix(Policy):
         super().__post_init__()
         if self.blur < 0 or (self.blur and self.blur % 2 == 0):
             raise ValueError(f"blur must be odd, or 0 for none, but got {self.blur}.")
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma must be a positive number of pixels, but got {self.sigma}.")
 
     def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
         return self.guidance(maps, batch.size)

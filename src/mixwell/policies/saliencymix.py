@@ -24,9 +24,10 @@ class SaliencyMix(Policy):
             Maps smaller than the images will do.
         box: ``"clip"`` clips the box at the border, as published; ``"inside"`` shifts it until it lies inside.
         draw_centre: Draw the centre with a probability proportional to the saliency instead of taking the peak.
-        temperature: Draw it from the softmax of the maps over this temperature; needs ``draw_centre=True``. The own
-            sources' maps reach from 0 to 1, so that 0.1 keeps to the peaks and 10 goes anywhere.
+        temperature: Draw it from the softmax of the map, as shares of its peak, over this temperature; needs
+            ``draw_centre=True``. 0.01 keeps to the peak, 1 goes nearly anywhere.
         levels: Round the maps down to this many levels before looking for the peak; published: 255. ``None`` does not.
+            For maps that reach from 0 to 1, as those of :class:`FineGrained` do.
 
     Raises:
         ValueError: A setting is unknown, or there are no saliency maps.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import field, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from mixwell.batch import Batch
 from mixwell.plan import Plan
 from mixwell.policy import BatchPolicy, NoMix
+from mixwell.typecheck import hints_of
 from mixwell.value import set_field
 
 
@@ -42,12 +43,12 @@ class ByProgress(BatchPolicy):
     def __post_init__(self) -> None:
         set_field(self, "policies", tuple(self.policies))
         n = len(self.policies)
-        if not n or not all(isinstance(p, BatchPolicy) for p in self.policies):
-            raise ValueError(f"ByProgress needs a list of policies, but got {list(self.policies)}.")
+        if not n:
+            raise ValueError("ByProgress needs a list of policies, but got [].")
         if self.since is not None:
             set_field(self, "since", tuple(self.since))
         starts = tuple(k / n for k in range(n)) if self.since is None else self.since
-        if len(starts) != n or starts[0] != 0 or list(starts) != sorted(set(starts)) or starts[-1] >= 1:
+        if len(starts) != n or starts[0] != 0 or list(starts) != sorted(set(starts)) or not starts[-1] < 1:
             raise ValueError(
                 f"since must rise from 0 and stay below 1, one number for each of {n} policies, but got {starts}."
             )
@@ -80,7 +81,7 @@ class Ramp(BatchPolicy):
 
     Args:
         policy: The policy.
-        setting: The name of the setting.
+        setting: The name of the setting; one that counts something is rounded.
         start: Its value when the ramp begins.
         end: Its value when the ramp is over.
         since: The progress at which the ramp begins.
@@ -121,7 +122,10 @@ class Ramp(BatchPolicy):
     def current(self) -> BatchPolicy:
         """Return the policy with the setting as it is now."""
         done = min(max((self.progress - self.since) / (self.until - self.since), 0.0), 1.0)
-        return replace(self.policy, **{self.setting: (1 - done) * self.start + done * self.end})
+        value = (1 - done) * self.start + done * self.end
+        kind = hints_of(type(self.policy)).get(self.setting)
+        kinds = (kind, *get_args(kind))
+        return replace(self.policy, **{self.setting: round(value) if int in kinds and float not in kinds else value})
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         return self.current()._draw(batch, partner)

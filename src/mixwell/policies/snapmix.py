@@ -33,8 +33,9 @@ class SnapMix(Policy):
     Note:
         The authors' code draws one pair of boxes for the whole batch and counts a class twice that both sources share;
         both are options. OpenMixup's version stops with an error. Where a box is empty nothing is mixed. Where a map is
-        constant its weight falls back to the area. The authors use it with probability 1 on pretrained networks and 0.5
-        from scratch.
+        constant its weight falls back to the area of the box that is pasted over, for either source, as in that code;
+        its branch for mid-level features is left out. The authors use it with probability 1 on pretrained networks and
+        0.5 from scratch.
 
     Source: Huang et al., *SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data*, AAAI 2021
     (arXiv:2012.04846).
@@ -58,15 +59,11 @@ class SnapMix(Policy):
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
-        source_lam = self._second_draw(pairs)
+        source_lam = pairs.ratio(self._law())
         boxes = place(clipped, pairs.size, cut_side(pairs.lam), pairs.rand(2))
         source_boxes = place(clipped, pairs.size, cut_side(source_lam), pairs.rand(2))
         shared = _same_class(pairs) if self.double_shared else None
         return snap(pairs, boxes, source_boxes, shared)
-
-    def _second_draw(self, pairs: Pairs) -> Tensor:
-        batch, ratio = pairs.batch, self._law()
-        return batch.send(ratio(len(pairs.lam), batch.source_device, batch.generator))
 
 
 def semantic_share(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.saliency.base import Saliency, check_rank
+from mixwell.saliency.base import Saliency, check_floating, check_rank
 from mixwell.taps import classifier_of, module_of, undisturbed, unwrapped
 
 _REDUCTIONS = {
@@ -21,7 +21,33 @@ _REDUCTIONS = {
 }
 
 
-class Activation(Saliency):
+class _Looking(Saliency):
+    """What sources that look at a network's last map have in common."""
+
+    teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
+    layer: str | None = None
+
+    def __repr__(self) -> str:
+        name, settings = super().__repr__().split("(", 1)
+        if self.teacher is None:
+            return f"{name}({settings}"
+        shown = f"teacher=<{type(self.teacher).__name__}>"  # weights cannot be written in text, nor be read back
+        return f"{name}({shown}{'' if settings == ')' else ', '}{settings}"
+
+    def _network(self, model: nn.Module | None, images: Tensor) -> nn.Module:
+        """Return the network to ask."""
+        check_rank(images)
+        check_floating(self, images)
+        asked = model if self.teacher is None else self.teacher
+        if asked is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a model: call the policy with model=..., give it a teacher, or pass "
+                "saliency= maps."
+            )
+        return unwrapped(asked)
+
+
+class Activation(_Looking):
     """How strongly the last map of a network answers at every place; no gradient is needed.
 
     Args:
@@ -30,9 +56,13 @@ class Activation(Saliency):
             tokens of a transformer.
         reduce: ``"mean"`` over channels, ``"norm"``, or ``"last"`` for the last channel alone, as Attentive CutMix's
             code.
+        size: Side in pixels to which images are scaled for the network, which both the paper's code and OpenMixup do
+            for a teacher: 224. ``None`` shows them as they are.
 
     Raises:
-        ValueError: ``reduce`` is unknown or, when called, there is no model, or no such map in it.
+        TypeError: The teacher is no module.
+        ValueError: ``reduce`` is unknown, ``size`` is not positive or, when called, there is no model, or no such map
+            in it, or images are not floating point.
 
     Note: maps are shifted to be non-negative where they are not.
 
@@ -44,22 +74,26 @@ class Activation(Saliency):
         torch.Size([2, 4, 4])
     """
 
-    teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
-    layer: str | None = None
     reduce: str = "mean"
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if self.reduce not in _REDUCTIONS:
             raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, but got {self.reduce!r}.")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1, but got {self.size}.")
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        network = _network(self, self.teacher or model, images)
+        network = self._network(model, images)
+        if self.size is not None:
+            sides = (self.size, self.size)
+            images = F.interpolate(images.float(), sides, mode="bilinear", antialias=True).to(images.dtype)
         with torch.no_grad(), undisturbed(network):
             maps = reduced(last_map(network, images, self.layer).float(), self.reduce)
         return maps - maps.amin((1, 2), keepdim=True).clamp_max(0)
 
 
-class ClassActivation(Saliency):
+class ClassActivation(_Looking):
     """Where the network sees each image's own class: a class activation map.
 
     Args:
@@ -69,7 +103,9 @@ class ClassActivation(Saliency):
             the classifier's weights, which suits those that pool their last map and classify (CAM).
 
     Raises:
-        ValueError: When called: there is no model, no map in it, or no linear classifier on that map's channels.
+        TypeError: The teacher is no module.
+        ValueError: When called: there is no model, no map in it, or no linear classifier on that map's channels, or
+            images are not floating point.
 
     Note: maps are shifted so that their smallest value is zero (CAM), or cut off at zero (Grad-CAM, as published).
 
@@ -82,12 +118,10 @@ class ClassActivation(Saliency):
         torch.Size([2, 4, 4])
     """
 
-    teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
-    layer: str | None = None
     gradient: bool = False
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        network = _network(self, self.teacher or model, images)
+        network = self._network(model, images)
         with undisturbed(network):
             if self.gradient:
                 return _grad_cam(network, images, labels, self.layer)
@@ -98,8 +132,7 @@ class ClassActivation(Saliency):
         if not isinstance(weight, Tensor) or weight.flatten(1).shape[1] != features.shape[1]:
             raise ValueError(
                 f"ClassActivation needs a linear classifier on the {features.shape[1]} channels of the last map, but "
-                f"it is "
-                f"{classifier}; use ClassActivation(gradient=True), or name the layer."
+                f"it is {classifier}; use ClassActivation(gradient=True), or name the layer."
             )
         maps = class_map(
             features, weight.detach().flatten(1), bias.detach() if isinstance(bias, Tensor) else None, labels
@@ -186,8 +219,7 @@ def _no_map(network: nn.Module, layer: str | None) -> ValueError:
     place = "" if layer is None else f" at {layer!r}"
     return ValueError(
         f"{type(network).__name__} shows no map (B, D, h, w) and no square grid of tokens{place}; name another layer, "
-        "or "
-        "pass saliency= maps."
+        "or pass saliency= maps."
     )
 
 
@@ -224,13 +256,3 @@ def _width(network: nn.Module) -> int | None:
     except ValueError:
         return None
     return width if isinstance(width, int) else None
-
-
-def _network(source: Saliency, model: nn.Module | None, images: Tensor) -> nn.Module:
-    check_rank(images)
-    if model is None:
-        raise ValueError(
-            f"{type(source).__name__} needs a model: call the policy with model=..., give it a teacher, or pass "
-            "saliency= maps."
-        )
-    return unwrapped(model)

@@ -36,14 +36,33 @@ def check_rank(images: Tensor) -> None:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
 
 
-def check_fit(maps: Tensor, size: tuple[int, int]) -> None:
-    """Raise unless given maps ``(B, h, w)`` fit images of this height and width: as large, or coarser alike.
+def check_floating(source: Saliency, images: Tensor) -> None:
+    """Raise unless images are as the model takes them."""
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{type(source).__name__} needs floating-point images as the model takes them, got {images.dtype}: "
+            "pass saliency= maps"
+        )
+
+
+def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Tell whether a map ``(h, w)`` can show images of this height and width: as large, or coarser alike.
 
     The step from place to place must be the same in both directions, up to the rounding of a network that pads or cuts.
+
+    Example:
+        >>> in_proportion((7, 10), (224, 300)), in_proportion((7, 7), (224, 300))
+        (True, False)
     """
-    (height, width), (h, w) = size, maps.shape[1:]
+    (height, width), (h, w) = size, shape
     alike = height * (w - 1) < width * (h + 1) and width * (h - 1) < height * (w + 1)
-    if not (1 <= h <= height and 1 <= w <= width and alike):
+    return 1 <= h <= height and 1 <= w <= width and alike
+
+
+def check_fit(maps: Tensor, size: tuple[int, int]) -> None:
+    """Raise unless given maps ``(B, h, w)`` fit images of this height and width, see :func:`in_proportion`."""
+    (height, width), (h, w) = size, maps.shape[1:]
+    if not in_proportion((h, w), size):
         raise ValueError(
             f"saliency maps must be as large as the images, {height} x {width}, or coarser in the same proportions, "
             f"but got {h} x {w}: scale them."

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixwell.saliency.base import Saliency, check_rank
+from mixwell.saliency.base import Saliency, check_floating, check_rank
 from mixwell.taps import undisturbed
 
 
@@ -36,11 +36,7 @@ class InputGradient(Saliency):
         check_rank(images)
         if model is None:
             raise ValueError("InputGradient needs the model: call the policy with model=..., or pass saliency= maps")
-        if not images.is_floating_point():
-            raise ValueError(
-                f"InputGradient needs floating-point images as the model takes them, got {images.dtype}: "
-                "pass saliency= maps"
-            )
+        check_floating(self, images)
         return input_gradient(model, images, labels).square().mean(1).sqrt()
 
 

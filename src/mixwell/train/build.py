@@ -107,13 +107,13 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
         groups = [part for group in groups for part in _parted(group, spared)]
     given = {name for group in groups for name in group}
     if config.optimizer == "sgd":
-        made = torch.optim.SGD(groups, config.lr, config.momentum)
+        made = torch.optim.SGD(groups, config.lr, config.momentum, fused=True)
     elif config.optimizer == "adamw":
-        made = torch.optim.AdamW(groups, config.lr)
+        made = torch.optim.AdamW(groups, config.lr, fused=True)
     else:
         made = _timm_optimizer(config, groups)
     settings = {*made.defaults, "lr_min"}
-    for name in given - settings - {"params"}:  # torch would keep it, and never look at it
+    for name in sorted(given - settings - {"params"}):  # torch would keep it, and never look at it
         raise RunError(f"optimizer {config.optimizer} has no {name!r} for a group{nearest(name, settings)}")
     for group in made.param_groups:
         group["peak"] = group["lr"]

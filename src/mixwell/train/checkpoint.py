@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mixwell.train.config import Config
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, first_line
 
 
 def write(path: Path, content: bytes) -> None:
@@ -56,7 +56,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every format has its own exceptions
-        raise RunError(f"cannot read the weights in {path}: {str(error).splitlines()[0]}") from None
+        raise RunError(f"cannot read the weights in {path}: {first_line(error)}") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name")
@@ -156,7 +156,7 @@ def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], d
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"cannot read the checkpoint {folder}: {str(error).splitlines()[0]}") from None
+        raise RunError(f"cannot read the checkpoint {folder}: {first_line(error)}") from None
     if theirs.recipe != config.recipe:
         raise RunError(
             f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume the run it is from"

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -120,8 +121,7 @@ def _first_line(thing: object) -> str:
 
 def _train(given: dict[str, Any], command: str) -> None:
     recipe, out, resumed = (given.pop(name, None) for name in ("recipe", "out", "resume"))
-    if "data" in given:
-        given["data"] = str(Path(given["data"]).absolute())
+    given |= {name: _absolute(given[name]) for name in ("data", "weights") if name in given}
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     if resumed:
@@ -150,6 +150,11 @@ def _train(given: dict[str, Any], command: str) -> None:
         print(_told(run, summary))
 
 
+def _absolute(path: str) -> str:
+    """Return a path for a run that may go on somewhere else; what timm is to fetch is none."""
+    return path if not path or path.startswith("timm/") else str(Path(path).absolute())
+
+
 def _told(run: Path, summary: dict[str, Any]) -> str:
     top1, where = summary["val_top1"], summary["validated_on"]
     mask = f"\nwhat its block has learned, as a policy: {summary['mask']}" if "mask" in summary else ""
@@ -162,9 +167,13 @@ def _first_process() -> bool:
 
 
 def _run_name(config: Config) -> str:
-    learned = (text if len(text) <= 40 else text.partition("(")[0] for text in (config.policy, config.method))
-    parts = (config.recipe, *learned, f"seed{config.seed}")  # file names have a limit
+    parts = (config.recipe, _shortened(config.policy), _shortened(config.method), f"seed{config.seed}")
     return re.sub(r"[^\w.=-]+", "_", "-".join(parts)).strip("_").replace("_-", "-")
+
+
+def _shortened(text: str) -> str:
+    """Return an expression as part of a file name, which have a limit; others of that name differ in their digest."""
+    return text if len(text) <= 40 else f"{text.partition('(')[0]}-{zlib.crc32(text.encode()):08x}"
 
 
 def _resumed(run: Path, recipe: str | None, given: dict[str, Any]) -> Config:

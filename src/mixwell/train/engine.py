@@ -46,7 +46,11 @@ def check_meeting_place() -> None:
     Raises:
         RunError: ``MASTER_ADDR`` or ``MASTER_PORT`` is none, or nobody answers there.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    counts = {name: os.environ.get(name, default) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))}
+    for name, text in counts.items():
+        if not text.isdecimal():
+            raise RunError(f"{name} must be a whole number, and is {text!r}: unset it, or start with torchrun")
+    if int(counts["WORLD_SIZE"]) == 1:
         return
     host, port = (os.environ.get(f"MASTER_{name}", "") for name in ("ADDR", "PORT"))
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -54,10 +58,12 @@ def check_meeting_place() -> None:
             f"several processes meet at MASTER_ADDR and MASTER_PORT, a host and a port below 65536, but these are "
             f"{host!r} and {port!r}: set them, or start with torchrun"
         )
+    if int(counts["RANK"]) == 0:  # the first process is the one that answers
+        return
     deadline = monotonic() + PATIENCE
-    while int(os.environ.get("RANK", "0")):  # the first process is the one that answers
+    while True:
         try:
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            socket.create_connection((host, int(port)), timeout=max(deadline - monotonic(), 1)).close()
             return
         except OSError as error:
             if monotonic() > deadline:
@@ -95,7 +101,7 @@ def engine(config: Config) -> Accelerator:
             cpu=config.device == "cpu",
         )
     except torch.distributed.DistError as error:
-        raise RunError(_nowhere_to_meet(str(error).splitlines()[0])) from None
+        raise RunError(_nowhere_to_meet(str(error).partition("\n")[0])) from None
 
 
 def seed_everything(seed: int) -> None:

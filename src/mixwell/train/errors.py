@@ -21,3 +21,8 @@ class Parser(argparse.ArgumentParser):
 def full_disk(error: OSError) -> bool:
     """Tell whether the system refused to store more bytes: disk full, quota used up, or file-size limit."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of others says, or its name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ the CPU, before the epoch starts. Its state between epochs is all that a checkpo
 from __future__ import annotations
 
 import math
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ def _augmentation(config: Config, fill: tuple[int, ...]) -> Callable[[Any], Any]
         raise RunError("augment needs timm: pip install timm, or leave augment out") from None
     from PIL import Image
 
+    if not re.fullmatch(r"rand(-(m|n|p|w|inc)\d+|-mstd\d+(\.\d+)?|-mmax\d+|-t\w+)+", config.augment):
+        raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, and is {config.augment!r}")
     settings = {
         "translate_const": int(0.45 * config.image_size),
         "img_mean": fill,
@@ -224,7 +227,7 @@ class FolderLoader(Loader):
             batch_sampler=[rows.tolist() for rows in self.rows()],
             num_workers=self.config.workers,
             pin_memory=device.type == "cuda",
-            generator=self.generator or torch.Generator(),  # without one it would draw from the global generator
+            generator=self._seeds(),
             worker_init_fn=_ignore_interrupt,
         )
         try:
@@ -233,6 +236,16 @@ class FolderLoader(Loader):
                 yield images, labels.to(device, non_blocking=True)
         except RunError as error:  # from a worker it comes wrapped in that worker's traceback
             raise RunError(str(error).strip().splitlines()[-1].split("RunError: ")[-1]) from None
+
+    def _seeds(self) -> torch.Generator:
+        """Return what seeds the workers; without one they would draw from the global generator.
+
+        The order of rows is the same in all processes, what happens to an image is not.
+        """
+        if self.generator is None:
+            return torch.Generator()
+        drawn = int(torch.randint(2**48, (), generator=self.generator))
+        return torch.Generator().manual_seed(drawn + 1_000_003 * self.place.rank)
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,7 +49,9 @@ class Training:
         seed_everything(config.seed)
         self.data: DataSet = load(config)
         self.train, self.val, self.test = loaders(config, self.data, Place(self.accelerator.device, rank, world))
-        model = build.classifier(config, self.data).to(self.accelerator.device)
+        # A run that goes on has all weights in its checkpoint.
+        start = config if checkpoint.latest(run) is None else replace(config, weights="")
+        model = build.classifier(start, self.data).to(self.accelerator.device)
         self.average = Average(model, config.ema) if config.ema else None
         self.method = build.method(config, model, len(self.data.classes)).to(self.accelerator.device)
         if config.compile:
@@ -77,6 +81,7 @@ class Training:
                 record["images_per_second"] = images / (perf_counter() - began)
                 if epoch % self.config.val_every == 0 or epoch > epochs - 10:
                     record |= self.validate()
+                    _check_number("validation", record["val_loss"], epoch)
                 record["seconds"] = perf_counter() - began
                 self.history.append(record)
                 display.epoch(record)
@@ -88,6 +93,7 @@ class Training:
         config, accelerator = self.config, self.accelerator
         self.method.train()
         sums: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
         rate = config.lr
         for index, (images, labels) in enumerate(self.train):
             step = (epoch - 1) * self.steps + index // config.accumulate
@@ -98,6 +104,8 @@ class Training:
                 accelerator.backward(out["loss"])
                 if config.clip and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.method.parameters(), config.clip)
+                if accelerator.sync_gradients:
+                    self.method.before_step(self.optimizer)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             if accelerator.sync_gradients:
@@ -109,7 +117,8 @@ class Training:
             for name, value in out.items():  # summed where they are: reading one would make the device wait
                 if name != "output":
                     sums[name] = sums.get(name, 0) + value.detach().float()
-        return {"epoch": epoch, **self.means(sums, epoch), "lr": rate}
+                    counts[name] += 1
+        return {"epoch": epoch, **self.means(sums, counts, epoch), "lr": rate}
 
     def predict(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Run the method on a batch; what it cannot do with its policy it says in its first step."""
@@ -120,19 +129,23 @@ class Training:
         except ValueError as error:
             raise RunError(str(error)) from error
 
-    def means(self, sums: Mapping[str, Tensor], epoch: int) -> dict[str, float]:
-        """Read the sums of an epoch, once, and average them over steps and processes.
+    def means(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], epoch: int) -> dict[str, float]:
+        """Read the sums of an epoch, once, and average each over the steps of all processes that reported it.
 
         Raises:
-            RunError: the loss is no number any more.
+            RunError: the loss is no number any more, or most steps had to be left out because of that.
         """
-        values = self.accelerator.reduce(torch.stack(list(sums.values())), "mean")
-        assert isinstance(values, Tensor)
-        means = {f"train_{name}": total / len(self.train) for name, total in zip(sums, values.tolist(), strict=True)}
-        loss = means["train_loss"]
-        if not math.isfinite(loss):
-            raise RunError(f"the training loss became {loss} in epoch {epoch}: try a smaller --lr, or --clip 1")
-        return means
+        values = torch.stack(list(sums.values())).tolist()
+        mine = {name: (value, counts[name]) for name, value in zip(sums, values, strict=True)}
+        everyone: list[dict[str, tuple[float, int]]] = accelerate.utils.gather_object([mine])
+        means = {}
+        for name in mine | everyone[0]:
+            found = [each[name] for each in everyone if name in each]
+            means[f"train_{name}"] = sum(total for total, _ in found) / sum(count for _, count in found)
+        skipped = means.get("train_skipped", 0.0)
+        loss = means["train_loss"] / (1 - skipped) if skipped < 0.5 else math.nan  # steps left out count as zero
+        _check_number("training", loss, epoch)
+        return means | {"train_loss": loss}
 
     def validate(self) -> dict[str, float]:
         """Measure the classifier, and its moving average where there is one, on the validation images."""
@@ -148,20 +161,22 @@ class Training:
     def keep(self, epoch: int) -> None:
         """Write the metrics, and the checkpoint when it is time."""
         last = epoch == self.config.epochs
+        if self.main:  # before the checkpoint: a run that is killed here does the epoch again
+            self.log()
+            self.draw(epoch)
         if epoch % self.config.save_every == 0 or last:
             randomness = accelerate.utils.gather_object([checkpoint.random_state()])
             if self.main:
                 self.save(epoch, randomness)
-        if self.main:
-            self.log()
-            self.draw(epoch)
 
     def draw(self, epoch: int) -> None:
         """Picture the masks of a method that learns some."""
         seer = self.method.seer()
         if seer is not None:
             picture = masks.keep(self.run, epoch, seer, self.val, self.data.classes)
-            self.board.add_image("masks", np.asarray(picture), epoch, dataformats="HWC")
+            if picture is not None:
+                self.board.add_image("masks", np.asarray(picture), epoch, dataformats="HWC")
+                self.board.flush()
 
     def save(self, epoch: int, randomness: list[dict[str, Any]]) -> None:
         """Write the checkpoint, then the classifier alone."""
@@ -239,3 +254,8 @@ class Training:
             self.board.close()
         self.accelerator.end_training()
         return summary
+
+
+def _check_number(what: str, loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise RunError(f"the {what} loss became {loss} in epoch {epoch}: try a smaller --lr, or --clip 1")

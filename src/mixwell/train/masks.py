@@ -30,7 +30,7 @@ ABOUT = (
 )
 
 
-def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) -> Image.Image:
+def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) -> Image.Image | None:
     """Write ``masks/epoch_003.png`` of a run: the same few images every epoch, mixed by what the block knows now.
 
     Nothing random is drawn and nothing that trains is touched, so that a training is the same with pictures or without.
@@ -43,14 +43,17 @@ def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) 
         classes: Name of each class.
 
     Returns:
-        The picture.
+        The picture; None where the block knows no number any more.
     """
     count = max(PAIRS, seer.sources)
     size = loader.config.image_size
     images = samples.from_split(loader.split, classes, count, size)
     if max(images.pixels.shape[2:]) != size:  # arrays that the network sees resized
         images = replace(images, pixels=F.interpolate(images.pixels, (size, size), mode="bicubic").clamp(0, 1))
-    canvas, told = sheet(f"masks after epoch {epoch}", at_ratios(seer, images, loader))
+    found = at_ratios(seer, images, loader)
+    if not all(sample.share.isfinite().all() for row in found for sample in row):
+        return None
+    canvas, told = sheet(f"masks after epoch {epoch}", found)
     picture = canvas.image()
     folder = run / "masks"
     folder.mkdir(exist_ok=True)

@@ -20,7 +20,11 @@ from mixwell.train.samples import Sample
 SOURCES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
 GAP = 14  # between tiles (pixels)
 NARROWEST = 132  # a column that still has room for a label (pixels)
-INK, FAINT, PAPER = "#1a1a1a", "#666666", "#ffffff"
+INK, FAINT, PAPER, NOBODY = "#1a1a1a", "#666666", "#ffffff", "#e0e0e0"
+LEGEND = (
+    "share: whose pixel it is, in the colours of the labels.  lam: the share of the anchor that was drawn.",
+    "bar: how much of each label the mixed image carries, which follows what it really shows;  grey: of neither.",
+)
 
 
 @cache
@@ -96,7 +100,7 @@ class Canvas:
 
     def bar(self, x: int, y: int, width: int, height: int, weights: Sequence[float]) -> None:
         """Divide a bar by label weights; where they sum to less than one, the rest of it stays pale."""
-        self.box(x, y, width, height, "#e0e0e0")
+        self.box(x, y, width, height, NOBODY)
         unit, left = width / max(1.0, sum(weights)), 0.0
         for k, weight in enumerate(weights):
             begin, left = left, left + weight
@@ -116,16 +120,23 @@ class Canvas:
 
 
 def labelled(canvas: Canvas, x: int, y: int, width: int, sample: Sample, size: int = 14) -> int:
-    """Draw the bar of a sample's label weights and the number of each below; return the height used."""
+    """Draw the bar of a sample's label weights and the number of each below; return the height used.
+
+    What weights that sum to less than one leave over is listed as well.
+    """
     canvas.bar(x, y, width, 10, sample.weights)
-    line = round(1.45 * size)
-    for k, (name, weight) in enumerate(zip(sample.names, sample.weights, strict=True)):
+    line, rest = round(1.45 * size), 1 - sum(sample.weights)
+    lines = [
+        (SOURCES[k % len(SOURCES)], *each) for k, each in enumerate(zip(sample.names, sample.weights, strict=True))
+    ]
+    lines += [(NOBODY, "neither", rest)] * (rest >= 0.005)
+    for k, (colour, name, weight) in enumerate(lines):
         top, number = y + 17 + k * line, f"{weight:.2f}"
         room = width - font(size, True).getlength(number) - size - 12
-        canvas.box(x, top + 0.22 * size, 0.75 * size, 0.75 * size, SOURCES[k % len(SOURCES)])
+        canvas.box(x, top + 0.22 * size, 0.75 * size, 0.75 * size, colour)
         canvas.text(x + size, top, fitting(name, room, size), size)
         canvas.text(x + width - font(size, True).getlength(number), top, number, size, bold=True)
-    return 17 + line * len(sample.names)
+    return 17 + line * len(lines)
 
 
 def png(image: Image.Image, description: str = "", limit: int = 0) -> bytes:

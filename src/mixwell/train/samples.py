@@ -235,22 +235,25 @@ def at_ratios(
     """
     if isinstance(getattr(policy, "pairing", None), Permutation | Derangement):
         policy = dataclasses.replace(policy, pairing=Roll())
-    if _nominal(policy, 0.25) == _nominal(policy, 0.75):
+    size = images.pixels.shape[2], images.pixels.shape[3]
+    if not all(abs(_nominal(_with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
         return [mix(policy, images, seed + turn, count) for turn in range(len(ratios))]
-    return [mix(_with_ratio(policy, ratio), images, seed, count) for ratio in ratios]
+    return [mix(_with_ratio(policy, ratio, size), images, seed, count) for ratio in ratios]
 
 
-def _with_ratio(policy: BatchPolicy, ratio: float) -> BatchPolicy:
+def _with_ratio(policy: BatchPolicy, ratio: float, size: tuple[int, int]) -> BatchPolicy:
     """Replace the policy's law by the constant that makes plans of this ``lam``: the ratio itself, or a box's side."""
-    value = min((ratio, math.sqrt(1 - ratio)), key=lambda value: abs((_nominal(policy, value) or 0.0) - ratio))
-    return dataclasses.replace(policy, alpha=Constant(value))
-
-
-def _nominal(policy: BatchPolicy, value: float) -> float | None:
-    """Return the ``lam`` of a trial plan whose law is a constant, or None where that cannot be set."""
-    pixels, labels, maps = torch.zeros(2, 3, 64, 64), torch.arange(2), torch.ones(2, 8, 8)
     try:
-        policy = dataclasses.replace(policy, alpha=Constant(value))
-        return float(policy.draw(pixels, labels, saliency=maps, generator=torch.Generator().manual_seed(0)).lam[0])
+        made = [dataclasses.replace(policy, alpha=Constant(value)) for value in (ratio, math.sqrt(1 - ratio))]
     except (TypeError, ValueError):  # there is no such setting, or it must stay a number
-        return None
+        return policy
+    return min(made, key=lambda each: abs(_nominal(each, size) - ratio))
+
+
+def _nominal(policy: BatchPolicy, size: tuple[int, int]) -> float:
+    """Return the ``lam`` of a trial plan, or what no ratio is near where there is none."""
+    pixels, labels, maps = torch.zeros(2, 3, *size), torch.arange(2), torch.ones(2, *size)
+    try:
+        return float(policy.draw(pixels, labels, saliency=maps, generator=torch.Generator().manual_seed(0)).lam[0])
+    except ValueError:
+        return math.inf

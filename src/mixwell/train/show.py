@@ -10,8 +10,8 @@ from pathlib import Path
 from mixwell import BatchPolicy, parse
 from mixwell.train import checkpoint, samples
 from mixwell.train.errors import Parser, RunError
-from mixwell.train.gallery import RATIOS, drawable, gallery, parts
-from mixwell.train.picture import FAINT, GAP, NARROWEST, SOURCES, Canvas, fitting, font, labelled, png, tinted
+from mixwell.train.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
+from mixwell.train.picture import FAINT, GAP, LEGEND, NARROWEST, SOURCES, Canvas, fitting, font, labelled, png, tinted
 from mixwell.train.samples import Images, Sample
 
 ABOUT = """\
@@ -30,14 +30,10 @@ def sheet(policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: in
     """
     canvas, told = Canvas(), [repr(policy)]
     canvas.text(0, 0, repr(policy), 22, bold=True)
-    canvas.text(
-        0,
-        34,
-        "share: whose pixel it is, in the colours of the labels.  lam: the drawn share of the anchor.",
-        14,
-        colour=FAINT,
-    )
-    y, several = 68, parts(policy)
+    notes = [*LEGEND, *filter(None, [borrowed(policy)])]
+    for line, words in enumerate(notes):
+        canvas.text(0, 34 + 20 * line, words, 14, colour=FAINT)
+    y, several = 48 + 20 * len(notes), [(without_model(part), words) for part, words in parts(policy)]
     for part, words in several:
         if len(several) > 1:
             canvas.text(0, y, words, 17, bold=True)
@@ -46,6 +42,20 @@ def sheet(policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: in
             y += block(canvas, y, row) + 2 * GAP
             told += [f"lam {sample.lam:.2f}: {sample}" for sample in row]
     return canvas, "\n".join(told)
+
+
+def borrowed(policy: BatchPolicy) -> str:
+    """Say what stands in for the saliency of a policy, or of its parts, that asks a model; nothing where none does.
+
+    Example:
+        >>> from mixwell import SnapMix
+        >>> borrowed(SnapMix())
+        "A picture has no model: SpectralResidual(), the images' contrast, stands in for ClassActivation()."
+    """
+    found = [part for part, _ in parts(policy) if without_model(part) is not part]
+    asked = dict.fromkeys(repr(getattr(part, "saliency", None)) for part in found)
+    where = ", ".join(asked)
+    return f"A picture has no model: {CONTRAST!r}, the images' contrast, stands in for {where}." if asked else ""
 
 
 def block(
@@ -104,6 +114,12 @@ def _ratio(text: str) -> float:
     return value
 
 
+def _picture(text: str) -> Path:
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"pictures are PNG: expected a name that ends in .png, but got {text!r}")
+    return Path(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, but got {text!r}")
@@ -114,7 +130,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="PNG", help="where to draw [grid.png]")
+    parser.add_argument(
+        "--out", type=_picture, default=Path("grid.png"), metavar="PNG", help="where to draw [grid.png]"
+    )
     parser.add_argument(
         "--ratios", type=_ratio, nargs="+", metavar="LAM", help="shares of the anchor [0.1 0.3 0.5 0.7 0.9]"
     )
@@ -144,6 +162,8 @@ def main(argv: Sequence[str]) -> None:
             print(f"left out {reason}", file=sys.stderr)
     else:
         canvas, told = sheet(policy, found, args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), args.seed, args.count)
+        if borrowed(policy):
+            print(borrowed(policy), file=sys.stderr)
     save(args.out, png(canvas.image(), told, limit=1_000_000 if policy is None else 0))
     print(f"{args.out}: {args.policy}")
 
