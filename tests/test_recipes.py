@@ -42,6 +42,8 @@ cifar100_wrn28_8_samix       layer2:256    400x100   .03>1e-3,1e-3   0/0   0    
 cifar100_deit_small_automix  blocks.5:384  200x100   5e-4>1e-4,.05   5/10  .1    2/.08    .99996/.25    1e-3>1e-4    1   1f   nearest,c
 cifar100_deit_small_samix    blocks.5:384  200x100   7.5e-4>1e-4,.05 20/20 .1    2/.08    .99996/.25    7.5e-4>1e-4  1   Vf   nearest,k-1,drop.1
 cifar100_deit_small_adautomix blocks.5:384 200x100   5e-4>1e-4,.05   5/10  .1    1/.03    .99996/.25    1e-3>1e-4    .8  -    nearest,c,n3,b.3
+cifar100_deit_tiny_adautomix blocks.5:192  200x100   1e-3>1e-6,.05   5/5   .1    1/.03    .99996/.25    .05>.005     0   -    nearest,c,n3,b.3
+cifar100_deit_base_adautomix blocks.5:768  200x100   5e-4>0,.05      5/5   .1    1/.03    .99996/.25    5e-5>5e-6    0   -    nearest,n3,b.3
 cifar100_swin_tiny_automix   layers.3.downsample:768 200x100 5e-4>1e-4,.05 20/10 .1 2/.08 .99996/.25    1e-3>1e-4    1   1f   nearest,c
 cifar100_swin_tiny_samix     layers.3.downsample:768 200x100 5e-4>1e-4,.05 20/20 .1 2/.08 .99996/.25    5e-4>1e-4    1   Vf   nearest,k-1,drop.1
 cifar100_swin_tiny_adautomix layers.3.downsample:768 200x100 5e-4>1e-4,.05 20/10 .1 1/0   .99996/.25    1e-3>1e-4    0   -    nearest,c,n3r,b.3
@@ -80,6 +82,8 @@ MODELS = {
     "cifar100": {
         "resnet18": "resnet18", "resnext50": "resnext50_32x4d", "wrn28_8": "wide_resnet28_8",
         "deit_small": f"timm/{DEIT}(drop_path_rate=0.1)", "swin_tiny": f"timm/{SWIN}(drop_path_rate=0.2)",
+        "deit_tiny": "timm/deit_tiny_patch16_224(drop_path_rate=0.1)",
+        "deit_base": "timm/deit_base_patch16_224(drop_path_rate=0.1)",
         "convnext_tiny": f"timm/{CONVNEXT}(drop_path_rate=0.3, patch_size=1)",
     },
     "tiny_imagenet": {"resnet18": "resnet18", "resnext50": "resnext50_32x4d"},

@@ -27,6 +27,8 @@ FAMILIES: dict[str, tuple[Recipe, ...]] = {
         cifar_vits.cifar100_deit_small_automix,
         cifar_vits.cifar100_deit_small_samix,
         cifar_vits.cifar100_deit_small_adautomix,
+        cifar_vits.cifar100_deit_tiny_adautomix,
+        cifar_vits.cifar100_deit_base_adautomix,
         cifar_vits.cifar100_swin_tiny_automix,
         cifar_vits.cifar100_swin_tiny_samix,
         cifar_vits.cifar100_swin_tiny_adautomix,

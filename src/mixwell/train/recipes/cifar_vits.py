@@ -54,6 +54,22 @@ def cifar100_deit_small_adautomix() -> Config:
     return replace(DEIT, recipe="cifar100_deit_small_adautomix", **method)
 
 
+def cifar100_deit_tiny_adautomix() -> Config:
+    """AdAutoMix of three sources on CIFAR-100, DeiT-T at 224 pixels."""
+    rates = {"lr": 0.05, "lr_min": 0.005}
+    method = adautomix(upsampling="nearest", sources=3, beta=0.3, block_group=rates, **SHARED)
+    model = "timm/deit_tiny_patch16_224(drop_path_rate=0.1)"
+    return replace(DEIT, recipe="cifar100_deit_tiny_adautomix", model=model, lr=1e-3, lr_min=1e-6, clip=5.0, **method)
+
+
+def cifar100_deit_base_adautomix() -> Config:
+    """AdAutoMix of three sources on CIFAR-100, DeiT-B at 224 pixels."""
+    rates = {"lr": 5e-5, "lr_min": 5e-6}
+    method = adautomix(lam_concat=False, upsampling="nearest", sources=3, beta=0.3, block_group=rates, **SHARED)
+    model = "timm/deit_base_patch16_224(drop_path_rate=0.1)"
+    return replace(DEIT, recipe="cifar100_deit_base_adautomix", model=model, lr_min=0.0, clip=5.0, **method)
+
+
 def cifar100_swin_tiny_automix() -> Config:
     """AutoMix on CIFAR-100, Swin-T at 224 pixels.
 
