@@ -114,17 +114,17 @@ def shifted_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, 
 
 def whole(number: Any) -> Any:
     """Round down a number that is not negative."""
-    return number.long() if isinstance(number, Tensor) else int(number)
+    return int(number) if isinstance(number, float) else number.long()
 
 
 def at_least(number: Any, bound: int) -> Any:
     """Return the larger of a number and a bound."""
-    return number.clamp(min=bound) if isinstance(number, Tensor) else max(number, bound)
+    return max(number, bound) if isinstance(number, int) else number.clamp(min=bound)
 
 
 def at_most(number: Any, bound: Any) -> Any:
     """Return the smaller of a number and a bound."""
-    return torch.minimum(number, bound) if isinstance(number, Tensor) else min(number, bound)
+    return min(number, bound) if isinstance(number, int) else torch.minimum(number, bound)
 
 
 def extent(size: tuple[int, int], device: torch.device) -> Tensor:

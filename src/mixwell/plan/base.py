@@ -90,14 +90,15 @@ class Plan(ABC):
         self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
+        order = layout(images)
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
-            mixed, order = self._mix(images), layout(images)
+            mixed = self._mix(images)
             if out is not None:
                 return out.copy_(mixed)
             return mixed if order is None else mixed.contiguous(memory_format=order)  # gathering forgets channels-last
-        if out is None:
-            out = torch.empty_like(images)
-        if layout(images) is None or layout(images) != layout(out):
+        fits = out is None or layout(out) == order
+        out = torch.empty_like(images) if out is None else out
+        if order is None or not fits:
             return out.copy_(self._mix(images))
         large = on_host(images) and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
         (self._mix_large if large else self._mix_batch)(images, out)

@@ -71,7 +71,8 @@ class BoxPlan(Plan):
         elif on_host(self.boxes) and shared(self.boxes):
             anchors, window, partner = memory_order(images), self._window(images), self.sources.select(1, 1)
             target = anchors[window]
-            if 2 * target.numel() > anchors.numel():  # whole rows are gathered as one piece of memory each
+            # Whole images are gathered as one piece of memory each, which costs by the byte; a window by the element.
+            if 8 * target.numel() > anchors.numel() * anchors.element_size():
                 patches = anchors.index_select(0, partner)[window]
             else:
                 patches = target.index_select(0, partner)
