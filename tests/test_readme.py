@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import mixwell
+from mixwell import models
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,3 +45,16 @@ def test_examples_run() -> None:
 def test_links_lead_somewhere(path: str) -> None:
     """Every file that the README points at is there."""
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("page", ["automix.md", "sumix.md"])
+def test_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code at the top of a method's page trains a model and does what its comments say."""
+    monkeypatch.chdir(tmp_path)
+    model = models.build("resnet18", 100)
+    before = model.fc.weight.detach().clone()
+    given = {"model": model, "loader": [(torch.rand(4, 3, 32, 32), torch.arange(4))], "steps": 1, "mw": mixwell}
+    given |= {"torch": torch, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}
+    code = (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(code, given)  # noqa: S102  (our own page)
+    assert not torch.equal(model.fc.weight, before)

@@ -121,6 +121,8 @@ class MomentumPipeline(TwoHeads):
         The device decides. torch's fused optimisers skip the step; others take one with no gradient.
         """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not gradients:
+            return
         self._good = self._good & torch.stack(torch._foreach_norm(gradients)).isfinite().all()
         leave_out(getattr(optimizer, "optimizer", optimizer), gradients, self._good)
 
