@@ -60,3 +60,10 @@ def test_a_row_without_weight_stays_so() -> None:
     weights = SemanticShare()(mixed, View(torch.randn(8, 10), torch.randn(8, 10)))
     assert weights[3].tolist() == [0, 0] and weights.isfinite().all()
     torch.testing.assert_close(weights.sum(1), mixed.weights.sum(1))
+
+
+def test_a_prediction_that_is_no_number_shows() -> None:
+    """Not as a label without weight, which would hide it."""
+    mixed = fixed(8)(*data())
+    clean = torch.randn(8, 10).index_fill_(0, torch.tensor([2]), torch.nan)
+    assert bool(SemanticShare()(mixed, View(torch.randn(8, 10), clean))[2].isnan().all())

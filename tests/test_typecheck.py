@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import field
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
@@ -31,7 +32,6 @@ from test_errors import refused
         (lambda: mw.Roll("x"), ["shift of Roll", "a whole number", "'x'"]),
         (lambda: mw.Roll(shift=1.5), ["shift of Roll", "a whole number", "1.5"]),
         (lambda: mw.SaliencyMix(saliency=5), ["saliency of SaliencyMix", "something to call", "5"]),
-        (lambda: mw.SaliencyMix(saliency=mw.FineGrained), ["saliency of SaliencyMix", "FineGrained"]),
         (lambda: mw.PuzzleMix(labels=None), ["labels of PuzzleMix", "a whole number", "None"]),
         (lambda: mw.SUMix(torch.nn.Linear(2, 2), mw.CutMix(), num_classes=2, warmup="x"), ["warmup of SUMix", "'x'"]),
     ],
@@ -46,3 +46,55 @@ def test_settings_that_are_nearly_of_the_type() -> None:
     assert mw.CutMix(alpha=np.float64(0.2), minmax=[0, 1]) == mw.CutMix(alpha=0.2, minmax=(0, 1))
     assert mw.Given(np.array([1, 0])) == mw.Given([1, 0]) == mw.Given(range(1, -1, -1))
     assert mw.Roll(np.int64(2)) == mw.Roll(2)
+
+
+def test_what_annotations_may_hold() -> None:
+    """Those that cannot be looked into do not stand in anybody's way, and an own ``__init__`` is left alone."""
+
+    class Shape(Protocol):
+        side: int
+
+    class Odd(mw.Policy):
+        make: Callable[[], torch.nn.Module] = torch.nn.ReLU
+        shape: Shape | None = None
+        sides: list[int] = field(default_factory=list)
+        nothing: tuple[()] = ()
+        unknown: torch.nn.NotThere | None = None  # type: ignore[name-defined]
+        on: bool = False
+
+        def plan(self, pairs: mw.Pairs) -> mw.Plan:
+            return mw.BlendPlan(pairs)
+
+    Odd.__annotations__["shape"] = Shape | None  # what is local to a function cannot be resolved from text
+    odd = Odd(make=torch.nn.GELU, shape=object(), sides=(1, 2), nothing=[], on=np.bool_(True))
+    assert odd.make is torch.nn.GELU
+
+    class Square(mw.Pairing):
+        side: tuple[int, int] = (1, 1)
+
+        def __init__(self, side: int) -> None:
+            object.__setattr__(self, "side", (side, side))
+
+        def __call__(self, batch: object) -> torch.Tensor:
+            raise NotImplementedError
+
+    assert Square(side=3).side == Square(3).side == (3, 3)
+
+
+def test_members_are_looked_at() -> None:
+    """Also those of ranges, sets and arrays, and those that only come one by one."""
+    refused(lambda: mw.CutMix(aspect=range(1, 4)), TypeError, "aspect of CutMix", "range(1, 4)")
+    refused(lambda: mw.CutMix(aspect=np.array([0.5])), TypeError, "aspect of CutMix")
+    refused(lambda: mw.OneOf(iter([1, 2])), ValueError, "list of policies", "[1, 2]")
+    refused(lambda: mw.SaliencyMix(saliency=mw.FineGrained), TypeError, "saliency", "FineGrained()")
+    refused(lambda: mw.SaliencyMix(saliency=mw.CutMix()), TypeError, "saliency", "CutMix()")
+
+
+def test_compiled_code_is_not_checked(compiler: str) -> None:
+    """A policy that another makes does not break the graph, nor does a ramp that makes one at every step."""
+    for policy in (
+        mw.Sometimes(mw.CutMix(scope="sample"), p=0.5, scope="sample"),
+        mw.Ramp(mw.MixUp(scope="sample"), "alpha", start=0.2, end=1.0, progress=0.5),
+    ):
+        mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")  # noqa: B023
+        assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)

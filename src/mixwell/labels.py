@@ -222,9 +222,9 @@ class SemanticShare(LabelPolicy):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
             away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
             # The logarithm of weight 0 is minus infinity and stays so: who is not in the image gets no label.
+            share, total = (mixed.weights.clamp_min(0).log() - away).softmax(1), mixed.weights.sum(1, keepdim=True)
             # A row without any weight, all minus infinity, would be NaN.
-            share = (mixed.weights.clamp_min(0).log() - away).softmax(1).nan_to_num(0.0)
-            return share * mixed.weights.sum(1, keepdim=True), by_class
+            return torch.where(total > 0, share * total, 0.0), by_class
 
     def _similarity(self) -> Similarity:
         return SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity

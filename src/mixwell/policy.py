@@ -118,6 +118,7 @@ class Policy(BatchPolicy):
 
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
+        _check_source(getattr(self, "saliency", None))
         set_field(self, "_ratio", self._law())
 
     def _law(self) -> Ratio:
@@ -179,6 +180,9 @@ class NoMix(BatchPolicy):
         return BlendPlan(Pairs(partner, batch.ones(), batch.size))
 
 
+_IDLE = NoMix()
+
+
 class OneOf(BatchPolicy):
     """One policy out of several, chosen anew for every batch or every sample.
 
@@ -208,8 +212,8 @@ class OneOf(BatchPolicy):
         weights = (1.0,) * len(self.policies) if self.weights is None else tuple(self.weights)
         if self.weights is not None:
             set_field(self, "weights", weights)
-        if not self.policies:
-            raise ValueError("OneOf needs a list of policies, but got [].")
+        if not self.policies or not all(isinstance(p, BatchPolicy) for p in self.policies):
+            raise ValueError(f"OneOf needs a list of policies, but got {list(self.policies)}.")
         if len(weights) != len(self.policies) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
             raise ValueError(
                 f"OneOf needs one non-negative weight per policy, not all zero, but got {list(weights)} for "
@@ -260,11 +264,11 @@ class Sometimes(BatchPolicy):
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         if self.scope == "batch":
-            return (self.policy if batch.rand_on_host() < self.p else NoMix())._draw(batch, partner)
+            return (self.policy if batch.rand_on_host() < self.p else _IDLE)._draw(batch, partner)
         mixing = self.policy._draw(batch, partner)
         partner = mixing.sources[:, 1]
         idle = (_per_row(batch, partner, self.scope) >= self.p).long()
-        return choose_per_sample((mixing, NoMix()._draw(batch, partner)), idle)
+        return choose_per_sample((mixing, _IDLE._draw(batch, partner)), idle)
 
 
 def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
@@ -273,9 +277,14 @@ def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
     return u if scope == "sample" else u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
 
 
+def _check_source(source: object) -> None:
+    if isinstance(source, type | BatchPolicy):
+        raise TypeError(f"saliency must be a source such as FineGrained(), something to call, but got {source!r}.")
+
+
 def _own(source: object) -> bool:
     """Tell whether a source is one of ours, whose maps need no checks of shape and sign."""
-    return isinstance(source, Saliency)
+    return isinstance(source, Saliency) and type(source).__module__.partition(".")[0] == "mixwell"
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:

@@ -69,7 +69,8 @@ def names(kind: str) -> list[str]:
 
     Args:
         kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``,
-            ``"target"``, ``"rescale"``, ``"similarity"``, or ``"shorthand"`` for the functions that return a policy.
+            ``"target"``, ``"rescale"``, ``"similarity"``, ``"view"``, ``"block"``, ``"mask_loss"``, ``"schedule"``, or
+            ``"shorthand"`` for the functions that return a policy.
 
     Raises:
         ValueError: There is no such kind.

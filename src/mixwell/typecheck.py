@@ -6,7 +6,7 @@ import functools
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, get_args, get_origin
 
 import torch
@@ -22,27 +22,27 @@ def typechecked(
     Args:
         init: The ``__init__``.
         positional: Names of what may be given by position.
-        hints: Returns the annotations; asked at the first call, when all names are defined.
+        hints: Returns the annotations, see :func:`hints_of`; asked when called, as all names are defined then.
     """
-    known = functools.cache(hints)
 
     @functools.wraps(init)
     def checked(self: object, *args: Any, **kwargs: Any) -> None:
         if not torch.compiler.is_compiling():
             for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
-                if name in known() and not _fits(value, known()[name]):
-                    kind = " or ".join(_described(known()[name]))
+                if name in hints() and not _fits(value, hints()[name]):
+                    kind = " or ".join(_described(hints()[name]))
                     raise TypeError(f"{name} of {type(self).__name__} must be {kind}, but got {value!r}.")
         init(self, *args, **kwargs)
 
     return checked
 
 
+@functools.cache
 def hints_of(of: Any) -> dict[str, Any]:
     """Return the resolved annotations of a class or function, or none where they name what only a checker knows."""
     try:
         return typing.get_type_hints(of)
-    except NameError:
+    except Exception:  # an annotation may hold anything
         return {}
 
 
@@ -52,16 +52,24 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, member) for member in get_args(kind))
     if kind in SCALARS:
         return isinstance(value, SCALARS[kind][0]) and not isinstance(value, bool)
-    if origin is tuple:
-        return _members_fit(value, get_args(kind))
+    if (origin or kind) in (tuple, list):
+        return _members_fit(value, get_args(kind) if origin is tuple else ())
+    if kind is bool:
+        return type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's by either of its names
     if Callable in (kind, origin):
-        return callable(value) and not isinstance(value, type)
-    return isinstance(value, origin or kind) if isinstance(origin or kind, type) else True
+        return callable(value)
+    try:
+        return isinstance(value, origin or kind) if isinstance(origin or kind, type) else True
+    except TypeError:  # a protocol, say
+        return True
 
 
 def _members_fit(value: Any, kinds: tuple[Any, ...]) -> bool:
-    if not isinstance(value, tuple | list):  # a range or an array is turned into a tuple later
-        return isinstance(value, Iterable) and not isinstance(value, str)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return False
+    if not isinstance(value, Sized) or not kinds:  # members of an iterator cannot be looked at without taking them
+        return True
+    value = value.tolist() if isinstance(value, torch.Tensor) else list(value)
     if kinds[-1] is Ellipsis:
         return all(_fits(member, kinds[0]) for member in value)
     return len(value) == len(kinds) and all(map(_fits, value, kinds))
@@ -73,7 +81,7 @@ def _described(kind: Any) -> list[str]:
         return [text for member in get_args(kind) for text in _described(member)]
     if kind in SCALARS:
         return [SCALARS[kind][1]]
-    if origin is tuple:
+    if origin is tuple and get_args(kind):
         members = ("..." if member is Ellipsis else " or ".join(_described(member)) for member in get_args(kind))
         return [f"a tuple ({', '.join(members)})"]
     if Callable in (kind, origin):

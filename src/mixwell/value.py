@@ -28,10 +28,12 @@ class Value:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        own = "__init__" in vars(cls)
         dataclass(frozen=True, kw_only=True, repr=False)(cls)
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass now
-        positional = tuple(f.name for f in fields if not f.kw_only)
-        cls.__init__ = typechecked(cls.__init__, positional, lambda: hints_of(cls))
+        if not own:
+            fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass now
+            positional = tuple(f.name for f in fields if f.init and not f.kw_only)
+            cls.__init__ = typechecked(cls.__init__, positional, lambda: hints_of(cls))
 
     def __repr__(self) -> str:
         changed = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class Method(nn.Module, ABC):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
 
+@cache
 def _settings_of(init: Callable[..., None]) -> dict[str, Any]:
     return {name: kind for name, kind in hints_of(init).items() if name not in ("model", "policy")}
 

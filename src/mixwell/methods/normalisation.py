@@ -16,7 +16,7 @@ def as_channels(name: str, value: float | tuple[float, ...]) -> Tensor:
         >>> as_channels("mean", (0.5, 0.4)).shape
         torch.Size([2, 1, 1])
     """
-    numbers = torch.tensor(value, dtype=torch.float32).view(-1, 1, 1)
+    numbers = torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
     if not len(numbers) or (name == "std" and not bool((numbers > 0).all())):
         wanted = "a positive number" if name == "std" else "a number"
         raise ValueError(f"{name} must be {wanted} or one for each channel, but got {value}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -15,7 +16,7 @@ from torch.utils.hooks import unserializable_hook
 
 from mixwell.batch import MixedBatch
 from mixwell.methods.encoder import MapTap, channels_of
-from mixwell.methods.leftout import flat, leave_out, restore
+from mixwell.methods.leftout import all_finite, flat, leave_out, restore, running_statistics
 from mixwell.methods.method import check_policy
 from mixwell.methods.mixblock import BlockSettings
 from mixwell.methods.momentum import BUFFERS, Momentum, Schedule, at, copy_of, follow
@@ -73,7 +74,7 @@ class MomentumPipeline(TwoHeads):
         generator_every: int = 1,
         switch_off: float | Schedule = 0.0,
         teacher_dropout: bool = True,
-        block_group: Mapping[str, float] | None = None,
+        block_group: Mapping[str, Any] | None = None,
         **heads: Any,
     ) -> None:
         _check(margin, label, buffers, ship, generator_every)
@@ -92,7 +93,7 @@ class MomentumPipeline(TwoHeads):
         self.block = block.build(channels_of(teacher, self.tap.name) if channels is None else channels)
         self.progress, self.steps = 0.0, 0
         self._finite = self._good = torch.ones((), dtype=torch.bool)
-        self._before: Tensor | None = None
+        self._before: list[Tensor] | None = None
         self.take_turns()
         self._guard()
 
@@ -116,21 +117,20 @@ class MomentumPipeline(TwoHeads):
         return self
 
     def before_step(self, optimizer: Any) -> None:
-        """Have the optimiser leave everything as it is where the loss or a gradient is no number.
+        """Have the optimiser leave everything as it is where the loss or a gradient is no number in any process.
 
-        The device decides. torch's fused optimisers skip the step; others take one with no gradient.
+        The device decides. torch's fused optimisers skip the step; others take one with no gradient. With a
+        ``GradScaler``, which leaves out steps by itself, do not call this.
         """
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not gradients:
-            return
-        self._good = self._good & torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        self._good = all_finite(gradients, self._good)
         leave_out(getattr(optimizer, "optimizer", optimizer), gradients, self._good)
 
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`: the teacher follows the student."""
         super().after_step(progress)
         if self._before is not None:
-            restore(self._running(), self._before, self._good)
+            restore(running_statistics(self), self._before, self._good)
             self._before = None
         momentum = at(self.momentum, self.progress)
         follow(self.teacher, self.student, momentum, self.buffers_as)
@@ -187,17 +187,15 @@ class MomentumPipeline(TwoHeads):
 
     def remember(self) -> None:
         """Keep the batch-norm statistics for the case that this step is left out; call this first."""
-        if self._before is None:  # a step may come in several pieces
-            self._before = flat(self._running())
+        if self._before is None and torch.is_grad_enabled():  # a step may come in several pieces
+            self._before = flat(running_statistics(self))
             self._good = torch.ones_like(self._finite)
-
-    def _running(self) -> list[Tensor]:
-        return [b for b in self.buffers() if b.is_floating_point()]
 
     def safe(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Make a step whose loss is no number a step of no gradient, without waiting for the device to say so."""
         self._finite = torch.isfinite(terms["loss"].detach())
-        self._good = self._good.to(self._finite.device, non_blocking=True) & self._finite
+        if torch.is_grad_enabled():
+            self._good = self._good.to(self._finite.device, non_blocking=True) & self._finite
         loss = torch.where(self._finite, terms["loss"], 0.0)
         return terms | {"loss": loss, "skipped": 1 - self._finite.float()}
 
@@ -237,5 +235,6 @@ def _check_schedules(momentum: float | Schedule, switch_off: float | Schedule, b
         if not all(0 <= at(value, progress) <= 1 for progress in (0.0, 1.0)):
             raise ValueError(f"{name} must lie in [0, 1], but got {value}.")
     for name, value in block_group.items():
-        if name == "params" or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        number = name in ("lr", "lr_min", "momentum", "weight_decay")
+        if name == "params" or (number and not (isinstance(value, numbers.Real) and 0 <= float(value) < math.inf)):
             raise ValueError(f"block_group must hold settings of the optimiser from 0 on, but got {name}={value!r}.")

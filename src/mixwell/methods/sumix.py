@@ -105,7 +105,8 @@ class SUMix(Method):
         if clean_ce and not clean_grad:
             raise ValueError("clean_ce trains on the unmixed images, which needs clean_grad=True.")
         self.policy, self.gamma, self.form, self.smoothing = policy, gamma, form, smoothing
-        waiting, learned = (kind(similarity=similarity, kappa=kappa) for kind in (_Waiting, SemanticShare))
+        learned = SemanticShare(similarity=similarity, kappa=kappa)
+        waiting = _Waiting(similarity=similarity, kappa=kappa) if warmup else learned
         self.warmup, self.stages = warmup, (waiting, learned)
         self.share = self.stages[warmup == 0]
         self.clean_grad, self.clean_ce, self.clean_statistics = clean_grad, clean_ce, clean_statistics

@@ -19,7 +19,7 @@ class AttentiveMix(Policy):
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         saliency: Where it matters; the paper takes the last map of a pretrained network, here by default that of the
-            classifier in training. Give ``Activation(teacher)`` for another network.
+            classifier in training. Give ``Activation(teacher, size=224)`` for another network and the size it knows.
         top: Cells to keep, 6 in the paper; ``None`` draws.
         cells: Cells per side; maps of another size are averaged or interpolated to it.
         paste: Paste the partner's best cells over the anchor instead of keeping the anchor's own.

@@ -34,6 +34,7 @@ class GridMixup(Policy):
     Note:
         With these ranges 43 % of the published draws make a part larger than the image, whose slices then wrap or
         vanish: the default keeps it inside. ``clamp=False`` lets it hang over the border, but does not wrap.
+        As published, a hole has a pixel at least and leaves one, so that both images show also at a ``lam`` of 0 or 1.
 
     Source: Dobrynin, *GridMixup augmentation*, 2020 (code); in OpenMixup as GridMix.
 

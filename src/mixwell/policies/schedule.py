@@ -43,8 +43,8 @@ class ByProgress(BatchPolicy):
     def __post_init__(self) -> None:
         set_field(self, "policies", tuple(self.policies))
         n = len(self.policies)
-        if not n:
-            raise ValueError("ByProgress needs a list of policies, but got [].")
+        if not n or not all(isinstance(p, BatchPolicy) for p in self.policies):
+            raise ValueError(f"ByProgress needs a list of policies, but got {list(self.policies)}.")
         if self.since is not None:
             set_field(self, "since", tuple(self.since))
         starts = tuple(k / n for k in range(n)) if self.since is None else self.since
@@ -112,8 +112,11 @@ class Ramp(BatchPolicy):
             raise ValueError(f"{self.policy} has no setting {self.setting!r}; it has {', '.join(names) or 'none'}.")
         if not 0 <= self.since < self.until <= 1:
             raise ValueError(f"A ramp needs 0 <= since < until <= 1, but got {self.since} and {self.until}.")
+        kind = hints_of(type(self.policy)).get(self.setting)
+        kinds = (kind, *get_args(kind))
+        set_field(self, "_counts", int in kinds and float not in kinds)
         for value in (self.start, self.end):
-            replace(self.policy, **{self.setting: value})
+            self._at(value)
 
     def at(self, progress: float) -> Ramp:
         """Return the ramp as it stands when this share of the training is done."""
@@ -122,10 +125,11 @@ class Ramp(BatchPolicy):
     def current(self) -> BatchPolicy:
         """Return the policy with the setting as it is now."""
         done = min(max((self.progress - self.since) / (self.until - self.since), 0.0), 1.0)
-        value = (1 - done) * self.start + done * self.end
-        kind = hints_of(type(self.policy)).get(self.setting)
-        kinds = (kind, *get_args(kind))
-        return replace(self.policy, **{self.setting: round(value) if int in kinds and float not in kinds else value})
+        return self._at((1 - done) * self.start + done * self.end)
+
+    def _at(self, value: float) -> BatchPolicy:
+        counts: bool = self._counts  # type: ignore[attr-defined]  # set when the settings were checked
+        return replace(self.policy, **{self.setting: round(value) if counts else value})
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         return self.current()._draw(batch, partner)

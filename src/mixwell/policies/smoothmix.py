@@ -19,7 +19,8 @@ class SmoothMix(Policy):
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         fit: Solve for the width that gives a drawn ``lam`` instead of drawing the width.
-        plateau: Side of a flat square in the middle, as a share of the image's sides, in [0, 1).
+        plateau: Side of a flat square in the middle, as a share of the image's sides, in [0, 1); with ``fit`` the
+            partner's share is then at least that of the square.
 
     Raises:
         ValueError: ``plateau`` is out of range.

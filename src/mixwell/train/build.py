@@ -13,6 +13,7 @@ from torch import nn
 
 from mixwell import models, spec
 from mixwell.methods import Method
+from mixwell.methods.leftout import begin_momentum
 from mixwell.policy import BatchPolicy
 from mixwell.spec import nearest
 from mixwell.taps import classifier_of
@@ -117,6 +118,7 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
         raise RunError(f"optimizer {config.optimizer} has no {name!r} for a group{nearest(name, settings)}")
     for group in made.param_groups:
         group["peak"] = group["lr"]
+    begin_momentum(made)
     return made
 
 

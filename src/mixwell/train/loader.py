@@ -194,7 +194,7 @@ def _augmentation(config: Config, fill: tuple[int, ...]) -> Callable[[Any], Any]
         raise RunError("augment needs timm: pip install timm, or leave augment out") from None
     from PIL import Image
 
-    if not re.fullmatch(r"rand(-(m|n|p|w|inc)\d+|-mstd\d+(\.\d+)?|-mmax\d+|-t\w+)+", config.augment):
+    if not re.fullmatch(r"rand(-(m|n|inc|mmax)\d+|-(p|mstd)\d+(\.\d+)?|-t\w+)*", config.augment):
         raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, and is {config.augment!r}")
     settings = {
         "translate_const": int(0.45 * config.image_size),

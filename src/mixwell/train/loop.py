@@ -104,7 +104,7 @@ class Training:
                 accelerator.backward(out["loss"])
                 if config.clip and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.method.parameters(), config.clip)
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients and accelerator.scaler is None:
                     self.method.before_step(self.optimizer)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -139,7 +139,7 @@ class Training:
         mine = {name: (value, counts[name]) for name, value in zip(sums, values, strict=True)}
         everyone: list[dict[str, tuple[float, int]]] = accelerate.utils.gather_object([mine])
         means = {}
-        for name in mine | everyone[0]:
+        for name in dict.fromkeys(name for each in everyone for name in each):
             found = [each[name] for each in everyone if name in each]
             means[f"train_{name}"] = sum(total for total, _ in found) / sum(count for _, count in found)
         skipped = means.get("train_skipped", 0.0)
@@ -202,7 +202,10 @@ class Training:
         if folder is not None:
             weights, state = checkpoint.load(folder, self.config, self.accelerator.num_processes)
             self.method.load_state_dict(weights)
+            kinds = [group.get("fused") for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, kind in zip(self.optimizer.param_groups, kinds, strict=True):
+                group["fused"] = kind  # a run of an older version had another
             if self.average:
                 self.average.load_state_dict(state["average"])
             if self.accelerator.scaler:
