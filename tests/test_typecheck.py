@@ -90,11 +90,17 @@ def test_members_are_looked_at() -> None:
     refused(lambda: mw.SaliencyMix(saliency=mw.CutMix()), TypeError, "saliency", "CutMix()")
 
 
-def test_compiled_code_is_not_checked(compiler: str) -> None:
-    """A policy that another makes does not break the graph, nor does a ramp that makes one at every step."""
-    for policy in (
+@pytest.mark.parametrize(
+    "policy",
+    [
         mw.Sometimes(mw.CutMix(scope="sample"), p=0.5, scope="sample"),
         mw.Ramp(mw.MixUp(scope="sample"), "alpha", start=0.2, end=1.0, progress=0.5),
-    ):
-        mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")  # noqa: B023
-        assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)
+    ],
+    ids=repr,
+)
+def test_compiled_code_is_not_checked(policy: mw.BatchPolicy, compiler: str) -> None:
+    """A policy that another makes does not break the graph, nor does a ramp that makes one at every step."""
+    if isinstance(policy, mw.Ramp) and torch.__version__ < "2.8":
+        pytest.skip("torch 2.7 breaks the graph where a dataclass is made by an __init__ with a wrapper")
+    mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")
+    assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)

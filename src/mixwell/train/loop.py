@@ -205,7 +205,8 @@ class Training:
             kinds = [group.get("fused") for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
             for group, kind in zip(self.optimizer.param_groups, kinds, strict=True):
-                group["fused"] = kind  # a run of an older version had another
+                if kind is not None:  # a run of an older version had another
+                    group["fused"] = kind
             if self.average:
                 self.average.load_state_dict(state["average"])
             if self.accelerator.scaler:
