@@ -192,3 +192,23 @@ def test_means_are_of_the_steps_that_report(tmp_path: Path) -> None:
         assert train(out, "--method", f"AutoMix(generator_every={every})", "--epochs", "1") == 0
         found[every] = records(out)[0]["train_generator_loss"]
     assert found[4] == pytest.approx(found[1], rel=0.1)
+
+
+def test_a_first_step_left_out_starts_momentum_from_zero() -> None:
+    """And not from what stood in the memory before."""
+    method = awake(AutoMix(mini_resnet(10)))
+    stepper = OPTIMIZERS["sgd"](method.param_groups())
+    garbage = [torch.full_like(p, 1e20) for p in method.parameters()]
+    del garbage
+    step(method, stepper, data(rows=6, size=16)[0], spoil=True)
+    moving = [state["momentum_buffer"] for state in stepper.state.values()]
+    assert len(moving) > 10 and not any(bool(buffer.any()) for buffer in moving)
+
+
+def test_a_run_goes_on_without_its_first_weights(tmp_path: Path) -> None:
+    """They are in its checkpoint; the file may be gone."""
+    assert train(tmp_path / "first", "--epochs", "1") == 0
+    weights = (tmp_path / "first" / "model.safetensors").rename(tmp_path / "w.safetensors")
+    assert train(tmp_path / "run", "--epochs", "1", "--weights", str(weights)) == 0
+    weights.unlink()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0

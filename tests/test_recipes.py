@@ -267,6 +267,8 @@ def test_a_name_for_every_run() -> None:
     names = {_run_name(recipe()) for recipe in RECIPES.values()}
     assert len(names) == len(RECIPES) and max(map(len, names)) < 120
     assert _run_name(RECIPES["cifar100_mini"]()) == "cifar100_mini-CutMix_alpha=0.2-SUMix-seed0"
+    long = (f"AutoMix(mask_weight={weight}, generator_every=2, margin=0.1)" for weight in (0.1, 0.2))
+    assert len({_run_name(replace(RECIPES["cifar100_mini"](), method=text)) for text in long}) == 2
 
 
 def test_pretrained_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:

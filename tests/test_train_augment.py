@@ -175,3 +175,18 @@ def test_a_break_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert main(["train", "--resume", str(tmp_path / "b")]) == 0
     mine, theirs = (load_file(tmp_path / run / "model.safetensors") for run in "ab")
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_every_process_augments_in_its_own_way() -> None:
+    """The rows are shared out from one order; equal images come out unequal between processes."""
+    data = noise(8)
+    data.train.images.copy_(data.train.images[:1].expand_as(data.train.images))
+    config = Config(batch_size=8, image_size=12, crop=4, augment="rand-m9-mstd0.5", workers=1)
+    seen, rows = [], []
+    for rank in range(2):
+        train = loaders(config, data, Place(CPU, rank, 2))[0]
+        images, labels = next(iter(train))
+        seen.append(images)
+        rows += labels.tolist()
+    assert sorted(rows) == list(range(8))
+    assert not torch.equal(*seen)

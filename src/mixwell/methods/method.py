@@ -55,7 +55,10 @@ class Method(nn.Module, ABC):
         """
 
     def before_step(self, optimizer: Any) -> None:
-        """Call this before every optimiser step, where you can: a method may leave out a step that is no number."""
+        """Call this before every optimiser step, but not with a ``GradScaler``, which skips steps by itself.
+
+        A method may leave out a step that is no number; without this call it only masks the gradient.
+        """
 
     def after_step(self, progress: float) -> None:
         """Call this once after every optimiser step; scheduled policies move on.
