@@ -91,9 +91,7 @@ class BatchPolicy(Value, ABC):
             ValueError: See :meth:`draw`.
         """
         plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
-        # Class indices are taken, which is twice as fast.
-        source_labels = labels.take(plan.sources) if labels.dim() == 1 else labels[plan.sources]
-        return MixedBatch(plan.apply(images, out), source_labels, plan.weights, plan)
+        return MixedBatch(plan._apply(images, out), plan.source_labels(labels), plan.weights, plan)
 
 
 class Policy(BatchPolicy):
@@ -266,7 +264,7 @@ class Sometimes(BatchPolicy):
         if self.scope == "batch":
             return (self.policy if batch.rand_on_host() < self.p else _IDLE)._draw(batch, partner)
         mixing = self.policy._draw(batch, partner)
-        partner = mixing.sources[:, 1]
+        partner = mixing.partners[0]
         idle = (_per_row(batch, partner, self.scope) >= self.p).long()
         return choose_per_sample((mixing, _IDLE._draw(batch, partner)), idle)
 

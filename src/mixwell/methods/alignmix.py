@@ -104,7 +104,7 @@ class AlignMix(Mixing):
         else:
             images = plan.apply(images)
             logits = self.model(images)
-        mixed = MixedBatch(images, labels[plan.sources], plan.weights, plan)
+        mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         return self._judged(logits, mixed, clean_logits)
 
 
@@ -132,7 +132,7 @@ class Alignment:
         last = tokens or channels_come_last(features, self.plan.size)
         wide = features if last else features.movedim(1, -1)
         points = wide if tokens else wide.flatten(1, 2)
-        partner, own = points.index_select(0, self.plan.sources[:, 1]), self.plan.weights[:, 0]
+        partner, own = points.index_select(0, self.plan.partners[0]), self.plan.weights[:, 0]
         log_plan = self._transport(points.detach(), partner.detach())
         mixed = mix_aligned(points, partner, own, self.backwards, log_plan, self.settings.exact)
         mixed = mixed.reshape(wide.shape)
@@ -151,5 +151,5 @@ def _check(features: Tensor, name: str, plan: Plan) -> None:
             f"AlignMix needs a map (B, C, h, w) or tokens (B, N, C), but {name!r} puts out {tuple(features.shape)}: "
             "name another layer."
         )
-    if plan.sources.shape[1] != 2:
+    if len(plan.partners) != 1:
         raise ValueError(f"AlignMix aligns two sources, but the policy mixes {plan.sources.shape[1]}.")

@@ -220,7 +220,7 @@ class AugMix(Mixing):
         clean_logits = self._clean_logits(images)
         three = [plan.apply(view) for view in (images, self.views(images), self.views(images))]
         logits = self.model(torch.cat(three)).chunk(3)
-        mixed = MixedBatch(three[0], labels[plan.sources], plan.weights, plan)
+        mixed = MixedBatch(three[0], plan.source_labels(labels), plan.weights, plan)
         step = self._judged(logits[0], mixed, clean_logits)
         divergence = jensen_shannon(torch.stack(logits))
         return {**step, "loss": step["loss"] + self.weight * divergence, "divergence": divergence.detach()}

@@ -111,12 +111,12 @@ class AutoMix(MomentumPipeline):
 
     def _pairs(self, images: Tensor, labels: Tensor) -> Pairs:
         plan = self.policy.draw(images, labels, model=self.student)
-        if plan.sources.shape[1] != 2:
+        if len(plan.partners) != 1:
             raise ValueError(
-                f"AutoMix mixes two sources, but the policy has {plan.sources.shape[1]}: use MixUp(alpha=2.0), say, or "
-                "AdAutoMix."
+                f"AutoMix mixes two sources, but the policy has {1 + len(plan.partners)}: use MixUp(alpha=2.0), say, "
+                "or AdAutoMix."
             )
-        return Pairs(plan.sources[:, 1], plan.lam, plan.size)
+        return Pairs(plan.partners[0], plan.lam, plan.size)
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)

@@ -155,10 +155,10 @@ def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 def _apply(plan: Plan, maps: Tensor) -> Tensor:
     size = (maps.shape[2], maps.shape[3])
-    if size == plan.size or (plan.moves_pixels and _moves(plan, size)) or plan.sources.shape[1] != 2:
+    if size == plan.size or (plan.moves_pixels and _moves(plan, size)) or len(plan.partners) != 1:
         return plan.apply(maps)
     share = F.adaptive_avg_pool2d(plan.share(plan.size)[:, :1], size)
-    return MaskPlan(Pairs(plan.sources[:, 1], plan.lam, size), share).apply(maps)
+    return MaskPlan(Pairs(plan.partners[0], plan.lam, size), share).apply(maps)
 
 
 def _moves(plan: Plan, size: tuple[int, int]) -> bool:

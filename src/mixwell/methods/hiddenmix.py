@@ -86,7 +86,7 @@ class HiddenMix(Mixing):
         else:
             with gate.opened(FeaturePlan(plan)):
                 logits = self.model(images)
-        mixed = MixedBatch(images, labels[plan.sources], plan.weights, plan)
+        mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         return self._judged(logits, mixed, clean_logits)
 
     def _drawn_gate(self) -> Gate | None:

@@ -183,7 +183,7 @@ class MomentumPipeline(TwoHeads):
     def named(self, plan: Plan, images: Tensor, labels: Tensor, lam: Tensor) -> MixedBatch:
         """Mix images by a plan and label them, by the wanted shares ``(B, K)`` or by what was mixed."""
         weights = lam if self.label == "nominal" else plan.weights.detach()
-        return MixedBatch(plan.apply(images), labels[plan.sources], weights, plan)
+        return MixedBatch(plan.apply(images), plan.source_labels(labels), weights, plan)
 
     def remember(self) -> None:
         """Keep the batch-norm statistics for the case that this step is left out; call this first."""

@@ -68,7 +68,7 @@ class RegMixup(Method):
         """See :meth:`Method.forward`; the output is that of the unmixed images, and both losses are logged."""
         mixed = self.policy(images, labels, model=self.model)
         plan = NoMix().draw(images, labels)
-        clean = MixedBatch(images, labels[plan.sources], plan.weights, plan)
+        clean = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         clean_logits, logits = self.model(torch.cat((images, mixed.images))).chunk(2)
         check_logits(logits, mixed)
         mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits.detach())))

@@ -7,18 +7,19 @@ drawn on the host is worked out ten times faster in plain numbers than in twenty
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixwell.ops.pixels import single_on_host
+from mixwell.ops.pixels import from_numbers, single_on_host
 
 Rule = Callable[[Any, Any, Any, str], tuple[Any, Any]]  # (length, side, where, odd) -> first pixel, first pixel after
 
 
-def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor:
+def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:
     """Return the sides, as shares of the image's, of a box that leaves the anchor the share ``lam``.
 
     Args:
@@ -26,18 +27,19 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor:
         aspect: Height over width relative to the image's own, shape ``(S,)``; a side never exceeds the image.
 
     Returns:
-        Shares of height and width, shape ``(S, 2)``.
+        Shares of height and width, shape ``(S, 2)``, or where they are equal ``(S, 1)``, or the number that is all of
+        them.
     """
     if aspect is None and single_on_host(lam):
-        return torch.full((1, 2), math.sqrt(1 - float(lam)), dtype=lam.dtype)
-    side = (1 - lam).sqrt_()[:, None].expand(-1, 2)
+        return array("f", (math.sqrt(1 - lam.item()),))[0]  # rounded as tensors are: floor(10 * 0.8) must be 8
+    side = (1 - lam).sqrt_()[:, None]
     if aspect is None:
         return side
     stretch = aspect.sqrt()[:, None]
     return (side * torch.cat((stretch, 1 / stretch), 1)).clamp_max(1.0)
 
 
-def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
+def matched(size: tuple[int, int], side: Tensor | float, lam: Tensor) -> Tensor:
     """Return sides near the given ones whose box covers nearly ``1 - lam`` of the pixels.
 
     The height is rounded down or up, whichever lets a whole number of columns come nearer; where a side had to stay
@@ -45,7 +47,7 @@ def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
 
     Args:
         size: Height and width of the image.
-        side: Sides as shares of the image's, shape ``(S, 2)``.
+        side: What :func:`cut_side` returns.
         lam: The anchor's share, shape ``(S,)``.
 
     Returns:
@@ -53,31 +55,33 @@ def matched(size: tuple[int, int], side: Tensor, lam: Tensor) -> Tensor:
     """
     pixels = (1 - lam)[:, None] * (size[0] * size[1])
     least = (pixels / size[1]).floor()  # of rows, where the box is as wide as the image
-    rows = torch.maximum((side[:, :1] * size[0]).floor(), least)
+    height = side[:, :1] if isinstance(side, Tensor) else torch.full_like(least, side)
+    rows = torch.maximum((height * size[0]).floor(), least)
     rows = torch.cat((rows, rows + 1), 1).clamp(1, size[0])
     columns = (pixels / rows).round().clamp_max(size[1])
     best = (rows * columns - pixels).abs().argmin(1, keepdim=True)
     chosen = torch.cat((rows.gather(1, best), columns.gather(1, best)), 1)
-    return (chosen + 0.5) / extent(size, side.device)  # half a pixel more, because places round down
+    return (chosen + 0.5) / extent(size, lam.device)  # half a pixel more, because places round down
 
 
-def place(rule: Rule, size: tuple[int, int], side: Tensor, where: Tensor, odd: str = "floor") -> Tensor:
+def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor, odd: str = "floor") -> Tensor:
     """Place boxes by a rule.
 
     Args:
         rule: :func:`clipped`, :func:`inside`, :func:`shifted`, :func:`clipped_around` or :func:`shifted_around`.
         size: Height and width of the image.
-        side: Sides as shares of the image's, shape ``(S, 2)``.
+        side: Sides as shares of the image's, shape ``(S, 2)`` or ``(S, 1)``, or one number.
         where: Uniform numbers in [0, 1), or the pixel of the centre where the rule says so, shape ``(S, 2)``.
         odd: ``"exact"`` keeps every pixel of an odd side that is halved; ``"floor"`` loses one, as published.
 
     Returns:
         Boxes, shape ``(S, 4)``, int64.
     """
-    if single_on_host(side):
-        axes = zip(size, side.tolist()[0], where.tolist()[0], strict=True)
-        return torch.tensor([[edge for axis in axes for edge in rule(*axis, odd)]])
-    return torch.stack(rule(extent(size, side.device), side, where, odd), -1).flatten(1)
+    if single_on_host(where):
+        sides = side.expand(1, 2).tolist()[0] if isinstance(side, Tensor) else (side, side)
+        axes = zip(size, sides, where.tolist()[0], strict=True)
+        return from_numbers(*(edge for axis in axes for edge in rule(*axis, odd))).unsqueeze(0)
+    return torch.stack(rule(extent(size, where.device), side, where, odd), -1).flatten(1)
 
 
 def clipped(length: Any, side: Any, where: Any, odd: str) -> tuple[Any, Any]:
@@ -100,7 +104,7 @@ def shifted(length: Any, side: Any, where: Any, odd: str) -> tuple[Any, Any]:
 def clipped_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, Any]:
     """Put the box around a pixel and clip it at the border."""
     pixels = whole(length * side)
-    before = pixels // 2
+    before = pixels >> 1
     after = before if odd == "floor" else pixels - before
     return at_least(centre - before, 0), at_most(centre + after, length)
 
@@ -108,7 +112,7 @@ def clipped_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, 
 def shifted_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, Any]:
     """Put the box around a pixel and shift it until it lies inside."""
     pixels = whole(length * side)
-    first = at_most(at_least(centre - pixels // 2, 0), length - pixels)
+    first = at_most(at_least(centre - (pixels >> 1), 0), length - pixels)
     return first, first + pixels
 
 
@@ -124,11 +128,15 @@ def at_least(number: Any, bound: int) -> Any:
 
 def at_most(number: Any, bound: Any) -> Any:
     """Return the smaller of a number and a bound."""
-    return min(number, bound) if isinstance(number, int) else torch.minimum(number, bound)
+    if isinstance(number, int):
+        return min(number, bound)
+    return number.clamp(max=bound) if isinstance(bound, int) else torch.minimum(number, bound)
 
 
-def extent(size: tuple[int, int], device: torch.device) -> Tensor:
-    """Return height and width as a tensor of shape ``(2,)``, int64, without waiting for the device."""
+def extent(size: tuple[int, int], device: torch.device) -> Tensor | int:
+    """Return height and width as a tensor of shape ``(2,)``, int64, or the one number that is both."""
+    if size[0] == size[1]:
+        return size[0]
     host = torch.tensor(size)
     return host if device.type == "cpu" else host.to(device, non_blocking=True)
 
@@ -146,7 +154,7 @@ def area_weights(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     if single_on_host(boxes):
         top, bottom, left, right = boxes.tolist()[0]
         inside_box = (bottom - top) * (right - left) / pixels
-        return torch.tensor([[1 - inside_box, inside_box]])
+        return from_numbers(1 - inside_box, inside_box).unsqueeze(0)
     covered_share = (boxes[:, 1::2] - boxes[:, ::2]).prod(1) / pixels
     return torch.stack((1 - covered_share, covered_share), 1)
 
@@ -171,26 +179,29 @@ def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Te
     Returns:
         Shape ``(..., h, w)``, bool.
     """
-    in_rows, in_columns = _covered_lines(boxes, size, canvas)
-    return in_rows[..., :, None] & in_columns[..., None, :]
+    in_rows, in_columns = _split(_covered_lines(boxes, size, canvas), canvas)
+    return in_rows & in_columns
 
 
 def covered_factor(boxes: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Return :func:`covered` as a 0/1 factor: a product of rows and columns, so that no mask has to be converted."""
-    in_rows, in_columns = _covered_lines(boxes, size, size)
-    return in_rows.to(dtype)[..., :, None] * in_columns.to(dtype)[..., None, :]
+    in_rows, in_columns = _split(_covered_lines(boxes, size, size).to(dtype), size)
+    return in_rows * in_columns
 
 
-def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    rows, columns = (nearest(c, s, boxes.device) for c, s in zip(canvas, size, strict=True))
-    top, bottom, left, right = boxes.unsqueeze(-2).unbind(-1)  # each (..., 1)
-    return (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
+    """Tell which rows and which columns lie in a box: shape ``(..., 2, n)``, n the longer side of the canvas."""
+    line = torch.arange(max(canvas), device=boxes.device)
+    if canvas != size:
+        line = torch.stack([line * s // c for s, c in zip(size, canvas, strict=True)])
+    edges = boxes.unflatten(-1, (2, 2))  # axis, then first line inside and first line after
+    return (line >= edges[..., :1]) & (line < edges[..., 1:])
 
 
-def nearest(target: int, source: int, device: torch.device) -> Tensor:
-    """Return the source index of every target index in nearest-neighbour scaling, shape ``(target,)``."""
-    index = torch.arange(target, device=device)
-    return index if target == source else index * source // target
+def _split(lines: Tensor, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return rows ``(..., h, 1)`` and columns ``(..., 1, w)`` that broadcast to a mask."""
+    rows, columns = lines.unbind(-2)
+    return rows[..., : canvas[0], None], columns[..., None, : canvas[1]]
 
 
 def visible(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:

@@ -10,32 +10,42 @@ from torch import Tensor
 
 from mixwell.batch import Pairs
 from mixwell.checks import check_images
-from mixwell.ops.pixels import LARGE_IMAGE, layout, on_host, single_on_host
+from mixwell.ops.pixels import LARGE_IMAGE, from_numbers, layout, on_host, single_on_host
 
 
 class Plan(ABC):
     """Everything drawn for one batch, as small tensors; applying it is a pure function.
 
     The same plan can be applied again: to a second view, to segmentation maps, to images of another type or size.
+    What was drawn once for the batch is kept once, with a first dimension ``S`` of 1, and shown for every row.
 
     Attributes:
-        sources: Rows every mixed image is made of, the anchor first, shape ``(B, K)``.
-        lam: Nominal ratio, the drawn share of the anchor, shape ``(B,)``.
+        partners: Rows that are mixed with the anchors, a tensor ``(B,)`` each.
         weights: Label weight of every source, shape ``(B, K)``, float32.
         size: Height and width the plan was drawn for.
     """
 
-    _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold
+    _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold, as they are kept
+    _sources: Tensor | None = None
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:  # (S, K), or of the anchor of two alone, (S,)
         partner = pairs.partner
-        n = partner.shape[0]
-        anchor = torch.arange(n, device=partner.device)
-        several = partner.unbind(1) if partner.dim() == 2 else (partner,)
-        self.sources = torch.stack((anchor, *several), 1)
-        self.lam = pairs.lam.expand(n)
-        self.weights = (weights if weights.dim() == 2 else of_two(weights)).float().expand(n, -1)
+        self.partners: tuple[Tensor, ...] = partner.unbind(1) if partner.dim() == 2 else (partner,)
+        self._lam = pairs.lam
+        self.weights = (weights if weights.dim() == 2 else of_two(weights)).float().expand(len(self), -1)
         self.size = pairs.size
+
+    @property
+    def sources(self) -> Tensor:
+        """Rows every mixed image is made of, the anchor first, shape ``(B, K)``."""
+        if self._sources is None:  # made when first looked at: few look, and every batch would pay
+            self._sources = torch.stack((torch.arange(len(self), device=self._lam.device), *self.partners), 1)
+        return self._sources
+
+    @property
+    def lam(self) -> Tensor:
+        """Nominal ratio, the drawn share of the anchor, shape ``(B,)``."""
+        return self._lam.expand(len(self))
 
     @property
     def moves_pixels(self) -> bool:
@@ -43,10 +53,10 @@ class Plan(ABC):
         return False
 
     def __len__(self) -> int:
-        return self.sources.shape[0]
+        return self.partners[0].shape[0]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(sources={tuple(self.sources.shape)}, size={self.size})"
+        return f"{type(self).__name__}(sources=({len(self)}, {1 + len(self.partners)}), size={self.size})"
 
     @abstractmethod
     def share(self, size: tuple[int, int]) -> Tensor:
@@ -87,6 +97,10 @@ class Plan(ABC):
             True
         """
         check_images(images)
+        return self._apply(images, out)
+
+    def _apply(self, images: Tensor, out: Tensor | None) -> Tensor:
+        """Apply to images that have been checked."""
         self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
@@ -104,6 +118,10 @@ class Plan(ABC):
         (self._mix_large if large else self._mix_batch)(images, out)
         return out
 
+    def source_labels(self, labels: Tensor) -> Tensor:
+        """Return the label of every source, shape ``(B, K)``, or ``(B, K, N)`` of dense labels ``(B, N)``."""
+        return torch.stack((labels, *(labels.index_select(0, partner) for partner in self.partners)), 1)
+
     def apply_segmentation(self, maps: Tensor) -> Tensor:
         """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
 
@@ -117,7 +135,7 @@ class Plan(ABC):
         images = maps[:, None] if maps.dim() == 3 else maps
         owner = self.share((images.shape[2], images.shape[3])).argmax(1, keepdim=True)
         mixed = self._source(images, 0, nearest=True)
-        for k in range(1, self.sources.shape[1]):
+        for k in range(1, 1 + len(self.partners)):
             mixed = torch.where(owner == k, self._source(images, k, nearest=True), mixed)
         return mixed[:, 0] if maps.dim() == 3 else mixed
 
@@ -127,8 +145,8 @@ class Plan(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
-        names = ("sources", "lam", "weights", "size", *self._geometry)
-        state: dict[str, Any] = {"kind": type(self).__name__} | {name: getattr(self, name) for name in names}
+        names = ("sources", "_lam", "weights", "size", *self._geometry)
+        state: dict[str, Any] = {"kind": type(self).__name__} | {n.lstrip("_"): getattr(self, n) for n in names}
         if "plans" in state:
             state["plans"] = tuple(plan.state_dict() for plan in state["plans"])
         return state
@@ -148,8 +166,8 @@ class Plan(ABC):
         """
         kinds = {kind.__name__: kind for kind in _all_kinds(Plan)}
         kind = kinds.get(state.get("kind", ""))
-        names = () if kind is None else ("sources", "lam", "weights", "size", *kind._geometry)
-        if kind is None or set(state) != {"kind", *names}:
+        names = () if kind is None else ("_lam", "weights", "size", *kind._geometry)
+        if kind is None or set(state) != {"kind", "sources", *(name.lstrip("_") for name in names)}:
             raise ValueError(
                 f"Not a saved plan: expected the state_dict() of one of {sorted(kinds)}, got {sorted(state)}."
             )
@@ -157,16 +175,17 @@ class Plan(ABC):
         made = dict(state, size=tuple(state["size"]))
         if "plans" in made:
             made["plans"] = tuple(Plan.from_state_dict(inner) for inner in made["plans"])
+        plan._sources, plan.partners = made["sources"], made["sources"].unbind(1)[1:]
         for name in names:
-            setattr(plan, name, made[name])
+            setattr(plan, name, made[name.lstrip("_")])
         return plan
 
     def _check_rows(self, images: Tensor) -> None:
         if images.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")
-        if images.device != self.sources.device:
+        if images.device != self._lam.device:
             raise ValueError(
-                f"The plan is on {self.sources.device}, but the images are on {images.device}: use plan.to()."
+                f"The plan is on {self._lam.device}, but the images are on {images.device}: use plan.to()."
             )
 
     def _differentiable(self, images: Tensor) -> bool:
@@ -174,7 +193,7 @@ class Plan(ABC):
 
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         """Return source ``k`` of every row as it stands in the mixed image, without new values on request."""
-        return images if k == 0 else images.index_select(0, self.sources[:, k])
+        return images if k == 0 else images.index_select(0, self.partners[k - 1])
 
 
 def _check_alike(out: Tensor, images: Tensor) -> None:
@@ -204,10 +223,5 @@ def of_two(weight: Tensor) -> Tensor:
     """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``."""
     if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
         anchor = weight.item()
-        return torch.tensor([[anchor, 1 - anchor]])
+        return from_numbers(anchor, 1 - anchor).unsqueeze(0)
     return torch.stack((weight, 1 - weight), 1)
-
-
-def shared(t: Tensor) -> bool:
-    """Tell whether all rows are the same one, expanded."""
-    return t.stride(0) == 0 or t.shape[0] == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, on_host, one_by_one
-from mixwell.plan.base import Plan, shared
+from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one, single_on_host
+from mixwell.plan.base import Plan
 
 
 class BlendPlan(Plan):
@@ -24,18 +24,18 @@ class BlendPlan(Plan):
         return self.weights[:, :, None, None].expand(-1, -1, *size)
 
     def _differentiable(self, images: Tensor) -> bool:
-        return images.requires_grad or self.lam.requires_grad
+        return images.requires_grad or self._lam.requires_grad
 
     def _mix(self, images: Tensor) -> Tensor:
-        return blend(self._source(images, 1), images, self.lam[:, None, None, None])
+        return blend(self._source(images, 1), images, self._lam[:, None, None, None])
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         anchors, mixed = memory_order(images), memory_order(out)
-        partners = gather_into(anchors, self.sources[:, 1], mixed)
-        lam = float(self.lam[0]) if on_host(self.lam) and shared(self.lam) else self.lam[:, None, None, None]
+        partners = gather_into(anchors, self.partners[0], mixed)
+        lam = self._lam.item() if single_on_host(self._lam) else self._lam[:, None, None, None]
         blend_into(partners, anchors, lam, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
         lam = self.lam.tolist()
-        for row, anchor, partner, mixed in one_by_one(images, self.sources[:, 1].tolist(), out):
+        for row, anchor, partner, mixed in one_by_one(images, self.partners[0].tolist(), out):
             blend_into(partner, anchor, lam[row], mixed)

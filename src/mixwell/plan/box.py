@@ -10,9 +10,9 @@ from torch import Tensor
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, visible
 from mixwell.ops.masks import mask_order
-from mixwell.ops.pixels import choose_into, gather_into, memory_order, on_host, one_by_one
+from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one, single_on_host
 from mixwell.ops.resample import paste_scaled, scaled_crop
-from mixwell.plan.base import Plan, shared
+from mixwell.plan.base import Plan
 
 
 class BoxPlan(Plan):
@@ -28,7 +28,7 @@ class BoxPlan(Plan):
             sources, ``(S, 2)``.
     """
 
-    _geometry = ("boxes", "source_boxes", "interpolation")
+    _geometry = ("_boxes", "_source_boxes", "interpolation")
 
     def __init__(
         self,
@@ -42,54 +42,58 @@ class BoxPlan(Plan):
             one = boxes.dim() == 2
             weight = area_weights(boxes, pairs.size) if one else visible(boxes, pairs.size, pairs.size).mean((2, 3))
         super().__init__(pairs, weight)
-        self.boxes = (boxes if boxes.dim() == 3 else boxes.unsqueeze(1)).expand(len(pairs), -1, -1)
-        self.source_boxes = None
-        if source_boxes is not None:
-            source_boxes = source_boxes if source_boxes.dim() == 3 else source_boxes[:, None]
-            self.source_boxes = source_boxes.expand(len(pairs), -1, -1)
+        self._boxes = _in_layers(boxes)
+        self._source_boxes = None if source_boxes is None else _in_layers(source_boxes)
         self.interpolation = interpolation
+
+    @property
+    def boxes(self) -> Tensor:
+        """Where every source but the anchor is pasted, shape ``(B, K - 1, 4)``."""
+        return self._boxes.expand(len(self), -1, -1)
+
+    @property
+    def source_boxes(self) -> Tensor | None:
+        """What is pasted there, of the same shape, or ``None`` for what lies in the same place."""
+        return None if self._source_boxes is None else self._source_boxes.expand(len(self), -1, -1)
 
     @property
     def moves_pixels(self) -> bool:
         """See :meth:`Plan.moves_pixels`."""
-        return self.source_boxes is not None
+        return self._source_boxes is not None
 
     def share(self, size: tuple[int, int]) -> Tensor:
         """See :meth:`Plan.share`."""
         return visible(self.boxes, self.size, size)
 
     def _mix(self, images: Tensor) -> Tensor:
-        inside = covered(self.boxes, self.size, (images.shape[2], images.shape[3]))
+        inside = covered(self._boxes, self.size, (images.shape[2], images.shape[3]))
         mixed = images
-        for k in range(1, self.sources.shape[1]):
+        for k in range(1, 1 + len(self.partners)):
             mixed = torch.where(inside[:, k - 1, None], self._source(images, k), mixed)
         return mixed
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
-        if not self._plain(images) or self.source_boxes is not None:
+        if not self._plain(images) or self._source_boxes is not None:
             out.copy_(self._mix(images))
-        elif on_host(self.boxes) and shared(self.boxes):
-            anchors, window, partner = memory_order(images), self._window(images), self.sources.select(1, 1)
-            target = anchors[window]
-            # Whole images are gathered as one piece of memory each, which costs by the byte; a window by the element.
-            if 8 * target.numel() > anchors.numel() * anchors.element_size():
-                patches = anchors.index_select(0, partner)[window]
-            else:
-                patches = target.index_select(0, partner)
+        elif single_on_host(self._boxes):
+            ((top, bottom, left, right),) = self._boxes.tolist()[0]
+            rows, columns = (2, 3) if images.is_contiguous() else (1, 2)  # in memory order
+            band = memory_order(images).narrow(rows, top, bottom - top)
+            # Rows are one piece of memory per image and channel, the box alone would be gathered element by element.
+            patches = band.index_select(0, self.partners[0]).narrow(columns, left, right - left)
             if out.data_ptr() != images.data_ptr():
-                target = memory_order(out.copy_(images))[window]
-            target.copy_(patches)
+                band = memory_order(out.copy_(images)).narrow(rows, top, bottom - top)
+            band.narrow(columns, left, right - left).copy_(patches)
         else:
-            boxes = self.boxes[:1] if shared(self.boxes) else self.boxes
-            pasted = mask_order(covered_factor(boxes, self.size, images.dtype), images, images.dtype)
+            pasted = mask_order(covered_factor(self._boxes, self.size, images.dtype), images, images.dtype)
             anchors, mixed = memory_order(images), memory_order(out)
-            choose_into(anchors, gather_into(anchors, self.sources[:, 1], mixed), pasted, mixed)
+            choose_into(anchors, gather_into(anchors, self.partners[0], mixed), pasted, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        partner = self.sources[:, 1].tolist()
+        partner = self.partners[0].tolist()
         if not self._plain(images):
             out.copy_(self._mix(images))
-        elif self.source_boxes is None and shared(self.boxes):
+        elif self._source_boxes is None and single_on_host(self._boxes):
             anchors, targets = self._windows(images, out)
             for _, _, source, target in one_by_one(anchors, partner, targets):
                 target.copy_(source)
@@ -103,7 +107,7 @@ class BoxPlan(Plan):
 
     def _plain(self, images: Tensor) -> bool:
         """Tell whether there is one box per image, in pixels of these images."""
-        return self.boxes.shape[1] == 1 and self.size == tuple(images.shape[2:])
+        return self._boxes.shape[1] == 1 and self.size == tuple(images.shape[2:])
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
@@ -116,7 +120,7 @@ class BoxPlan(Plan):
 
     def _window(self, images: Tensor) -> tuple[Any, ...]:
         """Return the one box of all images as an index, in memory order."""
-        top, bottom, left, right = self.boxes[0].tolist()[0]
+        ((top, bottom, left, right),) = self._boxes.tolist()[0]
         box = slice(top, bottom), slice(left, right)
         return (..., *box) if images.is_contiguous() else (slice(None), *box)
 
@@ -138,3 +142,8 @@ class BoxPlan(Plan):
         if self.size != tuple(images.shape[2:]):
             boxes, source_boxes = (rescaled(box, self.size, images.shape[2:]) for box in (boxes, source_boxes))
         return paste_scaled(source, boxes, source_boxes, "nearest" if nearest else self.interpolation)
+
+
+def _in_layers(boxes: Tensor) -> Tensor:
+    """Return boxes ``(S, 4)`` or ``(S, K - 1, 4)`` in the second form."""
+    return boxes if boxes.dim() == 3 else boxes.unsqueeze(1)

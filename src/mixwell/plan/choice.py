@@ -22,8 +22,8 @@ class ChoicePlan(Plan):
 
     def __init__(self, plans: tuple[Plan, ...], choice: Tensor) -> None:
         self.plans, self.choice = plans, choice
-        self.sources, self.size = plans[0].sources, plans[0].size
-        self.lam, self.weights = self._pick([p.lam for p in plans]), self._pick([p.weights for p in plans])
+        self.partners, self.size = plans[0].partners, plans[0].size
+        self._lam, self.weights = self._pick([p.lam for p in plans]), self._pick([p.weights for p in plans])
 
     @property
     def moves_pixels(self) -> bool:
@@ -54,7 +54,7 @@ class ChoicePlan(Plan):
 
 def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:
     """Combine plans over the same pairs, as a single mask where no plan moves pixels: one pass over the images."""
-    most = max(plan.sources.shape[1] for plan in plans)
+    most = max(1 + len(plan.partners) for plan in plans)
     if most > 2:
         raise ValueError(
             f"A choice per sample needs policies with two sources, but got one with {most}; choose per batch."
@@ -62,7 +62,7 @@ def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:
     chosen = ChoicePlan(plans, choice)
     if chosen.moves_pixels:
         return chosen
-    pairs = Pairs(chosen.sources[:, 1], chosen.lam, chosen.size)
+    pairs = Pairs(chosen.partners[0], chosen.lam, chosen.size)
     mask = MaskPlan(pairs, chosen.share(chosen.size)[:, :1])
     mask.weights = chosen.weights  # a plan may carry the drawn ratio instead of its share of the pixels
     return mask

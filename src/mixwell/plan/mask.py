@@ -9,7 +9,7 @@ from mixwell.batch import Pairs
 from mixwell.ops.masks import factor_dtype, mask_functionally, mask_into, mask_order, mean_at, scaled
 from mixwell.ops.patches import move_cells
 from mixwell.ops.pixels import blend_into, choose_into, gather_into, memory_order, one_by_one
-from mixwell.plan.base import Plan, shared
+from mixwell.plan.base import Plan
 
 
 class MaskPlan(Plan):
@@ -26,12 +26,16 @@ class MaskPlan(Plan):
         ValueError: The mask has another shape, or is finer than the images.
     """
 
-    _geometry = ("mask",)
+    _geometry = ("_mask",)
 
     def __init__(self, pairs: Pairs, mask: Tensor) -> None:
-        self.mask = _check_mask(mask, pairs)
-        super().__init__(pairs, mean_at(self.mask, pairs.size))
-        self.mask = self.mask.expand(len(pairs), -1, -1, -1)
+        self._mask = _check_mask(mask, pairs)
+        super().__init__(pairs, mean_at(mask, pairs.size))
+
+    @property
+    def mask(self) -> Tensor:
+        """The anchor's share, shape ``(B, 1, h, w)``."""
+        return self._mask.expand(len(self), -1, -1, -1)
 
     def share(self, size: tuple[int, int]) -> Tensor:
         """See :meth:`Plan.share`."""
@@ -39,23 +43,21 @@ class MaskPlan(Plan):
         return torch.cat((mask, 1 - mask), 1)
 
     def _differentiable(self, images: Tensor) -> bool:
-        return images.requires_grad or self.mask.requires_grad
+        return images.requires_grad or self._mask.requires_grad
 
     def _mix(self, images: Tensor) -> Tensor:
-        return mask_functionally(self._source(images, 1), self._source(images, 0), self.mask)
+        return mask_functionally(self._source(images, 1), self._source(images, 0), self._mask)
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         anchors, mixed = memory_order(images), memory_order(out)
-        partners = gather_into(anchors, self.sources[:, 1], mixed)
-        mask = self.mask[:1] if shared(self.mask) else self.mask
-        mask_into(partners, anchors, scaled(mask, images.shape[2:]), images, mixed)
+        partners = gather_into(anchors, self.partners[0], mixed)
+        mask_into(partners, anchors, scaled(self._mask, images.shape[2:]), images, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        mask = self.mask[:1] if shared(self.mask) else self.mask
-        factor = mask_order(scaled(mask, images.shape[2:]), images, factor_dtype(mask, images))
+        factor = mask_order(scaled(self._mask, images.shape[2:]), images, factor_dtype(self._mask, images))
         anchors, mixed = memory_order(images), memory_order(out)
-        mix = choose_into if mask.dtype == torch.bool else blend_into
-        for row, a, b, target in one_by_one(anchors, self.sources[:, 1].tolist(), mixed):
+        mix = choose_into if self._mask.dtype == torch.bool else blend_into
+        for row, a, b, target in one_by_one(anchors, self.partners[0].tolist(), mixed):
             mix(b, a, factor[row if len(factor) > 1 else 0], target)
 
 
@@ -69,7 +71,7 @@ class PatchPlan(MaskPlan):
             ``(B, 2, cells ** 2)``, int64. Both sides of the images must be a multiple of ``cells``.
     """
 
-    _geometry = ("mask", "moves")
+    _geometry = ("_mask", "moves")
 
     def __init__(self, pairs: Pairs, mask: Tensor, moves: Tensor) -> None:
         super().__init__(pairs, mask)

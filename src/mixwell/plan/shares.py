@@ -30,7 +30,7 @@ class SharePlan(Plan):
         (torch.Size([3, 3]), tensor(1.))
     """
 
-    _geometry = ("shares",)
+    _geometry = ("_shares",)
 
     def __init__(self, pairs: Pairs, shares: Tensor) -> None:
         sources = 1 + (1 if pairs.partner.dim() == 1 else pairs.partner.shape[1])
@@ -42,20 +42,25 @@ class SharePlan(Plan):
             )
         means = mean_at(shares.flatten(0, 1)[:, None], pairs.size).unflatten(0, shares.shape[:2])
         super().__init__(pairs, means)
-        self.shares = shares.expand(len(pairs), -1, -1, -1)
+        self._shares = shares
+
+    @property
+    def shares(self) -> Tensor:
+        """Every source's share, shape ``(B, K, h, w)``."""
+        return self._shares.expand(len(self), -1, -1, -1)
 
     def share(self, size: tuple[int, int]) -> Tensor:
         """See :meth:`Plan.share`."""
         return scaled(self.shares, size).float()
 
     def _differentiable(self, images: Tensor) -> bool:
-        return images.requires_grad or self.shares.requires_grad
+        return images.requires_grad or self._shares.requires_grad
 
     def _mix(self, images: Tensor) -> Tensor:
         dtype = images.dtype if images.is_floating_point() else torch.float32
-        shares = scaled(self.shares, images.shape[2:]).to(dtype)
+        shares = scaled(self._shares, images.shape[2:]).to(dtype)
         mixed = shares[:, :1] * images.to(dtype)
-        for k in range(1, self.sources.shape[1]):
+        for k in range(1, 1 + len(self.partners)):
             mixed = torch.addcmul(mixed, shares[:, k : k + 1], self._source(images, k).to(dtype))
         return mixed if images.is_floating_point() else mixed.round_().to(images.dtype)
 

@@ -59,5 +59,5 @@ class ResizeMix(Policy):
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
         tau = pairs.lam
-        boxes = place(_RULES[self.box], pairs.size, tau[:, None].expand(-1, 2), pairs.rand(2))
+        boxes = place(_RULES[self.box], pairs.size, tau[:, None], pairs.rand(2))
         return BoxPlan(pairs.with_lam(1 - tau**2), boxes, whole_image(boxes, pairs.size), self.interpolation)

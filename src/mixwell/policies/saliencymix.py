@@ -77,4 +77,4 @@ class SaliencyMix(Policy):
             centre = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size, self.temperature)
         else:
             centre = peaks(maps, pairs.size, self.levels)
-        return BoxPlan(pairs, place(_RULES[self.box], pairs.size, cut_side(pairs.lam).expand(len(centre), -1), centre))
+        return BoxPlan(pairs, place(_RULES[self.box], pairs.size, cut_side(pairs.lam), centre))

@@ -1,0 +1,52 @@
+"""One box worked out in plain numbers is the box that tensors give; what is drawn once is kept once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mixwell as mw
+from mixwell.ops import boxes
+from mixwell.plan import Plan
+
+RULES = (boxes.clipped, boxes.inside, boxes.shifted, boxes.clipped_around, boxes.shifted_around)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (10, 10), (33, 20), (1, 7)])
+@pytest.mark.parametrize("odd", ["floor", "exact"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_plain_numbers_and_tensors_agree(rule: boxes.Rule, odd: str, size: tuple[int, int]) -> None:
+    """The same ratios and places, alone and among others, give the same boxes, to the pixel."""
+    dice = torch.Generator().manual_seed(0)
+    lam = torch.cat((torch.rand(60, generator=dice), torch.tensor([k / 50 for k in range(51)])))
+    where = torch.rand(len(lam), 2, generator=dice)
+    if rule.__name__.endswith("around"):
+        where = (where * torch.tensor(size)).long()
+    together = boxes.place(rule, size, boxes.cut_side(lam), where, odd)
+    alone = [boxes.place(rule, size, boxes.cut_side(lam[i : i + 1]), where[i : i + 1], odd) for i in range(len(lam))]
+    assert torch.cat(alone).equal(together)
+    areas = [boxes.area_weights(box, size) for box in alone]
+    torch.testing.assert_close(torch.cat(areas), boxes.area_weights(together, size), rtol=0, atol=1e-7)
+
+
+def test_a_ratio_of_hundredths_gives_whole_pixels() -> None:
+    """``10 * sqrt(1 - 0.36)`` is 8 pixels, although 0.36 is a little more in float32."""
+    where = torch.full((1, 2), 5)
+    assert boxes.place(boxes.clipped_around, (10, 10), boxes.cut_side(torch.tensor([0.36])), where).tolist() == [
+        [1, 9, 1, 9]
+    ]
+
+
+@pytest.mark.parametrize("policy", [mw.CutMix(), mw.ResizeMix(), mw.FMix()], ids=repr)
+def test_what_is_drawn_once_is_kept_once(policy: mw.Policy) -> None:
+    """Saved and sent plans stay small; one whose rows were all written out is read as well."""
+    images = torch.rand(6, 3, 16, 12)
+    plan = policy.draw(images, torch.arange(6), generator=torch.Generator().manual_seed(0))
+    state = plan.state_dict()
+    drawn = [name for name in ("lam", "boxes", "source_boxes", "mask") if isinstance(state.get(name), torch.Tensor)]
+    assert len(drawn) >= 2
+    for name in drawn:
+        assert state[name].shape[0] == 1 and getattr(plan, name).shape[0] == 6
+        assert plan.to("cpu").state_dict()[name].shape[0] == 1
+    long = Plan.from_state_dict(state | {name: getattr(plan, name).clone() for name in drawn})
+    assert long.apply(images).equal(plan.apply(images)) and long.lam.equal(plan.lam)
