@@ -1,15 +1,20 @@
 """How long mixing takes, beside other libraries, in one run: ``make bench``.
 
-Every call is timed alone, the libraries take turns, and the batch is restored (untimed) before each call, so that
-those that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a reused buffer and
-leaves the batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any harness that calls ``fn(x, y)``.
-Before that, images of 2 x 2 pixels and one thread show what plan, labels and objects cost by themselves.
+Every call is timed alone, the libraries take turns, a few calls each, and the batch is restored (untimed) before each
+call, so that those that overwrite it, as timm does, may. ``/elem`` draws for every sample; ``/buffer`` writes to a
+reused buffer and leaves the batch alone; ``/fresh`` allocates. :func:`factory` gives our rows to any harness that calls
+``fn(x, y)``. ``x peer`` is how many times as long the fastest of the others takes for the same work: timm, which
+overwrites the batch, does not count beside a buffer or a fresh result. ``--keep-memory`` has glibc keep what is freed,
+as CUDA's allocator does. Before that, images of 2 x 2 pixels and one thread show what plan, labels and objects cost by
+themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import sys
 from collections.abc import Callable
 from time import perf_counter
 
@@ -20,6 +25,8 @@ import mixwell as mw
 
 Call = Callable[[Tensor, Tensor], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+TURN = 25  # timed calls of one library before the next has its turn
+KEEP = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 
 
 def factory(num_classes: int, size: int, dtype: torch.dtype) -> dict[str, Call]:
@@ -88,17 +95,28 @@ def _buffered(policy: mw.BatchPolicy) -> Call:
 def measure(calls: dict[str, Call], images: Tensor, labels: Tensor, rounds: int) -> dict[str, float]:
     """Return the median time of every call that does not raise (milliseconds)."""
     batch, times = images.clone(), {name: [] for name in calls}
-    for k in range(rounds + 3):
+    for _ in range(-(-rounds // TURN)):
         for name, call in calls.items():
-            batch.copy_(images)
-            start = perf_counter()
-            try:
-                call(batch, labels)
-            except (RuntimeError, TypeError, ValueError):  # a peer that does not take this type
-                continue
-            if k >= 3:
-                times[name].append(perf_counter() - start)
+            for k in range(-5, TURN):  # the first calls find their code and memory again after the others
+                batch.copy_(images)
+                start = perf_counter()
+                try:
+                    call(batch, labels)
+                except (RuntimeError, TypeError, ValueError):  # a peer that does not take this type
+                    break
+                if k >= 0:
+                    times[name].append(perf_counter() - start)
     return {name: 1e3 * statistics.median(t) for name, t in times.items() if t}
+
+
+def against_peers(name: str, found: dict[str, float]) -> str:
+    """Say how many times as long the fastest peer takes for the same work; nothing where there is none."""
+    policy = name.removeprefix("mixwell ").removesuffix("/buffer").removesuffix("/fresh")
+    overwrites = name == f"mixwell {policy}"
+    same = [t for peer, t in found.items() if peer.split()[1:] == [policy] and not peer.startswith("mixwell")]
+    if not overwrites:
+        same = [t for peer, t in found.items() if peer in (f"torchvision {policy}", f"kornia {policy}")]
+    return f"{min(same) / found[name]:9.2f}" if name.startswith("mixwell") and same else ""
 
 
 def overhead(rounds: int) -> None:
@@ -124,8 +142,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["128x32", "64x224"], metavar="BxS", help="batch x side")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=100, help="timed calls; boxes differ, so CutMix needs hundreds")
+    parser.add_argument("--only", nargs="+", metavar="POLICY", help="such as mixup cutmix")
+    parser.add_argument("--keep-memory", action="store_true", help="start again with an allocator that keeps memory")
     args = parser.parse_args()
+    if args.keep_memory and not KEEP.keys() <= os.environ.keys():  # read once, when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP)
     torch.set_num_threads(1)
     overhead(args.rounds)
     torch.set_num_threads(args.threads)
@@ -136,10 +158,13 @@ def main() -> None:
             labels, classes = torch.arange(n) % 100, 100
             calls = {"copy": lambda x, y: x.clone(), **peers(classes, DTYPES[name])}
             calls |= {f"mixwell {key}": call for key, call in factory(classes, side, DTYPES[name]).items()}
+            if args.only:
+                calls = {k: call for k, call in calls.items() if k.split()[-1].split("/")[0] in ["copy", *args.only]}
             found = measure(calls, images, labels, args.rounds)
-            print(f"\n{n} x 3 x {side} x {side} {name}, {args.threads} threads\n{'':34}{'ms':>9}{'x copy':>9}")
+            print(f"\n{n} x 3 x {side} x {side} {name}, {args.threads} threads")
+            print(f"{'':34}{'ms':>9}{'x copy':>9}{'x peer':>9}")
             for key, value in sorted(found.items(), key=lambda item: (item[0].split()[-1].split("/")[0], item[1])):
-                print(f"{key:34}{value:9.3f}{value / found['copy']:9.1f}")
+                print(f"{key:34}{value:9.3f}{value / found['copy']:9.1f}{against_peers(key, found)}")
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor
         Boxes, shape ``(S, 4)``, int64.
     """
     if single_on_host(where):
-        sides = side.expand(1, 2).tolist()[0] if isinstance(side, Tensor) else (side, side)
-        axes = zip(size, sides, where.tolist()[0], strict=True)
-        return from_numbers(*(edge for axis in axes for edge in rule(*axis, odd))).unsqueeze(0)
+        high, wide = side.expand(1, 2).tolist()[0] if isinstance(side, Tensor) else (side, side)
+        y, x = where.tolist()[0]
+        return from_numbers(*rule(size[0], high, y, odd), *rule(size[1], wide, x, odd)).unsqueeze(0)
     return torch.stack(rule(extent(size, where.device), side, where, odd), -1).flatten(1)
 
 

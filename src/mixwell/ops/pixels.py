@@ -14,12 +14,12 @@ LARGE_IMAGE = 64 * 1024
 
 def on_host(t: Tensor) -> bool:
     """Tell whether reading a tensor's numbers stalls nothing."""
-    return t.device.type == "cpu"
+    return t.is_cpu
 
 
 def single_on_host(rows: Tensor) -> bool:
     """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
-    return rows.shape[0] == 1 and on_host(rows) and not torch.compiler.is_compiling()
+    return rows.is_cpu and rows.shape[0] == 1 and not torch.compiler.is_compiling()
 
 
 def from_numbers(*values: float) -> Tensor:

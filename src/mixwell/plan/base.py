@@ -110,7 +110,7 @@ class Plan(ABC):
             if out is not None:
                 return out.copy_(mixed)
             return mixed if order is None else mixed.contiguous(memory_format=order)  # gathering forgets channels-last
-        fits = out is None or layout(out) == order
+        fits = out is None or out is images or layout(out) == order
         out = torch.empty_like(images) if out is None else out
         if order is None or not fits:
             return out.copy_(self._mix(images))
@@ -120,7 +120,7 @@ class Plan(ABC):
 
     def source_labels(self, labels: Tensor) -> Tensor:
         """Return the label of every source, shape ``(B, K)``, or ``(B, K, N)`` of dense labels ``(B, N)``."""
-        return torch.stack((labels, *(labels.index_select(0, partner) for partner in self.partners)), 1)
+        return torch.stack([labels, *[labels.index_select(0, partner) for partner in self.partners]], 1)
 
     def apply_segmentation(self, maps: Tensor) -> Tensor:
         """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
@@ -220,8 +220,8 @@ def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
 
 
 def of_two(weight: Tensor) -> Tensor:
-    """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``."""
+    """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``, or ``(2,)`` for all."""
     if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
         anchor = weight.item()
-        return from_numbers(anchor, 1 - anchor).unsqueeze(0)
+        return from_numbers(anchor, 1 - anchor)
     return torch.stack((weight, 1 - weight), 1)

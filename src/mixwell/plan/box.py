@@ -107,7 +107,7 @@ class BoxPlan(Plan):
 
     def _plain(self, images: Tensor) -> bool:
         """Tell whether there is one box per image, in pixels of these images."""
-        return self._boxes.shape[1] == 1 and self.size == tuple(images.shape[2:])
+        return self._boxes.shape[1] == 1 and self.size == images.shape[2:]
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
