@@ -31,7 +31,7 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:
         them.
     """
     if aspect is None and single_on_host(lam):
-        return array("f", (math.sqrt(1 - lam.item()),))[0]  # rounded as tensors are: floor(10 * 0.8) must be 8
+        return _single(math.sqrt(_single(1 - lam.item())))
     side = (1 - lam).sqrt_()[:, None]
     if aspect is None:
         return side
@@ -118,7 +118,12 @@ def shifted_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, 
 
 def whole(number: Any) -> Any:
     """Round down a number that is not negative."""
-    return int(number) if isinstance(number, float) else number.long()
+    return int(_single(number)) if isinstance(number, float) else number.long()
+
+
+def _single(number: float) -> float:
+    """Round to float32, as tensors do: ten times 0.7 must be 7 wherever it is worked out."""
+    return array("f", (number,))[0]
 
 
 def at_least(number: Any, bound: int) -> Any:
