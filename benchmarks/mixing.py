@@ -95,9 +95,10 @@ def _buffered(policy: mw.BatchPolicy) -> Call:
 def measure(calls: dict[str, Call], images: Tensor, labels: Tensor, rounds: int) -> dict[str, float]:
     """Return the median time of every call that does not raise (milliseconds)."""
     batch, times = images.clone(), {name: [] for name in calls}
-    for _ in range(-(-rounds // TURN)):
+    turn = min(TURN, rounds)
+    for _ in range(-(-rounds // turn)):
         for name, call in calls.items():
-            for k in range(-5, TURN):  # the first calls find their code and memory again after the others
+            for k in range(-5, turn):  # the first calls find their code and memory again after the others
                 batch.copy_(images)
                 start = perf_counter()
                 try:

@@ -91,7 +91,7 @@ class BatchPolicy(Value, ABC):
             ValueError: See :meth:`draw`.
         """
         plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
-        return MixedBatch(plan._apply(images, out), plan.source_labels(labels), plan.weights, plan)
+        return MixedBatch(plan.apply(images, out), plan.source_labels(labels), plan.weights, plan)
 
 
 class Policy(BatchPolicy):

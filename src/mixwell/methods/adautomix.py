@@ -136,7 +136,7 @@ class AdAutoMix(MomentumPipeline):
         """Draw pairs, or more than pairs, and the wanted share of each source ``(B, K)``."""
         plans = [self.policy.draw(images, labels, model=self.student) for _ in range(1 if several == 2 else several)]
         if len(plans[0].partners) != 1:
-            raise ValueError(f"AdAutoMix draws sources two by two, but the policy has {plans[0].sources.shape[1]}.")
+            raise ValueError(f"AdAutoMix draws sources two by two, but the policy has {1 + len(plans[0].partners)}.")
         partner = torch.stack([plan.partners[0] for plan in plans[: several - 1]], 1)
         lam = torch.stack([plan.lam for plan in plans], 1)
         lam = torch.cat((lam, 1 - lam), 1) if several == 2 else normalised(lam)

@@ -152,4 +152,4 @@ def _check(features: Tensor, name: str, plan: Plan) -> None:
             "name another layer."
         )
     if len(plan.partners) != 1:
-        raise ValueError(f"AlignMix aligns two sources, but the policy mixes {plan.sources.shape[1]}.")
+        raise ValueError(f"AlignMix aligns two sources, but the policy mixes {1 + len(plan.partners)}.")

@@ -135,7 +135,7 @@ def at_most(number: Any, bound: Any) -> Any:
     """Return the smaller of a number and a bound."""
     if isinstance(number, int):
         return min(number, bound)
-    return number.clamp(max=bound) if isinstance(bound, int) else torch.minimum(number, bound)
+    return torch.minimum(number, bound) if isinstance(bound, Tensor) else number.clamp(max=bound)
 
 
 def extent(size: tuple[int, int], device: torch.device) -> Tensor | int:

@@ -26,7 +26,6 @@ class Plan(ABC):
     """
 
     _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold, as they are kept
-    _sources: Tensor | None = None
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:  # (S, K), or of the anchor of two alone, (S,)
         partner = pairs.partner
@@ -38,9 +37,8 @@ class Plan(ABC):
     @property
     def sources(self) -> Tensor:
         """Rows every mixed image is made of, the anchor first, shape ``(B, K)``."""
-        if self._sources is None:  # made when first looked at: few look, and every batch would pay
-            self._sources = torch.stack((torch.arange(len(self), device=self._lam.device), *self.partners), 1)
-        return self._sources
+        # Made when it is looked at: few look, and every batch would pay.
+        return torch.stack((torch.arange(len(self), device=self.partners[0].device), *self.partners), 1)
 
     @property
     def lam(self) -> Tensor:
@@ -97,10 +95,6 @@ class Plan(ABC):
             True
         """
         check_images(images)
-        return self._apply(images, out)
-
-    def _apply(self, images: Tensor, out: Tensor | None) -> Tensor:
-        """Apply to images that have been checked."""
         self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
@@ -119,7 +113,22 @@ class Plan(ABC):
         return out
 
     def source_labels(self, labels: Tensor) -> Tensor:
-        """Return the label of every source, shape ``(B, K)``, or ``(B, K, N)`` of dense labels ``(B, N)``."""
+        """Return the label of every source, shape ``(B, K)``, or ``(B, K, N)`` of dense labels ``(B, N)``.
+
+        Args:
+            labels: Class indices ``(B,)``, or dense labels ``(B, N)``, on the plan's device.
+
+        Raises:
+            ValueError: There is not one label for every row of the plan.
+
+        Example:
+            >>> from mixwell import CutMix, Roll
+            >>> plan = CutMix(pairing=Roll()).draw(torch.rand(3, 3, 8, 8), torch.arange(3))
+            >>> plan.source_labels(torch.tensor([5, 6, 7])).tolist()
+            [[5, 7], [6, 5], [7, 6]]
+        """
+        if labels.shape[0] != len(self):
+            raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
         return torch.stack([labels, *[labels.index_select(0, partner) for partner in self.partners]], 1)
 
     def apply_segmentation(self, maps: Tensor) -> Tensor:
@@ -175,7 +184,7 @@ class Plan(ABC):
         made = dict(state, size=tuple(state["size"]))
         if "plans" in made:
             made["plans"] = tuple(Plan.from_state_dict(inner) for inner in made["plans"])
-        plan._sources, plan.partners = made["sources"], made["sources"].unbind(1)[1:]
+        plan.partners = made["sources"].unbind(1)[1:]
         for name in names:
             setattr(plan, name, made[name.lstrip("_")])
         return plan
@@ -183,9 +192,9 @@ class Plan(ABC):
     def _check_rows(self, images: Tensor) -> None:
         if images.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")
-        if images.device != self._lam.device:
+        if images.device != self.partners[0].device:
             raise ValueError(
-                f"The plan is on {self._lam.device}, but the images are on {images.device}: use plan.to()."
+                f"The plan is on {self.partners[0].device}, but the images are on {images.device}: use plan.to()."
             )
 
     def _differentiable(self, images: Tensor) -> bool:

@@ -20,8 +20,8 @@ class BoxPlan(Plan):
 
     Args:
         pairs: The pairs; ``pairs.partner`` may be ``(B, K - 1)``, one partner per box.
-        boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, shape ``(S, 4)`` or ``(S, K - 1,
-            4)``.
+        boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, inside the image, shape ``(S, 4)`` or
+            ``(S, K - 1, 4)``.
         source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes what lies in the same place.
         interpolation: How to scale: ``"nearest"``, ``"bilinear"``, ``"aligned"`` or ``"area"``.
         weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``, or of both of two
