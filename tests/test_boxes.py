@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -40,6 +42,15 @@ def test_a_ratio_of_hundredths_gives_whole_pixels(lam: float, pixels: int) -> No
     """``10 * sqrt(1 - 0.36)`` is 8 pixels, although 0.36 is a little more in float32."""
     box = boxes.place(boxes.inside, (10, 10), boxes.cut_side(torch.tensor([lam])), torch.zeros(1, 2))
     assert box.tolist() == [[0, pixels, 0, pixels]]
+
+
+def test_a_ratio_in_float64_stays_one() -> None:
+    """Published code computes in float64, where ``20 * sqrt(1 - 0.91)`` is a little less than 6."""
+    size, middle = (15, 20), torch.tensor([[7, 10]])
+    for lam in (k / 100 for k in range(101)):
+        side = boxes.cut_side(torch.tensor([lam], dtype=torch.float64))
+        box = boxes.place(boxes.shifted_around, size, side, middle)
+        assert (box[0, 1::2] - box[0, ::2]).tolist() == [int(length * math.sqrt(1 - lam)) for length in size]
 
 
 @pytest.mark.parametrize("policy", [mw.CutMix(), mw.ResizeMix(), mw.FMix()], ids=repr)

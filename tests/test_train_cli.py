@@ -71,7 +71,7 @@ def test_what_a_run_leaves_behind(tmp_path, capsys):
     assert {"python", "torch", "device", "threads", "commit"} <= summary["environment"].keys()
     assert list((out / "tensorboard").glob("events*")) and (out / "config.json").is_file()
     with safe_open(out / "model.safetensors", "pt") as file:
-        assert "fc.weight" in file.keys() and file.metadata()["model"] == "mini_resnet"  # noqa: SIM118
+        assert "fc.weight" in file.keys() and json.loads(file.metadata()["mixwell"])["model"] == "mini_resnet"  # noqa: SIM118
     assert main(["eval", str(out), "--json"]) == 0
     measures = json.loads(capsys.readouterr().out)
     assert measures == pytest.approx(summary["test"] | {"images": 897}, rel=1e-9)

@@ -78,8 +78,10 @@ def test_no_port_at_all(start: Start, rank: int, host: str, port: int | str) -> 
     assert "MASTER_ADDR and MASTER_PORT" in said and f"{host!r} and {str(port)!r}" in said and "torchrun" in said
 
 
-def test_the_first_process_may_be_the_last(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that comes early waits until somebody answers."""
+def test_the_first_process_may_be_the_last(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that comes early waits until somebody answers, and says so once."""
     ready = threading.Event()
 
     def late() -> None:
@@ -92,8 +94,10 @@ def test_the_first_process_may_be_the_last(closed_port: int, monkeypatch: pytest
     thread.start()
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": closed_port}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(engine, "QUIET", 0.2)
     engine.check_meeting_place()
     assert ready.is_set()
+    assert capsys.readouterr().err == f"mixwell: waiting up to 60 s for 127.0.0.1:{closed_port}\n"
     thread.join()
 
 

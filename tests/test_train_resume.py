@@ -33,6 +33,10 @@ ARGS = ["train", "digits", "--epochs", str(EPOCHS), *TINY, *STATEFUL]
 TIMES = {"seconds", "images_per_second"}
 
 
+class Killed(BaseException):
+    """Ends the code under test on the spot, as a kill would."""
+
+
 def metrics(run: Path) -> list[dict[str, float]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
@@ -45,6 +49,7 @@ def same(run: Path, other: Path) -> None:
     for mine, theirs in ((load_file(run / file), load_file(other / file)) for file in files):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert all((run / file).read_bytes() == (other / file).read_bytes() for file in files)
     mine, theirs = (torch.load(r / f"checkpoint/epoch-{EPOCHS:05d}/state.pt", weights_only=True) for r in (run, other))
     for part in ("optimizer", "random", "loader", "average"):
         assert repr(mine[part]) == repr(theirs[part])
@@ -131,6 +136,40 @@ def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
     same(run, undisturbed)
 
 
+@pytest.mark.parametrize("epochs", [1, EPOCHS])
+def test_a_kill_right_after_the_last_checkpoint(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The classifier that is written last is that of the last epoch, although no epoch is left to train."""
+    args = [*ARGS[:3], str(epochs), *ARGS[4:]]
+    whole, run, written = tmp_path / "whole", tmp_path / "run", Path.replace
+    assert main([*args, "--out", str(whole)]) == 0
+
+    def killed(path: Path, target: Path) -> Path:
+        if target == run / "model.safetensors" and checkpoint.epochs(checkpoint.latest(run)) == epochs:
+            raise Killed
+        return written(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            main([*args, "--out", str(run)])
+    assert main(["train", "--resume", str(run)]) == 0
+    shipped = [(path / "model.safetensors").read_bytes() for path in (run, whole)]
+    assert shipped[0] == shipped[1] and not list(run.glob("*.part"))
+    assert metrics(run) == metrics(whole)
+
+
+def test_ctrl_c_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """There is a word also where nothing has been started."""
+
+    def stopped(text: str) -> Config:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Config, "read", stopped)
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["eval", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "\nmixwell: stopped\n"
+
+
 def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
     run, real = tmp_path / "run", checkpoint._write_through
 
@@ -160,10 +199,6 @@ def test_a_run_without_checkpoint_starts_over(undisturbed: Path, tmp_path: Path)
     shutil.copy(undisturbed / "config.json", run)
     assert main(["train", "--resume", str(run)]) == 0
     same(run, undisturbed)
-
-
-class Killed(BaseException):
-    """Ends the code under test on the spot, as a kill would."""
 
 
 OPERATIONS = [(os, "fsync"), (Path, "mkdir"), (Path, "rename"), (Path, "replace"), (Path, "open"), (shutil, "rmtree")]
@@ -250,7 +285,8 @@ def test_a_damaged_or_hostile_checkpoint_is_refused(undisturbed: Path, tmp_path:
     ):
         damage()
         assert main(["train", "--resume", str(run)]) == 2
-        assert "cannot read the checkpoint" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "cannot read the checkpoint" in said and "weights_only" not in said and said.count("\n") == 1
     assert not (tmp_path / "harm").exists()
 
 

@@ -32,7 +32,7 @@ def cross_entropy(
         A scalar, or the loss of every sample ``(B,)``.
 
     Raises:
-        TypeError: The logits are not a tensor.
+        TypeError: The logits are not a tensor, or there is no mixed batch.
         ValueError: Logits do not fit the batch, a label is out of range (looked at on the CPU only), or a setting is
             wrong.
 
@@ -122,6 +122,8 @@ def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
     if not isinstance(logits, Tensor):
         got = type(logits).__name__
         raise TypeError(f"logits must be a tensor of shape (B, N), but got {got}: wrap a model that returns more.")
+    if not hasattr(mixed, "weights"):
+        raise TypeError(f"mixed must be what a policy returns for images and labels, but got {type(mixed).__name__}.")
     if logits.dim() != 2 or len(logits) != len(mixed.weights):
         raise ValueError(f"logits must have shape ({len(mixed.weights)}, N), but got {tuple(logits.shape)}.")
     check_classes(mixed.labels, logits.shape[1])

@@ -143,7 +143,7 @@ def _short(text: str) -> str:
 
 def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     if name not in makers:
-        raise ValueError(f"Unknown name {name!r}{nearest(name, makers)}")
+        raise ValueError(f"Unknown name {_short(name)}{nearest(name[:80], makers)}")
     return makers[name]
 
 

@@ -30,7 +30,7 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:
         Shares of height and width, shape ``(S, 2)``, or where they are equal ``(S, 1)``, or the number that is all of
         them.
     """
-    if aspect is None and single_on_host(lam):
+    if aspect is None and single_on_host(lam) and lam.dtype == torch.float32:
         return _single(math.sqrt(_single(1 - lam.item())))
     side = (1 - lam).sqrt_()[:, None]
     if aspect is None:
@@ -77,7 +77,7 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor
     Returns:
         Boxes, shape ``(S, 4)``, int64.
     """
-    if single_on_host(where):
+    if single_on_host(where) and (not isinstance(side, Tensor) or side.dtype == torch.float32):
         high, wide = side.expand(1, 2).tolist()[0] if isinstance(side, Tensor) else (side, side)
         y, x = where.tolist()[0]
         return from_numbers(*rule(size[0], high, y, odd), *rule(size[1], wide, x, odd)).unsqueeze(0)

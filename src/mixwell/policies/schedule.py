@@ -108,6 +108,8 @@ class Ramp(BatchPolicy):
 
     def __post_init__(self) -> None:
         names = [f.name for f in fields(self.policy)]
+        if not self.setting:
+            raise ValueError("Ramp needs a policy and one of its settings, such as Ramp(MixUp(), 'alpha', end=2.0).")
         if self.setting not in names:
             raise ValueError(f"{self.policy} has no setting {self.setting!r}; it has {', '.join(names) or 'none'}.")
         if not 0 <= self.since < self.until <= 1:

@@ -8,7 +8,9 @@ Nothing is unpickled that could run code.
 from __future__ import annotations
 
 import io
+import json
 import os
+import pickle
 import random
 import shutil
 from pathlib import Path
@@ -37,10 +39,11 @@ def _write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def weights(state: dict[str, Tensor], **facts: str) -> bytes:
-    """Return tensors as safetensors; shared or strided ones are stored whole."""
+def weights(state: dict[str, Tensor], card: dict[str, Any] | None = None) -> bytes:
+    """Return tensors as safetensors, the same bytes every time; shared or strided ones are stored whole."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    return safetensors.torch.save(plain, facts)
+    # One entry, because several would be written in a random order.
+    return safetensors.torch.save(plain, None if card is None else {"mixwell": json.dumps(card)})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -56,11 +59,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every format has its own exceptions
-        raise RunError(f"cannot read the weights in {path}: {first_line(error)}") from None
+        raise RunError(f"cannot read the weights in {path}: {_reason(error)}") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name")
     return state
+
+
+def _reason(error: Exception) -> str:
+    """Say why a file cannot be read; torch's own words recommend to trust it."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or would have to run code to be read"
+    return first_line(error)
 
 
 def random_state() -> dict[str, Any]:
@@ -156,7 +166,7 @@ def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], d
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"cannot read the checkpoint {folder}: {first_line(error)}") from None
+        raise RunError(f"cannot read the checkpoint {folder}: {_reason(error)}") from None
     if theirs.recipe != config.recipe:
         raise RunError(
             f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume the run it is from"

@@ -211,7 +211,7 @@ def _interruptible(run: Path) -> Iterator[None]:
     except OSError as error:
         if not full_disk(error):
             raise
-        raise RunError(f"no space left to write {error.filename or run}: free some, then {kept()}") from None
+        raise RunError(f"no space left to write {error.filename or run}: free some; {kept()}") from None
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mixwell: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"\nmixwell: {error or 'stopped'}", file=sys.stderr)
+        print(f"\nmixwell: {str(error) or 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output has seen enough; nothing may be flushed to it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

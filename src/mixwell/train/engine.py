@@ -7,6 +7,7 @@ import platform
 import random
 import socket
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,7 +22,8 @@ from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 
 PACKAGES = ("mixwell", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
-PATIENCE = 300.0  # how long a process looks for the first one, which may start later (seconds)
+PATIENCE = 60.0  # how long a process looks for the first one, which may start later (seconds)
+QUIET = 3.0  # how long it does so without saying it
 
 
 def check_device(name: str) -> None:
@@ -60,7 +62,7 @@ def check_meeting_place() -> None:
         )
     if int(counts["RANK"]) == 0:  # the first process is the one that answers
         return
-    deadline = monotonic() + PATIENCE
+    deadline, told = monotonic() + PATIENCE, False
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=max(deadline - monotonic(), 1)).close()
@@ -68,6 +70,9 @@ def check_meeting_place() -> None:
         except OSError as error:
             if monotonic() > deadline:
                 raise RunError(_nowhere_to_meet(error.strerror or str(error))) from None
+            if not told and deadline - monotonic() < PATIENCE - QUIET:
+                print(f"mixwell: waiting up to {PATIENCE:.0f} s for {host}:{port}", file=sys.stderr, flush=True)
+                told = True
         sleep(0.2)
 
 

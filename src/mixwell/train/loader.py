@@ -173,7 +173,7 @@ class _Files(Dataset):
                 return self.transform(image.convert("RGB")), label
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
             path = images[row]
-            reason = str(error).replace(str(path), "").splitlines()
+            reason = str(error).replace(f" {str(path)!r}", "").replace(str(path), "").splitlines()
             raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
 
 

@@ -193,8 +193,12 @@ class Training:
             "loader": self.train.generator.get_state() if self.train.generator else None,
         }
         checkpoint.save(self.run, epoch, self.method.state_dict(), state)
-        facts = {"model": self.config.model, "classes": json.dumps(self.data.classes), "recipe": self.config.recipe}
-        checkpoint.write(self.run / "model.safetensors", checkpoint.weights(self.shipped.state_dict(), **facts))
+        self.ship()
+
+    def ship(self) -> None:
+        """Write the classifier alone."""
+        card = {"model": self.config.model, "classes": self.data.classes, "recipe": self.config.recipe}
+        checkpoint.write(self.run / "model.safetensors", checkpoint.weights(self.shipped.state_dict(), card))
 
     def resume(self) -> None:
         """Continue where the newest checkpoint ends; without one, start."""
@@ -216,6 +220,8 @@ class Training:
             checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
             self.history, self.command = state["history"], state["command"]
             self.method.follow(len(self.history) / self.config.epochs)
+            if self.main:  # a run that was killed after its checkpoint has the classifier of the one before
+                self.ship()
         if self.main:
             self.log(afresh=True)
 
