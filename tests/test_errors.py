@@ -197,6 +197,12 @@ def test_bad_labels_for_a_loss(use: Callable[[], Any], words: list[str]) -> None
     refused(use, ValueError, *words)
 
 
+def test_plain_labels_for_a_loss_or_a_plan() -> None:
+    """Losses take what a policy returns, a plan as many labels as it has rows."""
+    refused(lambda: mw.cross_entropy(torch.zeros(4, 5), LABELS), TypeError, "what a policy returns", "Tensor")  # type: ignore[arg-type]
+    refused(lambda: PLAN.source_labels(LABELS[:3]), ValueError, "for 4 images", "3 labels")
+
+
 def test_two_source_method_over_three_sources() -> None:
     """What compares an anchor with one partner says so when there are two; what does not goes on."""
     policy = ThreeWay()
@@ -223,6 +229,8 @@ def test_two_source_method_over_three_sources() -> None:
         ("CutMix(alpha=0)", ["positive"]),
         ("CutMix(0.2)", ["CutMix"]),
         ("Qwertz", ["Unknown name", "names(kind)"]),
+        ("x" * 1000, ["Unknown name 'xxx", "..."]),
+        ("Ramp", ["a policy and one of its settings", "Ramp(MixUp(), 'alpha'"]),
         ("", ["CutMix(alpha=0.2)"]),
         ("CutMix(alpha=", ["CutMix(alpha=0.2)"]),
         ("CutMix(alpha=0.2); MixUp()", ["CutMix(alpha=0.2)"]),
