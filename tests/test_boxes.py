@@ -66,3 +66,39 @@ def test_what_is_drawn_once_is_kept_once(policy: mw.Policy) -> None:
         assert plan.to("cpu").state_dict()[name].shape[0] == 1
     long = Plan.from_state_dict(state | {name: getattr(plan, name).clone() for name in drawn})
     assert long.apply(images).equal(plan.apply(images)) and long.lam.equal(plan.lam)
+
+
+def test_looking_at_sources_leaves_nothing_behind() -> None:
+    """A look in inference mode does not spoil a later one that gradients pass through."""
+    plan = mw.CutMix().draw(torch.rand(4, 3, 8, 8), torch.arange(4))
+    with torch.inference_mode():
+        seen = plan.sources
+    values = torch.rand(4, requires_grad=True)
+    values[plan.sources].sum().backward()
+    assert seen.equal(plan.sources) and values.grad is not None and values.grad.sum() == 8
+
+
+def test_a_plan_is_where_its_partners_are() -> None:
+    """A ratio on the host does for images elsewhere; partners do not."""
+    elsewhere = torch.arange(4, device="meta")
+    plan = mw.BlendPlan(mw.Pairs(elsewhere, torch.full((1,), 0.5), (8, 8)))
+    assert plan.apply(torch.empty(4, 3, 8, 8, device="meta")).device.type == plan.sources.device.type == "meta"
+    with pytest.raises(ValueError, match=r"on meta, but the images are on cpu: use plan\.to\(\)"):
+        plan.apply(torch.rand(4, 3, 8, 8))
+    plan = mw.BlendPlan(mw.Pairs(torch.arange(4), torch.full((1,), 0.5, device="meta"), (8, 8)))
+    with pytest.raises(ValueError, match="on cpu, but the images are on meta"):
+        plan.apply(torch.empty(4, 3, 8, 8, device="meta"))
+
+
+@pytest.mark.parametrize("policy", [mw.CutMix(), mw.ResizeMix(box="clip")], ids=repr)
+def test_square_images_of_a_size_known_later(policy: mw.Policy) -> None:
+    """Sides that are symbols when a policy is exported are sides all the same."""
+
+    class Mix(torch.nn.Module):
+        def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return policy(images, labels).images
+
+    side = torch.export.Dim.AUTO
+    given, shapes = (torch.rand(4, 3, 16, 16), torch.arange(4)), ({2: side, 3: side}, None)
+    program = torch.export.export(Mix(), given, dynamic_shapes=shapes, strict=False)
+    assert program.module()(*given).shape == (4, 3, 16, 16)
