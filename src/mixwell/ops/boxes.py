@@ -198,9 +198,14 @@ def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]
     """Tell which rows and which columns lie in a box: shape ``(..., 2, n)``, n the longer side of the canvas."""
     line = torch.arange(max(canvas), device=boxes.device)
     if canvas != size:
-        line = torch.stack([line * s // c for s, c in zip(size, canvas, strict=True)])
+        line = torch.stack([nearest(line, s, c) for s, c in zip(size, canvas, strict=True)])
     edges = boxes.unflatten(-1, (2, 2))  # axis, then first line inside and first line after
     return (line >= edges[..., :1]) & (line < edges[..., 1:])
+
+
+def nearest(lines: Tensor, source: int, target: int) -> Tensor:
+    """Return which of ``source`` lines nearest-neighbour scaling shows in these of ``target`` lines."""
+    return lines * source // target
 
 
 def _split(lines: Tensor, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixwell.ops.boxes import nearest
 from mixwell.ops.pixels import blend, blend_into, choose_into
 
 
@@ -12,8 +13,8 @@ def scaled(mask: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     """Scale a mask ``(S, 1, h, w)`` to a size by nearest neighbour."""
     for dim in (2, 3):
         if mask.shape[dim] != size[dim - 2]:
-            index = torch.arange(size[dim - 2], device=mask.device) * mask.shape[dim] // size[dim - 2]
-            mask = mask.index_select(dim, index)
+            lines = torch.arange(size[dim - 2], device=mask.device)
+            mask = mask.index_select(dim, nearest(lines, mask.shape[dim], size[dim - 2]))
     return mask
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Place:
     world: int = 1
 
 
-class Loader:
+class Loader(ABC):
     """Yields ``(images, labels)``, normalised, on the device; subclasses say how a batch is made.
 
     With a generator an epoch is a random order without its incomplete last batch, and every process gets its share of
@@ -108,8 +109,9 @@ class Loader:
         """Fill a random box of some training images with noise, where that is wanted."""
         return images if self.erase is None else torch.stack([self.erase(image) for image in images])
 
+    @abstractmethod
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        raise NotImplementedError
+        """Walk an epoch: normalised images ``(B, C, H, W)`` and class indices ``(B,)``, on the device."""
 
 
 class ArrayLoader(Loader):
