@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixwell import models, spec
+from mixwell import models
+from mixwell.features.hooks import classifier_of
 from mixwell.methods import Method
-from mixwell.methods.leftout import begin_momentum
+from mixwell.parse import nearest, parse
 from mixwell.policy import BatchPolicy
-from mixwell.spec import nearest
-from mixwell.taps import classifier_of
+from mixwell.step_guard import begin_momentum
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet
@@ -89,7 +89,7 @@ def method(config: Config, model: nn.Module, num_classes: int) -> Method:
 
 def _parsed(field: str, text: str) -> Any:
     try:
-        return spec.parse(text)
+        return parse(text)
     except (TypeError, ValueError) as error:
         raise RunError(f"{field}: {error}") from None
 

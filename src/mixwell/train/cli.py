@@ -21,7 +21,7 @@ from typing import Any
 
 import mixwell
 from mixwell import models
-from mixwell.spec import known, nearest
+from mixwell.parse import known, nearest
 from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError, full_disk

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from mixwell.spec import nearest
+from mixwell.parse import nearest
 from mixwell.train.errors import RunError
 
 PRECISIONS = ("fp32", "bf16", "fp16")

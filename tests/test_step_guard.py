@@ -14,8 +14,8 @@ from torch import Tensor
 
 from learned import Net, awake
 from mixwell import AdAutoMix, AutoMix, Method, SAMix
-from mixwell.methods.leftout import begin_momentum
 from mixwell.models import mini_resnet
+from mixwell.step_guard import begin_momentum
 from mixwell.train.cli import main
 from mixwell.train.loader import ArrayLoader
 from steps import data, process_group, second_process

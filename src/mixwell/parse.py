@@ -13,10 +13,10 @@ from typing import Any
 import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
-import mixwell.methods.adaptivemask as adaptivemask
-import mixwell.methods.masklosses as masklosses
-import mixwell.methods.mixblock as mixblock
-import mixwell.methods.momentum as momentum
+import mixwell.mixers.adaptivemask as adaptivemask
+import mixwell.mixers.masklosses as masklosses
+import mixwell.mixers.mixblock as mixblock
+import mixwell.mixers.teacher as momentum
 import mixwell.pairing as pairing
 import mixwell.policies as policies
 import mixwell.policy as policy
