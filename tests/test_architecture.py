@@ -26,6 +26,7 @@ ORDER = [
     {"ops"},
     {"typecheck", "checks"},
     {"value"},
+    {"schedule", "normalization"},
     {"batch"},
     {"plan"},
     {"ratio", "pairing", "features"},

@@ -95,7 +95,7 @@ def test_labels_follow_the_area() -> None:
     x, y = data(size=32)
     for label in ("nominal", "area"):
         method = awake(AutoMix(Net(), policy, label=label, head="both"))
-        maps = method.tap.map(method.teacher, x)
+        maps = method.hook.map(method.teacher, x)
         share = method.block(maps, maps.roll(1, 0), 0.5, (32, 32)).mean((1, 2, 3))
         weight = share if label == "area" else torch.full((8,), 0.5)
         logits = (out := method(x, y))["output"]
@@ -220,6 +220,6 @@ def test_learns() -> None:
     assert (method.model(x).argmax(1) == y).float().mean() > 0.95
     assert sum(errors[-10:]) / 10 < 0.1 < errors[0], errors
     with torch.no_grad():
-        maps = method.tap.map(method.teacher, x)
+        maps = method.hook.map(method.teacher, x)
         areas = [float(method.block(maps, maps.roll(1, 0), lam, (16, 16)).mean()) for lam in (0.2, 0.5, 0.8)]
     assert areas == sorted(areas) and areas[2] - areas[0] > 0.3, areas

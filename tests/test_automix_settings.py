@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from learned import Net, awake, grads, moved, terms_of
 from mixwell import BlendPlan, CutMix, MixUp, OneOf
-from mixwell.features.maps import MapTap, channels_of, middle_layer
+from mixwell.features.maps import MapHook, channels_of, middle_layer
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.samix import SAMixPretrained
 from mixwell.mixers.teacher import Cosine
@@ -20,7 +20,7 @@ def test_truncated_pass_is_the_full_pass() -> None:
     network, x = Net().eval(), torch.randn(2, 3, 32, 32)
     ran: list[int] = []
     network.layer3.register_forward_hook(lambda *_: ran.append(1))
-    tap = MapTap(network)
+    tap = MapHook(network)
     assert tap.name == "layer2" and channels_of(network, "layer2") == 12
     short = tap.map(network, x)
     assert not ran
@@ -92,7 +92,7 @@ def test_maps_of_networks(name: str, layer: str, size: int, shape: tuple[int, in
     network = build(name, 10).eval()
     assert middle_layer(network) == layer and channels_of(network, layer) == shape[0]
     with torch.no_grad():
-        assert MapTap(network).map(network, torch.randn(1, 3, size, size)).shape == (1, *shape)
+        assert MapHook(network).map(network, torch.randn(1, 3, size, size)).shape == (1, *shape)
 
 
 def test_teacher_dropout() -> None:

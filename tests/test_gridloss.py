@@ -67,7 +67,7 @@ def test_wrapped_models(wrap: Callable[[nn.Module], nn.Module]) -> None:
     alone = GridLoss(model, num_classes=10)
     method = GridLoss(wrap(model), num_classes=10)
     method.head.load_state_dict(alone.head.state_dict())
-    assert alone.tap.name == method.tap.name == "stem"
+    assert alone.tap.name == method.hook.name == "stem"
     assert seeded(method, images, labels)["loss"].allclose(seeded(alone, images, labels)["loss"], atol=1e-6)
     torch.compiler.reset()
 
@@ -103,7 +103,7 @@ def test_torchvision_models() -> None:
     torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     vit = torchvision.models.VisionTransformer(32, 8, 3, 4, 16, 32, num_classes=5)
     method = GridLoss(vit, num_classes=5)
-    assert method.tap.name == "encoder.layers.encoder_layer_2" and method.head.in_channels == 16
+    assert method.hook.name == "encoder.layers.encoder_layer_2" and method.head.in_channels == 16
     assert method(torch.rand(2, 3, 32, 32), torch.arange(2))["loss"].isfinite()
     swin = GridLoss(torchvision.models.swin_t(num_classes=5), num_classes=5)
     assert swin.tap.name == "features" and swin.head.in_channels == 768

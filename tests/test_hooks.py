@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import Tap, classifier_of, pooled
+from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.saliency import InputGradient
 from steps import process_group
 
@@ -36,10 +36,10 @@ class Owner(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.tap = Tap(model)
+        self.hook = FeatureHook(model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(x), self.tap.take()
+        return self.model(x), self.hook.take()
 
 
 @pytest.fixture
@@ -62,7 +62,11 @@ def images(device: torch.device) -> Tensor:
 def test_tap_reads_input_and_output(model: Net, images: Tensor) -> None:
     """The captured tensor is the module's input or output, in the graph; it is given once."""
     model.eval()
-    into, out, middle = Tap(model), Tap(model, "head", of="output"), Tap(model, "body.0", of="output")
+    into, out, middle = (
+        FeatureHook(model),
+        FeatureHook(model, "head", of="output"),
+        FeatureHook(model, "body.0", of="output"),
+    )
     logits = model(images)
     feature = into.take()
     assert feature.equal(model.feature(images))
@@ -72,14 +76,14 @@ def test_tap_reads_input_and_output(model: Net, images: Tensor) -> None:
     assert slope.allclose(model.head.weight.sum(0).expand(4, 6))
     with pytest.raises(RuntimeError, match=r"before torch\.compile"):
         out.take()
-    assert repr(into) == "Tap('head', of='input')"
+    assert repr(into) == "FeatureHook('head', of='input')"
 
 
 def test_tap_reads_keyword_arguments() -> None:
     """A module that is called by keyword is tapped as well."""
     model = nn.Module()
     model.layer = nn.Linear(3, 2)
-    tap, x = Tap(model, "layer"), torch.rand(1, 3)
+    tap, x = FeatureHook(model, "layer"), torch.rand(1, 3)
     model.layer(input=x)
     assert tap.take() is x
 
@@ -87,7 +91,7 @@ def test_tap_reads_keyword_arguments() -> None:
 def test_tap_wants_a_tensor() -> None:
     """A module that returns several things is named in the error."""
     model = nn.Sequential(nn.LSTM(3, 4))
-    tap = Tap(model, "0", of="output")
+    tap = FeatureHook(model, "0", of="output")
     model(torch.rand(2, 1, 3))
     with pytest.raises(TypeError, match="output of '0' is a tuple"):
         tap.take()
@@ -95,7 +99,7 @@ def test_tap_wants_a_tensor() -> None:
 
 def test_removed_tap_is_silent(model: nn.Module, images: Tensor) -> None:
     """After ``remove()`` nothing is captured, and what was is gone."""
-    tap = Tap(model)
+    tap = FeatureHook(model)
     model(images)
     tap.remove()
     model(images)
@@ -106,11 +110,11 @@ def test_removed_tap_is_silent(model: nn.Module, images: Tensor) -> None:
 def test_unknown_module(model: nn.Module) -> None:
     """The nearest names are offered."""
     with pytest.raises(ValueError, match=r"no module 'body\.1x'; the nearest names are body\.1"):
-        Tap(model, "body.1x")
+        FeatureHook(model, "body.1x")
     with pytest.raises(ValueError, match=r"no module 'zzz'.*head"):
-        Tap(model, "zzz")
+        FeatureHook(model, "zzz")
     with pytest.raises(ValueError, match="of='middle'"):
-        Tap(model, of="middle")  # type: ignore[arg-type]
+        FeatureHook(model, of="middle")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -122,10 +126,10 @@ def test_copies_are_separate(together: bool, model: nn.Module, images: Tensor) -
     feature = owner.tap.take()
     if together:
         logits, own = copied(images)
-        assert copied.tap is not owner.tap
+        assert copied.hook is not owner.tap
         assert logits.allclose(copied.model.head(own))
         assert own is not feature
-        copied.tap.remove()
+        copied.hook.remove()
         assert not copied.model.head._forward_hooks
         assert owner.model.head._forward_hooks
     else:
@@ -151,7 +155,7 @@ def test_compiled_after_the_tap(model: nn.Module, images: Tensor, compiled: Call
 @pytest.mark.parametrize("training", [True, False])
 def test_compiled_model_of_a_tapped_one(training: bool, model: nn.Module, images: Tensor, compiled: Callable) -> None:
     """Compiling only the model, as users do, keeps the tap."""
-    tap = Tap(model.train(training))
+    tap = FeatureHook(model.train(training))
     forward = compiled(model)
     for _ in range(2):
         logits = forward(images)
@@ -162,7 +166,7 @@ def test_compiled_before_the_tap(model: nn.Module, images: Tensor, compiled: Cal
     """The tap that never fires says why."""
     forward = compiled(model)
     forward(images)
-    tap = Tap(model)
+    tap = FeatureHook(model)
     forward(images)
     with pytest.raises(RuntimeError, match="compiled before the tap was installed"):
         tap.take()
@@ -222,7 +226,7 @@ def test_timm_models(name: str, size: int) -> None:
     """The tapped feature times the classifier is the logits, for unlike architectures."""
     timm = pytest.importorskip("timm", reason="timm is not installed")
     model = timm.create_model(name, num_classes=7).eval()
-    tap = Tap(model)
+    tap = FeatureHook(model)
     with torch.no_grad():
         logits = model(torch.rand(2, 3, size, size))
         feature = tap.take()

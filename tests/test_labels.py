@@ -204,7 +204,8 @@ def test_pixel_share_is_what_the_policy_says() -> None:
     """Untouched, and with no look at the predictions."""
     mixed = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
     assert PixelShare()(mixed, View(torch.zeros(4, 5))) is mixed.weights
-    assert not PixelShare.needs_clean and SemanticShare.needs_clean
+    assert not PixelShare.needs
+    assert SemanticShare.needs == {"clean_logits"}
 
 
 def test_a_similarity_of_ones_own() -> None:

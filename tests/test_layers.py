@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import Constant, CutMix, MixUp, Roll, models
-from mixwell.features.hooks import Tap
+from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import convolutional, last_map, stages_of
 from mixwell.features.maps import middle_layer
 from mixwell.features.mixing import Gate
@@ -110,7 +110,7 @@ def test_distributed(tmp_path) -> None:
 def test_names_inside_and_outside_a_wrapper() -> None:
     """Names are those of the model inside; those of the wrapper do as well."""
     model = nn.DataParallel(Net())
-    assert Tap(model, "layer1").name == "layer1" and Gate(model, "module.layer1").name == "module.layer1"
+    assert FeatureHook(model, "layer1").name == "layer1" and Gate(model, "module.layer1").name == "module.layer1"
     with pytest.raises(ValueError, match="no module 'layer3'"):
         Gate(model, "layer3")
 

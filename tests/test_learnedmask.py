@@ -28,7 +28,7 @@ def block(tmp_path: Path) -> tuple[str, AutoMix]:
     pytest.importorskip("safetensors")
     method = awake(AutoMix(mini_resnet(10), block=PairAttention(lam_concat=True)))
     path = tmp_path / "block.safetensors"
-    save_mask(path, method.block, method.teacher, method.tap.name, model="mini_resnet")
+    save_mask(path, method.block, method.teacher, method.hook.name, model="mini_resnet")
     return str(path), method
 
 
@@ -67,15 +67,15 @@ def test_is_an_ordinary_policy(block: tuple[str, AutoMix]) -> None:
 def test_under_other_methods(block: tuple[str, AutoMix]) -> None:
     x, y = data(size=32)
     policy = LearnedMask(block[0])
-    seer = policy._finished.on(torch.device("cpu"))
-    before = copy.deepcopy(seer.encoder.state_dict())
+    predictor = policy._finished.on(torch.device("cpu"))
+    before = copy.deepcopy(predictor.encoder.state_dict())
     for method in (Mixing(Net(), policy), SUMix(Net(), policy, num_classes=10), SAMixPretrained(Net(), policy)):
         method.train()
         out = method(x, y)
         out["loss"].backward()
         assert all(p.grad is not None for p in method.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in seer.encoder.state_dict().items())
-    assert all(p.grad is None for m in (seer.block, seer.encoder) for p in m.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in predictor.encoder.state_dict().items())
+    assert all(p.grad is None for m in (predictor.block, predictor.encoder) for p in m.parameters())
 
 
 def test_pretrained_keeps_the_drawn_ratio(block: tuple[str, AutoMix]) -> None:
@@ -100,7 +100,7 @@ def test_other_blocks(tmp_path: Path) -> None:
     x, y = data(size=32)
     for index, method in enumerate((SAMix(mini_resnet(10)), AdAutoMix(mini_resnet(10), sources=2))):
         path = tmp_path / f"{index}.safetensors"
-        save_mask(path, awake(method).block, method.teacher, method.tap.name, model="mini_resnet")
+        save_mask(path, awake(method).block, method.teacher, method.hook.name, model="mini_resnet")
         mixed = LearnedMask(str(path))(x, y)
         assert mixed.weights.shape == (8, 2)
         assert read_card(path)["settings"] == vars(method.block.settings)
@@ -109,7 +109,7 @@ def test_other_blocks(tmp_path: Path) -> None:
 def test_own_encoder(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     method, path = awake(AutoMix(Net())), tmp_path / "block.safetensors"
-    save_mask(path, method.block, method.teacher, method.tap.name)
+    save_mask(path, method.block, method.teacher, method.hook.name)
     x, y = data(size=32)
     LearnedMask(path, encoder=Net())(x, y)
     with pytest.raises(ValueError, match="does not name its encoder"):

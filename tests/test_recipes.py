@@ -146,7 +146,7 @@ def test_official_settings(row: list[str]) -> None:
     assert [config.warmup, config.clip] == numbers(official["warm"])
     method = built(config)
     assert type(method) is KIND[kind]
-    assert f"{method.tap.name}:{method.block.channels}" == official["tap"]
+    assert f"{method.hook.name}:{method.block.channels}" == official["tap"]
     check_learning(config, method, official)
     check_groups(config, method, official["block"], (peak, lowest, decay))
     (check_sources if kind == "adautomix" else check_masks)(method, official)

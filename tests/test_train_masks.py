@@ -57,7 +57,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     method = awake(mixwell.SAMix(models.mini_resnet(10, 3)))
     told = {"size": (8, 8), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
-    mixwell.save_mask(path, method.block, method.teacher, method.tap.name, "mini_resnet", **told)
+    mixwell.save_mask(path, method.block, method.teacher, method.hook.name, "mini_resnet", **told)
     return path
 
 
@@ -91,7 +91,7 @@ def test_a_picture_per_epoch(runs: dict[str, Path], name: str) -> None:
 
 def test_no_picture_without_a_block(tmp_path: Path, coloured: Path) -> None:
     """Not of plain training, nor of a block that is finished."""
-    assert mixwell.SAMixPretrained(models.mini_resnet(10), LearnedMask(str(coloured))).seer() is None
+    assert mixwell.SAMixPretrained(models.mini_resnet(10), LearnedMask(str(coloured))).mask_predictor() is None
     left = {path.name for path in run(tmp_path / "run").iterdir()}
     assert not left & {"masks", "mask.safetensors"}
 
@@ -101,7 +101,7 @@ def test_pictures_show_what_the_block_says() -> None:
     loader, classes = validation()
     method = awake(mixwell.AutoMix(models.mini_resnet(10, 1), block=mixwell.PairAttention(lam_concat=True)))
     images = samples.from_split(loader.split, classes, 3, 8)
-    found = masks.at_ratios(method.seer(), images, loader)
+    found = masks.at_ratios(method.mask_predictor(), images, loader)
     firsts = torch.stack([loader.split.images[loader.split.labels == label][0] for label in range(3)]) / 255
     assert torch.equal(images.pixels, firsts)
     teacher, block, maps = copy.deepcopy(method.teacher).eval(), copy.deepcopy(method.block).eval(), []
@@ -126,7 +126,7 @@ def test_several_sources() -> None:
     loader, classes = validation()
     method = awake(mixwell.AdAutoMix(models.mini_resnet(10, 1), sources=5))
     images = samples.from_split(loader.split, classes, 5, 8)
-    found = masks.at_ratios(method.seer(), images, loader)
+    found = masks.at_ratios(method.mask_predictor(), images, loader)
     assert [[len(sample.share) for sample in row] for row in found] == [[5] * masks.PAIRS] * 3
     torch.testing.assert_close(found[0][0].share.sum(0), torch.ones(8, 8))
     assert found[0][1].names == ("1", "2", "3", "4", "0")
@@ -145,7 +145,7 @@ def test_the_method_is_left_alone(tmp_path: Path) -> None:
     method.block.value.eval()
     method(torch.randn(4, 1, 8, 8), torch.arange(4))["loss"].backward()
     before = state_of(method)
-    masks.keep(tmp_path, 1, method.seer(), loader, classes)
+    masks.keep(tmp_path, 1, method.mask_predictor(), loader, classes)
     assert state_of(method) == before
 
 
@@ -209,9 +209,9 @@ def test_show_draws_a_learned_mask(coloured: Path, tmp_path: Path, capsys: pytes
     found = samples.photographs(48)
     seen = torch.nn.functional.interpolate(found.pixels, (8, 8), mode="bilinear", antialias=True)
     seen = (seen - torch.tensor([0.5, 0.4, 0.3]).view(-1, 1, 1)) / torch.tensor([0.2, 0.2, 0.1]).view(-1, 1, 1)
-    seer = LearnedMask(str(coloured))._finished.on(torch.device("cpu"))
+    predictor = LearnedMask(str(coloured))._finished.on(torch.device("cpu"))
     lam = torch.tensor([[0.3, 0.7]])
-    share = seer.share(seen, torch.tensor([[1], [0]]), lam.expand(2, 2), (48, 48))
+    share = predictor.share(seen, torch.tensor([[1], [0]]), lam.expand(2, 2), (48, 48))
     (sample,) = samples.at_ratios(LearnedMask(str(coloured)), found, [0.3], 0, 1)[0]
     assert f"lam 0.30: {sample}" in told
     torch.testing.assert_close(sample.share, share[0], atol=0.01, rtol=0)  # bytes are rounded
@@ -222,7 +222,7 @@ def test_show_draws_a_learned_mask(coloured: Path, tmp_path: Path, capsys: pytes
 
 def grey(folder: Path) -> str:
     method = mixwell.AutoMix(models.mini_resnet(10, 1))
-    mixwell.save_mask(folder / "grey", method.block, method.teacher, method.tap.name, "mini_resnet")
+    mixwell.save_mask(folder / "grey", method.block, method.teacher, method.hook.name, "mini_resnet")
     return str(folder / "grey")
 
 

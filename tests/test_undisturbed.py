@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import frozen_statistics, undisturbed
+from mixwell.features.isolation import frozen_statistics, undisturbed
 from mixwell.saliency import InputGradient
 
 

@@ -1,9 +1,9 @@
 """Mix samples and labels, and train stronger image classifiers with it."""
 
 from mixwell.batch import Batch, MixedBatch, Pairs
-from mixwell.features.hooks import Tap, classifier_of, pooled
-from mixwell.labels import LabelPolicy, PixelShare, SemanticShare, View
-from mixwell.losses import binary_cross_entropy, cross_entropy, target_weights
+from mixwell.features.hooks import FeatureHook, classifier_of, pooled
+from mixwell.labels import LabelPolicy, PixelShare, RatioShare, SemanticShare, View
+from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -33,6 +33,7 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
 from mixwell.parse import names, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
@@ -58,12 +59,16 @@ from mixwell.policies import (
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
 from mixwell.saliency import Activation, ClassActivation, FineGrained, InputGradient, Saliency, SpectralResidual
+from mixwell.schedule import Cosine, Linear, Schedule, Step
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "IMAGENET",
     "Activation",
     "AdAutoMix",
     "AlignMix",
@@ -74,16 +79,20 @@ __all__ = [
     "Batch",
     "BatchPolicy",
     "Beta",
+    "BinaryCrossEntropy",
     "BlendPlan",
     "BoxPlan",
     "ByProgress",
     "ChoicePlan",
     "ClassActivation",
     "Constant",
+    "Cosine",
+    "CrossEntropy",
     "CutMix",
     "Derangement",
     "ExponentialRescale",
     "FMix",
+    "FeatureHook",
     "FineGrained",
     "Folded",
     "Given",
@@ -96,6 +105,8 @@ __all__ = [
     "InputGradient",
     "LabelPolicy",
     "LearnedMask",
+    "Linear",
+    "Loss",
     "MaskPlan",
     "Method",
     "MixBlock",
@@ -103,6 +114,7 @@ __all__ = [
     "MixedBatch",
     "Mixing",
     "NoMix",
+    "Normalization",
     "OneOf",
     "PairAttention",
     "Pairing",
@@ -117,6 +129,7 @@ __all__ = [
     "PuzzleMix",
     "Ramp",
     "Ratio",
+    "RatioShare",
     "RegMixup",
     "ResizeMix",
     "Reverse",
@@ -126,6 +139,7 @@ __all__ = [
     "SUMix",
     "Saliency",
     "SaliencyMix",
+    "Schedule",
     "SemanticShare",
     "SharePlan",
     "SmoothMix",
@@ -133,7 +147,7 @@ __all__ = [
     "SoftTargets",
     "Sometimes",
     "SpectralResidual",
-    "Tap",
+    "Step",
     "Targets",
     "ThresholdTargets",
     "TwoHotTargets",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mixwell.checks import check_classes, check_device, check_images, check_labels, check_saliency
+from mixwell.normalization import Normalization
 
 if TYPE_CHECKING:
     from mixwell.plan import Plan
@@ -27,13 +28,14 @@ class Batch:
         model: The classifier, for saliency sources that look at it.
         saliency: Maps ``(B, h, w)`` known beforehand, of the images' size or coarser, in the same proportions.
         generator: Source of randomness; ``None`` takes torch's default for the device.
+        normalization: How float images were normalized; ``None`` means that they are in [0, 1].
 
     Raises:
         TypeError: Images or labels are not tensors of a usable type.
         ValueError: Shapes do not fit.
     """
 
-    __slots__ = ("generator", "images", "labels", "model", "saliency", "source_device")
+    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "source_device")
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Batch:
         model: torch.nn.Module | Callable[[Tensor], Tensor] | None = None,
         saliency: Tensor | None = None,
         generator: torch.Generator | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
         check_images(images)
         check_labels(labels, images.shape[0])
@@ -52,7 +55,7 @@ class Batch:
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None, but got {generator!r}.")
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
-        self.generator = generator
+        self.generator, self.normalization = generator, normalization
         self.source_device = images.device if generator is None else generator.device
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a mixed image is called: label policies, which set weights after the forward pass."""
+"""Label policies: how the weights of a mixed image's labels are computed after the forward pass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,27 +20,56 @@ from mixwell.value import Value, set_field
 class View:
     """What the forward passes of one step produced, for a label policy to read.
 
+    A method fills in what its label policy ``needs``; everything else may be ``None``. Nothing here has a gradient.
+
     Attributes:
-        logits: Of the mixed images, shape ``(B, N)``.
-        clean_logits: Of the unmixed images, shape ``(B, N)``, or ``None`` where no such pass was made.
+        logits: Logits of the mixed images, shape ``(B, N)``.
+        clean_logits: Logits of the unmixed images, shape ``(B, N)``.
+        features: Last feature map of the mixed images, shape ``(B, C, h, w)``.
+        clean_features: Last feature map of the unmixed images, shape ``(B, C, h, w)``.
+        attention: Attention of the mixed images' pooled token to every patch, shape ``(B, h, w)``.
     """
 
     logits: Tensor
     clean_logits: Tensor | None = None
+    features: Tensor | None = None
+    clean_features: Tensor | None = None
+    attention: Tensor | None = None
 
 
 class LabelPolicy(Value, ABC):
-    """Sets the weights of a mixed batch's labels."""
+    """Computes the weights of a mixed batch's labels.
 
-    needs_clean = False  # whether it reads the logits of the unmixed images, which cost another forward pass
+    ``needs`` names the fields of :class:`View`, other than ``logits``, that the policy reads.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         """Return weights ``(B, K)``, float32, without gradient."""
 
 
+class RatioShare(LabelPolicy):
+    """Label weights are the drawn ratios, whatever the pixels show; the published form of AutoMix and its successors.
+
+    Raises:
+        ValueError: When called: the plan has drawn no ratio for each source.
+
+    Example:
+        >>> from mixwell import Constant, CutMix
+        >>> mixed = CutMix(alpha=Constant(0.7))(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
+        >>> RatioShare()(mixed, View(torch.zeros(2, 3)))
+        tensor([[0.7000, 0.3000],
+                [0.7000, 0.3000]])
+    """
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        return mixed.plan.ratios
+
+
 class PixelShare(LabelPolicy):
-    """Labels follow the pixels, as the sample policy says: the weights a mixed batch comes with.
+    """Label weights are the shares of the pixels, as the sample policy computed them.
 
     Example:
         >>> from mixwell import NoMix
@@ -190,7 +220,7 @@ class SemanticShare(LabelPolicy):
     similarity: str | Similarity = "distance"
     kappa: float = 1.0
 
-    needs_clean = True
+    needs = frozenset({"clean_logits"})
 
     def __post_init__(self) -> None:
         if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:

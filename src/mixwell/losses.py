@@ -1,6 +1,8 @@
-"""What an error costs: losses that read a mixed batch."""
+"""Losses of mixed batches, as objects with settings and as functions."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,88 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.checks import check_classes
+from mixwell.schedule import check_range
 from mixwell.targets import SoftTargets, Targets
+from mixwell.value import Value
+
+
+class Loss(Value, ABC):
+    """A loss with its settings. Any callable with the same arguments serves as ``loss=`` of a method."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        """Return the mean loss of a batch, a scalar.
+
+        Args:
+            logits: Shape ``(B, N)``.
+            mixed: The mixed batch, with the weights of the label policy.
+        """
+
+
+class CrossEntropy(Loss):
+    """Softmax cross entropy of every source's label, weighted per sample; see :func:`cross_entropy`.
+
+    Args:
+        smoothing: Label smoothing, in [0, 1).
+
+    Raises:
+        ValueError: The smoothing is out of range.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> CrossEntropy(smoothing=0.1)(torch.zeros(4, 10), mixed)
+        tensor(2.3026)
+    """
+
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_smoothing(self.smoothing)
+
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        return cross_entropy(logits, mixed, self.smoothing)
+
+
+class BinaryCrossEntropy(Loss):
+    """Binary cross entropy of every class, for single-label and multi-label data; see :func:`binary_cross_entropy`.
+
+    Args:
+        smoothing: Label smoothing, in [0, 1).
+        targets: How labels become targets.
+        classes: ``"mean"`` or ``"sum"`` over the classes.
+        negative_weight: Weight of classes whose target is zero before smoothing, not negative.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.eye(4))
+        >>> BinaryCrossEntropy()(torch.zeros(4, 4), mixed)
+        tensor(0.6931)
+    """
+
+    smoothing: float = 0.0
+    targets: Targets = SoftTargets()
+    classes: str = "mean"
+    negative_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_smoothing(self.smoothing)
+        check_range("negative_weight", self.negative_weight)
+        if self.classes not in ("mean", "sum"):
+            raise ValueError(f"classes must be mean or sum, but got {self.classes!r}.")
+
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        return binary_cross_entropy(
+            logits,
+            mixed,
+            self.smoothing,
+            targets=self.targets,
+            classes=self.classes,
+            negative_weight=self.negative_weight,
+        )
 
 
 def cross_entropy(

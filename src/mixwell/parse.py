@@ -16,12 +16,13 @@ import mixwell.methods as methods
 import mixwell.mixers.adaptivemask as adaptivemask
 import mixwell.mixers.masklosses as masklosses
 import mixwell.mixers.mixblock as mixblock
-import mixwell.mixers.teacher as momentum
+import mixwell.mixers.teacher as teacher
 import mixwell.pairing as pairing
 import mixwell.policies as policies
 import mixwell.policy as policy
 import mixwell.ratio as ratio
 import mixwell.saliency as saliency
+import mixwell.schedule as schedule
 import mixwell.targets as targets
 
 KINDS: dict[str, type] = {
@@ -37,7 +38,7 @@ KINDS: dict[str, type] = {
     "view": methods.AugMixViews,
     "block": mixblock.BlockSettings,
     "mask_loss": masklosses.MaskLoss,
-    "schedule": momentum.Schedule,
+    "schedule": schedule.Schedule,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
 # Functions that write a policy made of others in one word; what they return has a repr of its own.
@@ -51,7 +52,7 @@ LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every function that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
-    modules += (adaptivemask, masklosses, mixblock, momentum)
+    modules += (adaptivemask, masklosses, mixblock, teacher, schedule)
     return (
         LOSSES
         | SHORTHANDS

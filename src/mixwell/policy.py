@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.checks import check_saliency
+from mixwell.normalization import Normalization
 from mixwell.ops.pixels import on_host
 from mixwell.pairing import Pairing, Permutation
 from mixwell.plan import BlendPlan, Plan
@@ -42,6 +43,7 @@ class BatchPolicy(Value, ABC):
         model: Model | None = None,
         saliency: Tensor | None = None,
         generator: torch.Generator | None = None,
+        normalization: Normalization | None = None,
     ) -> Plan:
         """Draw everything random for one batch, without touching a pixel.
 
@@ -52,6 +54,8 @@ class BatchPolicy(Value, ABC):
             saliency: Maps ``(B, h, w)`` to use instead of the policy's own source, of the images' size or coarser, in
                 the same proportions; negative values count as zero.
             generator: Source of randomness; one on the CPU gives the same plan on every device.
+            normalization: How float images were normalized, for saliency and costs that are computed in pixel values;
+                ``None`` means that they are in [0, 1].
 
         Returns:
             The plan, on the images' device; ``plan.apply(images)`` mixes.
@@ -62,7 +66,10 @@ class BatchPolicy(Value, ABC):
                 CPU (on a GPU nobody looks, as that would stall it).
         """
         with torch.no_grad():
-            return self._draw(Batch(images, labels, model=model, saliency=saliency, generator=generator))
+            batch = Batch(
+                images, labels, model=model, saliency=saliency, generator=generator, normalization=normalization
+            )
+            return self.at(0.0)._draw(batch)
 
     def __call__(
         self,
@@ -72,6 +79,7 @@ class BatchPolicy(Value, ABC):
         saliency: Tensor | None = None,
         generator: torch.Generator | None = None,
         out: Tensor | None = None,
+        normalization: Normalization | None = None,
     ) -> MixedBatch:
         """Mix a batch: draw a plan and apply it.
 
@@ -82,6 +90,7 @@ class BatchPolicy(Value, ABC):
             saliency: See :meth:`draw`.
             generator: See :meth:`draw`.
             out: Buffer for the mixed images, see :meth:`mixwell.plan.Plan.apply`.
+            normalization: See :meth:`draw`.
 
         Returns:
             Mixed images, the labels of their sources and the weight of each.
@@ -90,7 +99,9 @@ class BatchPolicy(Value, ABC):
             TypeError: See :meth:`draw`.
             ValueError: See :meth:`draw`.
         """
-        plan = self.draw(images, labels, model=model, saliency=saliency, generator=generator)
+        plan = self.draw(
+            images, labels, model=model, saliency=saliency, generator=generator, normalization=normalization
+        )
         return MixedBatch(plan.apply(images, out), plan.source_labels(labels), plan.weights, plan)
 
 

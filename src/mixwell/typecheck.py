@@ -46,8 +46,15 @@ def hints_of(of: Any) -> dict[str, Any]:
         return {}
 
 
+def is_schedule(value: Any) -> bool:
+    """Return whether a value is a schedule, which every float setting takes; see :class:`mixwell.schedule.Schedule`."""
+    return callable(value) and callable(getattr(value, "range", None)) and callable(getattr(value, "at", None))
+
+
 def _fits(value: Any, kind: Any) -> bool:
     origin = get_origin(kind)
+    if kind is float and is_schedule(value) and not isinstance(value, type):
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in get_args(kind))
     if kind in SCALARS:

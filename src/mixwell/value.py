@@ -1,13 +1,15 @@
-"""Immutable settings whose repr is their name and reads back."""
+"""Immutable settings whose repr is the expression that creates them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, dataclass_transform
+from typing import Any, Self, dataclass_transform
 
-from mixwell.typecheck import hints_of, typechecked
+from mixwell.typecheck import hints_of, is_schedule, typechecked
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -26,6 +28,8 @@ class Value:
         Blur(sigma=2.0)
     """
 
+    _changes = False  # whether a schedule is among the settings, or inside one of them
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = "__init__" in vars(cls)
@@ -33,7 +37,17 @@ class Value:
         if not own:
             fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass now
             positional = tuple(f.name for f in fields if f.init and not f.kw_only)
-            cls.__init__ = typechecked(cls.__init__, positional, lambda: hints_of(cls))
+            cls.__init__ = _with_schedules(typechecked(cls.__init__, positional, lambda: hints_of(cls)), positional)
+
+    def at(self, progress: float) -> Self:
+        """Return the same value with the numbers that its schedules have at a progress in [0, 1].
+
+        A value without schedules returns itself.
+        """
+        if not self._changes:
+            return self
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        return dataclasses.replace(self, **{f.name: _at(getattr(self, f.name), progress) for f in fields if f.init})  # type: ignore[type-var]
 
     def __repr__(self) -> str:
         changed = (
@@ -42,6 +56,45 @@ class Value:
             if f.init and f.repr and not _is_default(f, getattr(self, f.name))
         )
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> Callable[..., None]:
+    """Return an ``__init__`` that takes schedules in place of numbers.
+
+    ``__post_init__`` sees numbers only: it checks the smallest and the largest number of every schedule, and derives
+    fields from the number at the start.
+    """
+
+    @functools.wraps(init)
+    def scheduled(self: Value, *args: Any, **kwargs: Any) -> None:
+        given = {**dict(zip(positional, args, strict=False)), **kwargs}
+        schedules = {name: value for name, value in given.items() if is_schedule(value)}
+        if not schedules or len(args) > len(positional):
+            init(self, *args, **kwargs)
+        else:
+            for end in (0, 1):
+                type(self)(**{**given, **{name: schedule.range()[end] for name, schedule in schedules.items()}})
+            init(self, **{**given, **{name: schedule(0.0) for name, schedule in schedules.items()}})
+            for name, schedule in schedules.items():
+                set_field(self, name, schedule)
+        if schedules or any(map(_changing, given.values())):
+            set_field(self, "_changes", True)
+
+    return scheduled
+
+
+def _changing(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(map(_changing, value))
+    if isinstance(value, Mapping):
+        return any(map(_changing, value.values()))
+    return isinstance(value, Value) and (value._changes or is_schedule(value))
+
+
+def _at(value: Any, progress: float) -> Any:
+    if isinstance(value, Value):
+        return value.at(progress)
+    return tuple(_at(member, progress) for member in value) if isinstance(value, tuple) else value
 
 
 def _text(value: Any) -> str:

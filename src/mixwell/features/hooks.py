@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 
-class Tap:
+class FeatureHook:
     """Reads what goes into or comes out of one module whenever the model runs.
 
     Install taps before ``torch.compile`` and before wrapping in ``DistributedDataParallel``: a hook that is added to a
@@ -31,7 +27,7 @@ class Tap:
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
-        >>> tap = Tap(model)
+        >>> tap = FeatureHook(model)
         >>> logits = model(torch.rand(2, 3, 8, 8))
         >>> tap.take().shape
         torch.Size([2, 6])
@@ -46,7 +42,7 @@ class Tap:
         self._handle = module.register_forward_hook(self._capture, with_kwargs=True)
 
     def __repr__(self) -> str:
-        return f"Tap({self.name!r}, of={self.of!r})"
+        return f"FeatureHook({self.name!r}, of={self.of!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start empty: a feature inside a graph can be neither copied nor stored.
@@ -141,65 +137,6 @@ def pooled(features: Tensor) -> Tensor:
     if features.ndim == 3:
         return features.mean(1)
     return features.flatten(2).mean(2) if features.ndim > 3 else features
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and give every module its own training flag back.
-
-    Flags are set one by one: ``model.train()`` would also wake what was frozen, and models override it.
-
-    Example:
-        >>> model = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.Dropout())
-        >>> with undisturbed(model):
-        ...     model[1].training
-        False
-        >>> model[0].training, model[1].training
-        (False, True)
-    """
-    awake = [module for module in model.modules() if module.training]
-    try:
-        for module in awake:
-            module.training = False
-        yield
-    finally:
-        for module in awake:
-            module.training = True
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise by the statistics of the batch without moving the running ones.
-
-    Modules in eval mode are not touched: they keep normalising by their running statistics. A backward pass may come
-    after the block.
-
-    Example:
-        >>> import torch
-        >>> norm = nn.BatchNorm1d(2)
-        >>> with frozen_statistics(norm):
-        ...     _ = norm(torch.rand(8, 2))
-        >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
-        ([0.0, 0.0], 0)
-    """
-    norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, _InstanceNorm)) and m.training]
-    norms = [m for m in norms if m.track_running_stats]
-    # An instance norm in training mode writes to its buffers whatever the flag says, so they are taken away as well.
-    buffers = [(m._buffers, name, m._buffers[name]) for m in norms if isinstance(m, _InstanceNorm) for name in _RUNNING]
-    try:
-        for module in norms:
-            module.track_running_stats = False
-        for owner, name, _ in buffers:
-            owner[name] = None
-        yield
-    finally:
-        for module in norms:
-            module.track_running_stats = True
-        for owner, name, value in buffers:
-            owner[name] = value
-
-
-_RUNNING = ("running_mean", "running_var")
 
 
 def module_of(model: nn.Module, name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import Tap, module_of
+from mixwell.features.hooks import FeatureHook, module_of
 from mixwell.features.layers import stages_of
 from mixwell.features.mixing import channels_come_last, grid_of
 
@@ -16,7 +16,7 @@ class Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that 
     """Raised by the hook when all that was asked for is there."""
 
 
-class MapTap(Tap):
+class MapHook(FeatureHook):
     """Reads a map ``(B, C, h, w)`` from any layer that puts out maps or tokens, and can stop the forward pass there.
 
     Stopping is left out while ``torch.compile`` traces the network, where an exception would break the graph.
@@ -32,7 +32,7 @@ class MapTap(Tap):
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
-        >>> tap = MapTap(network, "0")
+        >>> tap = MapHook(network, "0")
         >>> tap.map(network, torch.rand(2, 3, 9, 9)).shape
         torch.Size([2, 6, 4, 4])
     """

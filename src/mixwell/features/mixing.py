@@ -23,7 +23,7 @@ _LOOSE_TOKENS = 16  # class, distillation and register tokens
 class Gate:
     """Changes what comes out of one module, once, in the forward pass that it is opened for.
 
-    Closed, which it is at all other times, it does nothing. Like a :class:`mixwell.Tap` it is installed before
+    Closed, which it is at all other times, it does nothing. Like a :class:`mixwell.FeatureHook` it is installed before
     ``torch.compile`` and ``DistributedDataParallel``; a gate that nothing went through says so instead of leaving the
     batch as it was.
 

@@ -14,11 +14,11 @@ from mixwell.methods.pipeline import MomentumPipeline
 from mixwell.methods.twoheads import reported
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.masks import even_where, near_pure
-from mixwell.mixers.predictor import Seer
-from mixwell.mixers.teacher import Schedule, at
+from mixwell.mixers.predictor import MaskPredictor
 from mixwell.plan.shares import SharePlan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at
 
 
 class AdAutoMix(MomentumPipeline):
@@ -104,7 +104,7 @@ class AdAutoMix(MomentumPipeline):
             lam, learnt = lam_shown, learnt.with_lam(lam_shown[:, 0])
         with self.teaching():
             said = self.ask(images)
-            features = self.tap.taken(images)
+            features = self.hook.taken(images)
         shares = self._shares(features, shown, lam_shown)
         with torch.no_grad():
             quiet = even_where(near_pure(lam, self.margin), self._shares(features, learnt, lam), lam)
@@ -121,9 +121,9 @@ class AdAutoMix(MomentumPipeline):
             terms["loss"] = terms["loss"] + 0 * shares.sum()  # every process has a gradient for every parameter
         return reported(self.safe(terms))
 
-    def seer(self) -> Seer:
+    def mask_predictor(self) -> MaskPredictor:
         """See :meth:`Method.seer`."""
-        return Seer(self.block, self.teacher, self.tap, self.sources)
+        return MaskPredictor(self.block, self.teacher, self.hook, self.sources)
 
     def _several(self, rows: int) -> int:
         if self.sources > rows:

@@ -10,8 +10,9 @@ from mixwell.batch import MixedBatch
 from mixwell.features.layers import last_map
 from mixwell.features.mixing import Gate, channels_come_last
 from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import cross_entropy
-from mixwell.methods.mixing import Loss, Mixing
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction
+from mixwell.methods.mixing import Mixing
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -79,7 +80,7 @@ class AlignMix(Mixing):
         exact: bool = True,
         scope: str = "batch",
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         policy = MixUp(alpha=2.0) if policy is None else policy
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)

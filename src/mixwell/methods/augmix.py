@@ -12,8 +12,9 @@ import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch
 from mixwell.checks import check_images
 from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import cross_entropy
-from mixwell.methods.mixing import Loss, Mixing
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction
+from mixwell.methods.mixing import Mixing
 from mixwell.methods.normalisation import as_channels, check_channels
 from mixwell.policy import BatchPolicy
 from mixwell.ratio import Beta
@@ -207,7 +208,7 @@ class AugMix(Mixing):
         views: AugMixViews = AugMixViews(),
         weight: float = 12.0,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         if not weight >= 0:

@@ -14,9 +14,9 @@ from mixwell.methods.twoheads import reported
 from mixwell.mixers.masklosses import AreaHinge, MaskLoss
 from mixwell.mixers.masks import adjusted, even_where, near_pure
 from mixwell.mixers.mixblock import PairAttention
-from mixwell.mixers.teacher import Schedule, at
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at
 
 GENERATOR_LOSSES = ("ce", "bce")
 
@@ -95,7 +95,7 @@ class AutoMix(MomentumPipeline):
         self.remember()
         shown, learnt = self._pairs(images, labels), self._pairs(images, labels)
         with self.teaching():
-            features = self.tap.map(self.teacher, images)
+            features = self.hook.map(self.teacher, images)
         share = self._share(features, shown)
         with torch.no_grad():
             quiet = self._trimmed(self._share(features, learnt), learnt.lam)

@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch, check_classes
-from mixwell.features.hooks import undisturbed, unwrapped
+from mixwell.features.hooks import unwrapped
+from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import convolutional, last_map
-from mixwell.features.maps import MapTap
+from mixwell.features.maps import MapHook
 from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import cross_entropy
-from mixwell.methods.mixing import Loss, Mixing
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction
+from mixwell.methods.mixing import Mixing
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
 
@@ -65,29 +67,29 @@ class GridLoss(Mixing):
         layer: str | None = None,
         channels: int | None = None,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         policy = GridMix() if policy is None else policy
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         if cells < 1 or not weight >= 0:
             raise ValueError(f"cells must be at least 1 and weight not negative, but got {cells} and {weight}.")
         self.cells, self.weight = cells, weight
-        self.tap = MapTap(model, _last_map(model) if layer is None else layer)
-        self.head = nn.Conv2d(channels or _channels(model, self.tap), num_classes, 1)
+        self.hook = MapHook(model, _last_map(model) if layer is None else layer)
+        self.head = nn.Conv2d(channels or _channels(model, self.hook), num_classes, 1)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also returns the local loss."""
         mixed = self.policy(images, labels, model=self.model)
         step = self._learn(mixed, images)
         check_classes(mixed.labels, self.head.out_channels)
-        local = self._local(self.tap.taken(mixed.images), mixed)
+        local = self._local(self.hook.taken(mixed.images), mixed)
         return {**step, "loss": step["loss"] + self.weight * local, "local": local.detach()}
 
     def _local(self, features: Tensor, mixed: MixedBatch) -> Tensor:
         """Return the mean cross entropy of the cells of a map."""
         if features.shape[1] != self.head.in_channels:
             raise ValueError(
-                f"GridLoss was made for {self.head.in_channels} channels, but {self.tap.name!r} puts out a map of "
+                f"GridLoss was made for {self.head.in_channels} channels, but {self.hook.name!r} puts out a map of "
                 f"{features.shape[1]}: give channels={features.shape[1]}, or name another layer."
             )
         logits = self.head(F.adaptive_avg_pool2d(features, self.cells)).flatten(2)  # (B, N, cells ** 2)
@@ -112,7 +114,7 @@ def _last_map(model: nn.Module) -> str:
         return found[-1]
 
 
-def _channels(model: nn.Module, tap: MapTap) -> int:
+def _channels(model: nn.Module, tap: MapHook) -> int:
     """Return how many channels the tapped map has, by looking at one."""
     network = unwrapped(model)
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)

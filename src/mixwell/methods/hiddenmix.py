@@ -12,8 +12,9 @@ from mixwell.batch import MixedBatch
 from mixwell.features.layers import stages_of
 from mixwell.features.mixing import Gate, mix_features
 from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import cross_entropy
-from mixwell.methods.mixing import Loss, Mixing
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction
+from mixwell.methods.mixing import Mixing
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -68,7 +69,7 @@ class HiddenMix(Mixing):
         num_classes: int | None = None,
         layers: Sequence[str] | None = None,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         policy = MixUp(alpha=2.0) if policy is None else policy
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)

@@ -1,18 +1,18 @@
-"""The plain way: mix, predict, weigh the labels, and learn from the mixed images."""
+"""Plain training on mixed images: mix, predict, weight the labels, compute the loss."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.isolation import clean_pass
+from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.method import Method, check_policy, clean_pass
+from mixwell.losses import CrossEntropy, check_logits
+from mixwell.methods.method import LossFunction, Method, check_policy, step_output
+from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
-
-Loss = Callable[[Tensor, MixedBatch], Tensor]
+from mixwell.schedule import at
 
 
 class Mixing(Method):
@@ -20,14 +20,15 @@ class Mixing(Method):
 
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
-        policy: What goes where; ``None`` trains on the images as they are.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        label: What a mixed image is called. A label policy that looks at the unmixed images costs one more forward
-            pass, without gradient and without moving batch-norm statistics.
-        loss: What an error costs, ``(logits, mixed) -> scalar``.
+        policy: The sample policy; ``None`` trains on the images as they are.
+        num_classes: Ignored; accepted so that all methods share a signature.
+        label: How label weights are computed. A label policy that reads the unmixed images costs one more forward pass,
+            without gradient and without updating batch-norm statistics.
+        loss: The loss, ``(logits, mixed) -> scalar``.
+        normalization: How the images were normalized; None means that they are in [0, 1].
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
+        TypeError: The model is not an ``nn.Module``, or the policy is not callable.
 
     Example:
         >>> import torch
@@ -43,33 +44,27 @@ class Mixing(Method):
         *,
         num_classes: int | None = None,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, normalization)
         self.policy = NoMix() if policy is None else policy
         check_policy(self.policy)
         self.label, self.loss = label, loss
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        # Not in one line: until 2.7 torch.compile starts anew at every step if a method waits for a break in the graph.
-        mixed = self.policy(images, labels, model=self.model)
-        return self._learn(mixed, images)
+        policy, loss = at(self.policy, self.progress), at(self.loss, self.progress)
+        mixed = policy(images, labels, model=self.model, normalization=self.normalization)
+        logits = logits_of(self.model(mixed.images))
+        mixed = self.weighted(mixed, logits, images)
+        return step_output(loss(logits, mixed), logits, mixed)
 
-    def _learn(self, mixed: MixedBatch, images: Tensor) -> dict[str, Tensor]:
-        """Predict the mixed images, weigh their labels and measure the error."""
-        clean_logits = self._clean_logits(images)
-        return self._judged(self.model(mixed.images), mixed, clean_logits)
-
-    def _clean_logits(self, images: Tensor) -> Tensor | None:
-        """Predict the unmixed images where the label policy looks at them."""
-        if not self.label.needs_clean:
-            return None
-        with clean_pass(self.model):
-            return self.model(images)
-
-    def _judged(self, logits: Tensor, mixed: MixedBatch, clean_logits: Tensor | None) -> dict[str, Tensor]:
-        """Weigh the labels and measure the error."""
+    def weighted(self, mixed: MixedBatch, logits: Tensor, images: Tensor) -> MixedBatch:
+        """Return a mixed batch with the weights of the label policy, which may need a pass over the unmixed images."""
+        clean_logits = None
+        if "clean_logits" in self.label.needs:
+            with clean_pass(self.model):
+                clean_logits = logits_of(self.model(images))
         check_logits(logits, mixed)
-        mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits)))
-        return {"loss": self.loss(logits, mixed), "output": logits}
+        return mixed.with_weights(at(self.label, self.progress)(mixed, View(logits.detach(), clean_logits)))

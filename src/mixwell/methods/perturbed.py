@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import cross_entropy
-from mixwell.methods.mixing import Loss, Mixing
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction
+from mixwell.methods.mixing import Mixing
 from mixwell.methods.normalisation import as_channels, check_channels
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policies.schedule import ByProgress, Ramp
@@ -75,7 +76,7 @@ class PerturbedMixing(Mixing):
         std: float | tuple[float, ...] = 1.0,
         clean_lam: float = 0.0,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
         if not 0 <= p <= 1 or not epsilon >= 0 or not clean_lam >= 0:

@@ -15,16 +15,17 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import unserializable_hook
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import frozen_statistics
-from mixwell.features.maps import MapTap, channels_of
+from mixwell.features.isolation import frozen_statistics
+from mixwell.features.maps import MapHook, channels_of
 from mixwell.methods.method import check_policy
 from mixwell.methods.twoheads import TwoHeads
 from mixwell.mixers.mixblock import BlockSettings
-from mixwell.mixers.predictor import Seer
-from mixwell.mixers.teacher import BUFFERS, Momentum, Schedule, at, copy_of, follow
+from mixwell.mixers.predictor import MaskPredictor
+from mixwell.mixers.teacher import BUFFERS, Momentum, copy_of, follow
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at
 from mixwell.step_guard import all_finite, flat, leave_out, restore, running_statistics
 
 
@@ -89,8 +90,8 @@ class MomentumPipeline(TwoHeads):
         self.ships_teacher = ship == "teacher"
         self.model, self.other = (teacher, model) if self.ships_teacher else (model, teacher)
         self.teacher_second = None if self.second is None else self.second.teacher(teacher)
-        self.tap = MapTap(teacher, layer)
-        self.block = block.build(channels_of(teacher, self.tap.name) if channels is None else channels)
+        self.hook = MapHook(teacher, layer)
+        self.block = block.build(channels_of(teacher, self.hook.name) if channels is None else channels)
         self.progress, self.steps = 0.0, 0
         self._finite = self._good = torch.ones((), dtype=torch.bool)
         self._before: list[Tensor] | None = None
@@ -139,9 +140,9 @@ class MomentumPipeline(TwoHeads):
         self.progress, self.steps = progress, self.steps + 1
         self.take_turns()
 
-    def seer(self) -> Seer:
+    def mask_predictor(self) -> MaskPredictor:
         """See :meth:`Method.seer`."""
-        return Seer(self.block, self.teacher, self.tap)
+        return MaskPredictor(self.block, self.teacher, self.hook)
 
     def param_groups(self) -> list[dict[str, Any]]:
         """See :meth:`Method.param_groups`: the classifier, then the block with settings of its own."""

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
 from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import check_logits, cross_entropy
-from mixwell.methods.method import Method, check_policy
-from mixwell.methods.mixing import Loss
+from mixwell.losses import CrossEntropy, check_logits
+from mixwell.methods.method import LossFunction, Method, check_policy
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy, NoMix
 
@@ -55,7 +54,7 @@ class RegMixup(Method):
         eta: float = 1.0,
         halved: bool = False,
         label: LabelPolicy = PixelShare(),
-        loss: Loss = cross_entropy,
+        loss: LossFunction = CrossEntropy(),
     ) -> None:
         super().__init__(model)
         self.policy = MixUp(alpha=20.0) if policy is None else policy

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import Tap
+from mixwell.features.hooks import FeatureHook
+from mixwell.features.isolation import clean_pass
 from mixwell.labels import SemanticShare, Similarity, View
 from mixwell.losses import check_smoothing
-from mixwell.methods.method import Method, check_policy, clean_pass
+from mixwell.methods.method import Method, check_policy
 from mixwell.methods.sumixloss import UncertaintyHead, form_of, sumix_terms, target_of
 from mixwell.policy import BatchPolicy
 
@@ -111,10 +112,10 @@ class SUMix(Method):
         self.share = self.stages[warmup == 0]
         self.clean_grad, self.clean_ce, self.clean_statistics = clean_grad, clean_ce, clean_statistics
         self.published = reference_compat
-        self.tap = self.head = None
+        self.hook = self.head = None
         if is_norm and gamma:
-            self.tap = Tap(model, classifier, of="input")
-            self.head = UncertaintyHead(_width(self.tap.name, model.get_submodule(self.tap.name)), num_classes)
+            self.hook = FeatureHook(model, classifier, of="input")
+            self.head = UncertaintyHead(_width(self.hook.name, model.get_submodule(self.hook.name)), num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs how far learned ratios are from drawn ones, and how many ran away.
@@ -158,7 +159,7 @@ class SUMix(Method):
 
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(images)
-        return logits, logits if self.head is None or self.tap is None else self.head(self.tap.take())
+        return logits, logits if self.head is None or self.hook is None else self.head(self.hook.take())
 
 
 def _saturated(weight: Tensor) -> Tensor:

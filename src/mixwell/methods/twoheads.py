@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import Tap
+from mixwell.features.hooks import FeatureHook
 from mixwell.losses import check_logits, check_smoothing, cross_entropy
 from mixwell.methods.method import Method
 
@@ -30,8 +30,8 @@ class SecondHead(nn.Module):
 
     def __init__(self, model: nn.Module, name: str | None = None) -> None:
         super().__init__()
-        self.tap = Tap(model, name, of="input")
-        self.layer = deepcopy(model.get_submodule(self.tap.name))
+        self.hook = FeatureHook(model, name, of="input")
+        self.layer = deepcopy(model.get_submodule(self.hook.name))
         self.layer._forward_hooks.clear()  # those of taps, the one above among them
         self.layer._forward_hooks_with_kwargs.clear()
         if callable(reset := getattr(self.layer, "reset_parameters", None)):
@@ -39,11 +39,11 @@ class SecondHead(nn.Module):
 
     def forward(self) -> Tensor:
         """Classify what the model has just classified."""
-        return self.layer(self.tap.take())
+        return self.layer(self.hook.take())
 
     def teacher(self, model: nn.Module) -> SecondHead:
         """Return a frozen copy on a copy of the model."""
-        copied = SecondHead(model, self.tap.name)
+        copied = SecondHead(model, self.hook.name)
         copied.layer.load_state_dict(self.layer.state_dict())
         return copied.requires_grad_(False)
 
@@ -99,7 +99,7 @@ class TwoHeads(Method):
         if second is None:
             return logits
         if kind == self.head:
-            second.tap.take()  # keeps no feature, with its graph, longer than needed
+            second.hook.take()  # keeps no feature, with its graph, longer than needed
             return logits
         return second()
 

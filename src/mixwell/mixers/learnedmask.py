@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Pairs
-from mixwell.features.maps import MapTap
+from mixwell.features.maps import MapHook
 from mixwell.mixers.maskfile import KINDS, read
 from mixwell.mixers.masks import even_where, near_pure
-from mixwell.mixers.predictor import Seer
+from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import copy_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
@@ -85,22 +85,22 @@ class Finished:
 
     Args:
         card: What the file says of itself.
-        seer: Both, on the CPU.
+        predictor: Both, on the CPU.
     """
 
-    def __init__(self, card: dict[str, Any], seer: Seer) -> None:
+    def __init__(self, card: dict[str, Any], predictor: MaskPredictor) -> None:
         self.card = card
-        for module in (seer.block, seer.encoder):
+        for module in (predictor.block, predictor.encoder):
             module.eval().requires_grad_(False)
-        self._on = {torch.device("cpu"): seer}
+        self._on = {torch.device("cpu"): predictor}
 
-    def on(self, device: torch.device) -> Seer:
+    def on(self, device: torch.device) -> MaskPredictor:
         """Return both on a device."""
         if device not in self._on:
-            seer = copy.deepcopy(self._on[torch.device("cpu")])
-            for module in (seer.block, seer.encoder):
+            predictor = copy.deepcopy(self._on[torch.device("cpu")])
+            for module in (predictor.block, predictor.encoder):
                 module.to(device)
-            self._on[device] = seer
+            self._on[device] = predictor
         return self._on[device]
 
     def seen(self, images: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def _fitted(path: str, encoder: nn.Module | None) -> Finished:
     with torch.random.fork_rng(devices=[]):  # what is drawn to initialise them is overwritten
         block = KINDS[card["block"]](**card["settings"]).build(card["channels"])
         encoder = _built(card, path) if encoder is None else copy_of(encoder)
-    tap = MapTap(encoder, card["layer"])
+    tap = MapHook(encoder, card["layer"])
     for name, module in (("block", block), ("encoder", encoder)):
         state = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
         try:
@@ -153,7 +153,7 @@ def _fitted(path: str, encoder: nn.Module | None) -> Finished:
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()
             raise ValueError(f"The {name} in {path} does not fit {type(module).__name__}: {reason}") from None
-    return Finished(card, Seer(block, encoder, tap))
+    return Finished(card, MaskPredictor(block, encoder, tap))
 
 
 def _built(card: dict[str, Any], path: str) -> nn.Module:

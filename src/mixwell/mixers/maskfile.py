@@ -37,7 +37,7 @@ def save_mask(
         path: Where to write.
         block: ``method.block``.
         encoder: ``method.teacher``.
-        layer: ``method.tap.name``.
+        layer: ``method.hook.name``.
         model: Name of the encoder's architecture as :func:`mixwell.models.build` takes it, such as ``"resnet18"``;
             without it, the encoder must be given again when the file is loaded.
         size: Height and width of the images that they were trained on; images of another size are scaled to it, for

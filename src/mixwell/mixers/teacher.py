@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import field
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.value import Value
+from mixwell.schedule import Schedule
 
 BUFFERS = ("keep", "average", "copy")
-
-
-class Schedule(Value, ABC):
-    """A setting that changes over a training."""
-
-    @abstractmethod
-    def __call__(self, progress: float) -> float:
-        """Return the value when this share of the training, in [0, 1], is done."""
-
-
-class Cosine(Schedule):
-    """Half a cosine from one value to another.
-
-    Args:
-        start: Value at the beginning.
-        end: Value at the end.
-
-    Note: the released code multiplies the factors of all steps up, so that its weight is gone after a few per cent of
-    the training; this is what it means.
-
-    Source: Loshchilov and Hutter, *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017 (arXiv:1608.03983).
-
-    Example:
-        >>> weight = Cosine(0.1, 0.0)
-        >>> weight(0), round(weight(0.5), 3), weight(1)
-        (0.1, 0.05, 0.0)
-    """
-
-    start: float = field(default=0.1, kw_only=False)
-    end: float = field(default=0.0, kw_only=False)
-
-    def __call__(self, progress: float) -> float:
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class Momentum(Schedule):
@@ -91,6 +56,10 @@ class Momentum(Schedule):
         if self.until == 0 or (self.restart is not None and not self.restart > 0):
             raise ValueError(f"until and restart must be positive, but got {self.until} and {self.restart}.")
 
+    def range(self) -> tuple[float, float]:
+        """See :meth:`Schedule.range`."""
+        return 0.0, self.end
+
     def __call__(self, progress: float) -> float:
         rise = self.end - self.base
         if progress < self.warm:
@@ -100,16 +69,6 @@ class Momentum(Schedule):
         if progress == 0 or (rounds > 0.5 and abs(rounds - round(rounds)) < 1e-9):
             return 0.0
         return self.end - rise * (1 + math.cos(math.pi * progress / self.until)) / 2
-
-
-def at(value: float | Schedule, progress: float) -> float:
-    """Read a setting that may be a number or a schedule.
-
-    Example:
-        >>> at(0.1, 0.5), round(at(Cosine(0.1, 0.0), 0.5), 3)
-        (0.1, 0.05)
-    """
-    return value(progress) if isinstance(value, Schedule) else value
 
 
 @torch.no_grad()

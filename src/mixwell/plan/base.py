@@ -46,6 +46,20 @@ class Plan(ABC):
         return self._lam.expand(len(self))
 
     @property
+    def ratios(self) -> Tensor:
+        """Drawn ratio of every source, shape ``(B, K)``, rows summing to one.
+
+        Raises:
+            ValueError: The plan has more than two sources and holds the ratio of the anchor only.
+        """
+        if len(self.partners) != 1:
+            raise ValueError(
+                f"A {type(self).__name__} of {1 + len(self.partners)} sources holds the drawn ratio of the anchor "
+                "only: use label=PixelShare()."
+            )
+        return torch.stack((self.lam, 1 - self.lam), 1)
+
+    @property
     def moves_pixels(self) -> bool:
         """Tell whether a source's pixels stand elsewhere in the mixed image than in the clean one."""
         return False

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixwell.features.hooks import undisturbed
+from mixwell.features.isolation import undisturbed
 from mixwell.saliency.base import Saliency, check_floating, check_rank
 
 

@@ -171,9 +171,9 @@ class Training:
 
     def draw(self, epoch: int) -> None:
         """Picture the masks of a method that learns some."""
-        seer = self.method.seer()
-        if seer is not None:
-            picture = masks.keep(self.run, epoch, seer, self.val, self.data.classes)
+        predictor = self.method.mask_predictor()
+        if predictor is not None:
+            picture = masks.keep(self.run, epoch, predictor, self.val, self.data.classes)
             if picture is not None:
                 self.board.add_image("masks", np.asarray(picture), epoch, dataformats="HWC")
                 self.board.flush()
@@ -258,8 +258,8 @@ class Training:
             "environment": environment(self.accelerator),
         }
         if self.main:
-            if seer := self.method.seer():
-                summary["mask"] = repr(masks.export(self.run, seer, config, data))
+            if predictor := self.method.mask_predictor():
+                summary["mask"] = repr(masks.export(self.run, predictor, config, data))
             checkpoint.write(self.run / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
             self.board.close()
         self.accelerator.end_training()

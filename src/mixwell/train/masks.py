@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mixwell import LearnedMask, Pairs, SharePlan
 from mixwell.mixers.maskfile import packed
-from mixwell.mixers.predictor import Seer
+from mixwell.mixers.predictor import MaskPredictor
 from mixwell.train import checkpoint, samples
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet
@@ -30,7 +30,7 @@ ABOUT = (
 )
 
 
-def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) -> Image.Image | None:
+def keep(run: Path, epoch: int, predictor: MaskPredictor, loader: Loader, classes: list[str]) -> Image.Image | None:
     """Write ``masks/epoch_003.png`` of a run: the same few images every epoch, mixed by what the block knows now.
 
     Nothing random is drawn and nothing that trains is touched, so that a training is the same with pictures or without.
@@ -38,19 +38,19 @@ def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) 
     Args:
         run: Its directory.
         epoch: Epochs done.
-        seer: The method's.
+        predictor: The method's.
         loader: Its first image of some classes is taken, as it is before augmentation.
         classes: Name of each class.
 
     Returns:
         The picture; None where the block knows no number any more.
     """
-    count = max(PAIRS, seer.sources)
+    count = max(PAIRS, predictor.sources)
     size = loader.config.image_size
     images = samples.from_split(loader.split, classes, count, size)
     if max(images.pixels.shape[2:]) != size:  # arrays that the network sees resized
         images = replace(images, pixels=F.interpolate(images.pixels, (size, size), mode="bicubic").clamp(0, 1))
-    found = at_ratios(seer, images, loader)
+    found = at_ratios(predictor, images, loader)
     if not all(sample.share.isfinite().all() for row in found for sample in row):
         return None
     canvas, told = sheet(f"masks after epoch {epoch}", found)
@@ -61,16 +61,16 @@ def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) 
     return picture
 
 
-def at_ratios(seer: Seer, images: Images, loader: Loader) -> list[list[Sample]]:
+def at_ratios(predictor: MaskPredictor, images: Images, loader: Loader) -> list[list[Sample]]:
     """Mix images by a block, each with those that follow it, at several ratios; what the anchor leaves is divided."""
     seen = loader.normalise(images.pixels.to(loader.place.device) * 255)
     rows = torch.arange(len(seen), device=seen.device)
-    partner = torch.stack([rows.roll(-k) for k in range(1, seer.sources)], 1)
+    partner = torch.stack([rows.roll(-k) for k in range(1, predictor.sources)], 1)
     size, found = (seen.shape[2], seen.shape[3]), []
     for ratio in RATIOS:
-        lam = torch.full((len(seen), seer.sources), (1 - ratio) / (seer.sources - 1), device=seen.device)
+        lam = torch.full((len(seen), predictor.sources), (1 - ratio) / (predictor.sources - 1), device=seen.device)
         lam[:, 0] = ratio
-        plan = SharePlan(Pairs(partner, lam[:, 0], size), seer.share(seen, partner, lam, size))
+        plan = SharePlan(Pairs(partner, lam[:, 0], size), predictor.share(seen, partner, lam, size))
         found.append(samples.of_plan(plan.to("cpu"), images, range(min(PAIRS, len(seen)))))
     return found
 
@@ -109,10 +109,10 @@ def _resized(sample: Sample) -> Sample:
     )
 
 
-def export(run: Path, seer: Seer, config: Config, data: DataSet) -> LearnedMask:
+def export(run: Path, predictor: MaskPredictor, config: Config, data: DataSet) -> LearnedMask:
     """Write what a block has learned to ``mask.safetensors`` of a run, and return it as a policy."""
     path, size = run / "mask.safetensors", (config.image_size, config.image_size)
-    parts = seer.block, seer.encoder, seer.tap.name, config.model
+    parts = predictor.block, predictor.encoder, predictor.hook.name, config.model
     checkpoint.write(path, packed(*parts, size=size, mean=data.mean, std=data.std))
     return LearnedMask(str(path))
 
