@@ -145,6 +145,30 @@ class Plan(ABC):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
         return torch.stack([labels, *[labels.index_select(0, partner) for partner in self.partners]], 1)
 
+    def visible(self, maps: Tensor) -> Tensor:
+        """Return how much of each source's map is visible in the mixed image.
+
+        Maps are moved exactly as the pixels are, and weighted by the share of each pixel.
+
+        Args:
+            maps: Values to add up in the unmixed images, shape ``(B, 1, H, W)`` or ``(B, H, W)``, floating point: a
+                mask gives visible pixels, an activation map visible activation.
+
+        Returns:
+            Sums, shape ``(B, K)``.
+
+        Example:
+            >>> from mixwell import CutMix
+            >>> plan = CutMix().draw(torch.rand(4, 3, 8, 8), torch.arange(4))
+            >>> bool(torch.allclose(plan.visible(torch.ones(4, 8, 8)) / 64, plan.weights))
+            True
+        """
+        self._check_rows(maps)
+        maps = maps[:, None] if maps.dim() == 3 else maps
+        share = self.share((maps.shape[2], maps.shape[3]))
+        sources = [self._source(maps, k)[:, 0] for k in range(1 + len(self.partners))]
+        return torch.stack([(share[:, k] * source).sum((1, 2)) for k, source in enumerate(sources)], 1)
+
     def apply_segmentation(self, maps: Tensor) -> Tensor:
         """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
 

@@ -1,84 +1,18 @@
-"""Label policies: how the weights of a mixed image's labels are computed after the forward pass."""
+"""SUMix's label weights, from what the model predicts for a mixed image and for its sources."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
+from mixwell.labels.base import LabelPolicy, View
 from mixwell.value import Value, set_field
-
-
-@dataclass(frozen=True)
-class View:
-    """What the forward passes of one step produced, for a label policy to read.
-
-    A method fills in what its label policy ``needs``; everything else may be ``None``. Nothing here has a gradient.
-
-    Attributes:
-        logits: Logits of the mixed images, shape ``(B, N)``.
-        clean_logits: Logits of the unmixed images, shape ``(B, N)``.
-        features: Last feature map of the mixed images, shape ``(B, C, h, w)``.
-        clean_features: Last feature map of the unmixed images, shape ``(B, C, h, w)``.
-        attention: Attention of the mixed images' pooled token to every patch, shape ``(B, h, w)``.
-    """
-
-    logits: Tensor
-    clean_logits: Tensor | None = None
-    features: Tensor | None = None
-    clean_features: Tensor | None = None
-    attention: Tensor | None = None
-
-
-class LabelPolicy(Value, ABC):
-    """Computes the weights of a mixed batch's labels.
-
-    ``needs`` names the fields of :class:`View`, other than ``logits``, that the policy reads.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    @abstractmethod
-    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        """Return weights ``(B, K)``, float32, without gradient."""
-
-
-class RatioShare(LabelPolicy):
-    """Label weights are the drawn ratios, whatever the pixels show; the published form of AutoMix and its successors.
-
-    Raises:
-        ValueError: When called: the plan has drawn no ratio for each source.
-
-    Example:
-        >>> from mixwell import Constant, CutMix
-        >>> mixed = CutMix(alpha=Constant(0.7))(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
-        >>> RatioShare()(mixed, View(torch.zeros(2, 3)))
-        tensor([[0.7000, 0.3000],
-                [0.7000, 0.3000]])
-    """
-
-    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        return mixed.plan.ratios
-
-
-class PixelShare(LabelPolicy):
-    """Label weights are the shares of the pixels, as the sample policy computed them.
-
-    Example:
-        >>> from mixwell import NoMix
-        >>> PixelShare()(NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1])), View(torch.zeros(1, 3)))
-        tensor([[1., 0.]])
-    """
-
-    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        return mixed.weights
 
 
 class Similarity(Value, ABC):

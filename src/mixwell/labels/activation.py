@@ -1,0 +1,128 @@
+"""Label weights from how much of what a network responds to is still visible."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixwell.batch import MixedBatch
+from mixwell.labels.base import LabelPolicy, View
+from mixwell.saliency import ClassActivation
+from mixwell.saliency.base import Saliency
+from mixwell.schedule import check_range
+
+
+class ActivationShare(LabelPolicy):
+    """Label weights are the shares of each source's activation that remain visible in the mixed image.
+
+    The activation of a place is the length of its feature vector in the last feature map of the unmixed image, to the
+    power ``power``, divided by the sum over the image. The plan moves these maps exactly as it moves the pixels; the
+    weight of a source is its visible activation, divided by that of all sources. The classifier is not used, so that
+    the weights make sense from the first training step on.
+
+    Args:
+        power: Power of the length, positive.
+        area: Weight of the pixel share in the result, in [0, 1], a number or a schedule: ``Step({0.0: 1.0, 0.1: 0.0})``
+            starts with the pixel share.
+
+    Raises:
+        ValueError: A setting is out of range or, when called, there is no feature map.
+
+    Note:
+        On birds with bounding boxes these weights are closer to the visible share of each bird than the pixel share is,
+        for every network that was tried, also one with random weights (``docs/labels.md``).
+
+    Example:
+        >>> from mixwell import Constant, CutMix
+        >>> mixed = CutMix(alpha=Constant(0.7))(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> weights = ActivationShare()(mixed, View(clean_features=torch.ones(4, 16, 2, 2)))
+        >>> bool(torch.allclose(weights, mixed.weights))  # a constant map gives the pixel share
+        True
+    """
+
+    power: float = 2.0
+    area: float = 0.0
+
+    needs = frozenset({"clean_features"})
+
+    def __post_init__(self) -> None:
+        check_range("area", self.area, 0, 1)
+        check_range("power", self.power)
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        features: Tensor = view.get("clean_features", self)
+        if features.dim() != 4:
+            raise ValueError(f"{self} needs a feature map (B, C, h, w), but got {tuple(features.shape)}.")
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            return visible_share(mixed, features.float().norm(dim=1).pow(self.power), self.area)
+
+
+class SaliencyShare(LabelPolicy):
+    """Label weights are the shares of each source's saliency that remain visible in the mixed image.
+
+    With ``ClassActivation(teacher=...)`` and ``normalize=False`` these are TokenMix's token scores, with attention
+    as the saliency MergeMix's share.
+
+    Args:
+        saliency: A saliency source, which is called with the unmixed images.
+        area: Weight of the pixel share in the result, in [0, 1], a number or a schedule.
+        normalize: Divide by the visible saliency of all sources, so that the weights of an image sum to one. Without
+            it, a weight is the share of the source's own saliency that is visible, and the weights of an image that
+            hides what matters in both sources sum to less than one.
+
+    Raises:
+        ValueError: ``area`` is out of range.
+
+    Source: Liu et al., *TokenMix: Rethinking Image Mixing for Data Augmentation in Vision Transformers*, ECCV 2022
+    (arXiv:2207.08409); Jin et al., *MergeMix: A Unified Augmentation Paradigm for Visual and Multi-Modal
+    Understanding*, 2025 (arXiv:2510.23479).
+
+    Example:
+        >>> from mixwell import CutMix, SpectralResidual
+        >>> images, labels = torch.rand(4, 3, 8, 8), torch.arange(4)
+        >>> SaliencyShare(SpectralResidual())(CutMix()(images, labels), View(images=images, labels=labels)).shape
+        torch.Size([4, 2])
+    """
+
+    saliency: Saliency = field(default=ClassActivation(), kw_only=False)
+    area: float = 0.0
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        check_range("area", self.area, 0, 1)
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self))
+        with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
+            return visible_share(mixed, maps.detach().float().clamp_min(0), self.area, self.normalize)
+
+
+def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize: bool = True) -> Tensor:
+    """Return the visible share of each source's map as label weights.
+
+    Args:
+        mixed: The mixed batch.
+        maps: Maps of the unmixed images, shape ``(B, h, w)``, not negative; coarse ones are interpolated.
+        area: Weight of the pixel share in the result.
+        normalize: See :class:`SaliencyShare`.
+
+    Returns:
+        Weights ``(B, K)``, float32. Rows keep the sum of the pixel shares if they are normalized; where nothing of any
+        map is visible they are the pixel shares.
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> mixed = NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1]))
+        >>> visible_share(mixed, torch.rand(1, 2, 2))
+        tensor([[1., 0.]])
+    """
+    maps = F.interpolate(maps[:, None], mixed.plan.size, mode="bilinear", align_corners=False)
+    seen = mixed.plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
+    if normalize:
+        total = seen.sum(1, keepdim=True)
+        rows = mixed.weights.sum(1, keepdim=True)
+        seen = torch.where(total > 1e-9, seen / total.clamp_min(1e-12) * rows, mixed.weights)
+    return torch.lerp(seen, mixed.weights, area) if area else seen

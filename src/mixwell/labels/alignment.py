@@ -1,0 +1,62 @@
+"""TL-Align: label weights that follow the tokens through every attention block."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import MixedBatch
+from mixwell.features.mixing import grid_of
+from mixwell.labels.attention import patch_shares
+from mixwell.labels.base import LabelPolicy, View
+
+
+class TokenLabelAlignment(LabelPolicy):
+    """Carry the share of each source through the attention of every block, and read it at the class token.
+
+    Every patch starts with the shares of its pixels, every other token with the label weights. A block replaces the
+    shares of a token by the mean of its own and those it attends to. Because attention rows sum to one, carrying K
+    shares per token gives exactly the same weights as carrying a label over all classes.
+
+    Raises:
+        ValueError: When called: there are no attention matrices, or they do not fit the images.
+
+    Source: Xiao et al., *Token-Label Alignment for Vision Transformers*, ICCV 2023 (arXiv:2210.06455).
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> mixed = CutMix()(torch.rand(2, 3, 32, 32), torch.arange(2))
+        >>> weights = TokenLabelAlignment()(mixed, View(attentions=(torch.eye(65).expand(2, 65, 65),)))
+        >>> bool(torch.allclose(weights, mixed.weights))  # a class token that attends to itself keeps its weights
+        True
+    """
+
+    needs = frozenset({"attentions"})
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        attentions: tuple[Tensor, ...] = view.get("attentions", self)
+        with torch.no_grad(), torch.autocast(mixed.weights.device.type, enabled=False):
+            shares = self.token_shares(mixed, attentions[0].shape[2])
+            prefix = shares.shape[1] - self.patches(shares.shape[1], mixed)
+            for attention in attentions:
+                if attention.shape != (len(mixed), shares.shape[1], shares.shape[1]):
+                    raise ValueError(
+                        f"{self} needs attention matrices ({len(mixed)}, {shares.shape[1]}, {shares.shape[1]}) of "
+                        f"every block, but got {tuple(attention.shape)}: networks that merge tokens are not supported."
+                    )
+                shares = (shares + attention.float() @ shares) / 2
+            return shares[:, 0] if prefix else shares.mean(1)
+
+    def token_shares(self, mixed: MixedBatch, tokens: int) -> Tensor:
+        """Return the shares of each token before the first block, shape ``(B, T, K)``."""
+        patches = self.patches(tokens, mixed)
+        rows = round(math.sqrt(patches * mixed.plan.size[0] / mixed.plan.size[1]))
+        share = patch_shares(mixed, (rows, patches // rows)).flatten(2).transpose(1, 2)
+        others = mixed.weights[:, None].expand(-1, tokens - patches, -1)
+        return torch.cat((others, share), 1)
+
+    def patches(self, tokens: int, mixed: MixedBatch) -> int:
+        """Return how many of the tokens are patches: the largest grid in the proportions of the images."""
+        return math.prod(grid_of(tokens, mixed.plan.size))
