@@ -130,6 +130,42 @@ def gridmix(policy: mw.GridMix, d: Drawn) -> Mixed:
     return masked(d.images, d.sources, d.lam, masks)
 
 
+def maskmix(policy: mw.MaskMix, d: Drawn) -> Mixed:
+    """Zhao et al. 2023, with weights of the pixels that are left of the grid."""
+    high, wide = d.size
+    rows, columns = math.ceil(high / policy.patch), math.ceil(wide / policy.patch)
+    masks = []
+    for row, lam in enumerate(d.lam):
+        order = sorted(range(rows * columns), key=lambda cell, noise=d.numbers[0][row]: noise[cell])
+        kept = set(order[: math.ceil(np.float32(lam) * np.float32(rows * columns))])
+        masks.append(
+            [[float(y // policy.patch * columns + x // policy.patch in kept) for x in range(wide)] for y in range(high)]
+        )
+    return masked(d.images, d.sources, d.lam, masks)
+
+
+def tokenmix(policy: mw.TokenMix, d: Drawn) -> Mixed:
+    """Liu et al. 2022, one rectangle after the other, filled up with random tokens."""
+    cells, masks = policy.cells, []
+    for row, lam in enumerate(d.lam):
+        count = min(math.floor((1 - lam) * cells**2) + policy.extra, cells**2)
+        marked: set[int] = set()
+        for area, aspect, u, v in d.numbers[1][row] if policy.block else []:
+            left = count - len(marked)
+            target, ratio = 1 + area * (left - 1), math.exp((2 * aspect - 1) * math.log(1 / 0.3))
+            if target < 0:
+                continue
+            height, width = (round(math.sqrt(target * factor)) for factor in (ratio, 1 / ratio))
+            top, side = math.floor(u * (cells - height + 1)), math.floor(v * (cells - width + 1))
+            box = {y * cells + x for y in range(top, top + height) for x in range(side, side + width)}
+            if height < cells and width < cells and 0 < len(box - marked) <= left:
+                marked |= box
+        order = sorted(range(cells**2), key=lambda cell, noise=d.numbers[0][row]: (cell not in marked, noise[cell]))
+        gone = set(order[:count])
+        masks.append([[float(y * cells + x not in gone) for x in range(cells)] for y in range(cells)])
+    return masked(d.images, d.sources, d.lam, masks)
+
+
 def gridmixup(policy: mw.GridMixup, d: Drawn) -> Mixed:
     """Dobrynin 2020, with the part that gets holes kept within the image."""
     high, wide = d.size
@@ -163,6 +199,8 @@ REFERENCES: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.SmoothMix: smoothmix,
     mw.GridMix: gridmix,
     mw.GridMixup: gridmixup,
+    mw.MaskMix: maskmix,
+    mw.TokenMix: tokenmix,
     mw.PuzzleMix: puzzlemix,
     **BY_SALIENCY,
 }

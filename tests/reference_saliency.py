@@ -48,6 +48,41 @@ def attentivemix(policy: mw.AttentiveMix, d: Drawn) -> Mixed:
     return masked(d.images, d.sources, [float(np.mean(mask)) for mask in masks], masks)
 
 
+def smmix(policy: mw.SMMix, d: Drawn) -> Mixed:
+    """Chen et al. 2023, with every window's sum added up."""
+    (high, wide), cells = d.size, policy.cells
+    boxes, windows, ratios = [], [], []
+    for row, lam in enumerate(d.lam):
+        side = math.floor(lam * cells + 1e-6)
+
+        def sums(maps: list, side: int = side) -> dict[tuple[int, int], float]:
+            finer = min(len(maps), len(maps[0])) >= cells
+            grid = np.array(resized(maps, (cells, cells), "area" if finer else "bilinear"))
+            corners = [(y, x) for y in range(cells - side + 1) for x in range(cells - side + 1)]
+            return {(y, x): round(grid[y : y + side, x : x + side].sum(), 6) for y, x in corners}
+
+        own, other = (sums(d.maps[source]) for source in d.sources[row])
+        target, source = min(own, key=lambda c: own[c]), max(other, key=lambda c: other[c])
+        height, width = side * high // cells, side * wide // cells
+        for found, (y, x) in ((boxes, target), (windows, source)):
+            top, left = y * high // cells, x * wide // cells
+            found.append([(top, top + height, left, left + width)])
+        ratios.append(1 - side**2 / cells**2)
+    return pasted(d.images, d.sources, ratios, boxes, windows)
+
+
+def mergemix(policy: mw.MergeMix, d: Drawn) -> Mixed:
+    """Jin et al. 2025, without merging: the patches of the anchor with the highest attention stay."""
+    masks = []
+    for row, lam in enumerate(d.lam):
+        grid = np.array(d.maps[d.sources[row][0]])
+        count = min(max(math.floor(np.float32(lam) * np.float32(grid.size)), 1), grid.size)
+        best = set(np.argsort(-grid.ravel(), kind="stable")[:count].tolist())
+        rows, columns = grid.shape
+        masks.append([[float(y * columns + x in best) for x in range(columns)] for y in range(rows)])
+    return masked(d.images, d.sources, d.lam, masks)
+
+
 def blurred(picture: np.ndarray, size: int, sigma: float) -> np.ndarray:
     """Blur by a Gaussian, mirrored at the border; a side too short for that is continued by its edge."""
     reach = size // 2
@@ -99,6 +134,8 @@ def snapmix(policy: mw.SnapMix, d: Drawn) -> Mixed:
 BY_SALIENCY: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.SaliencyMix: saliencymix,
     mw.AttentiveMix: attentivemix,
+    mw.MergeMix: mergemix,
+    mw.SMMix: smmix,
     mw.GuidedMix: guidedmix,
     mw.SnapMix: snapmix,
 }

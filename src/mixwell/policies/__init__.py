@@ -6,14 +6,18 @@ from mixwell.policies.fmix import FMix
 from mixwell.policies.gridmix import GridMix
 from mixwell.policies.gridmixup import GridMixup
 from mixwell.policies.guidedmix import GuidedMix
+from mixwell.policies.maskmix import MaskMix
+from mixwell.policies.mergemix import MergeMix
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.puzzlemix import PuzzleMix
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policies.saliencymix import SaliencyMix
 from mixwell.policies.schedule import ByProgress, Ramp, until
+from mixwell.policies.smmix import SMMix
 from mixwell.policies.smoothmix import SmoothMix
 from mixwell.policies.snapmix import SnapMix
 from mixwell.policies.switch import random_mix, switch_mix
+from mixwell.policies.tokenmix import TokenMix
 
 __all__ = [
     "AttentiveMix",
@@ -23,13 +27,17 @@ __all__ = [
     "GridMix",
     "GridMixup",
     "GuidedMix",
+    "MaskMix",
+    "MergeMix",
     "MixUp",
     "PuzzleMix",
     "Ramp",
     "ResizeMix",
+    "SMMix",
     "SaliencyMix",
     "SmoothMix",
     "SnapMix",
+    "TokenMix",
     "random_mix",
     "switch_mix",
     "until",
