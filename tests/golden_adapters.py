@@ -6,6 +6,7 @@ import torch
 
 import golden_alignmix
 import golden_automix
+import golden_labels
 import golden_losses
 import golden_puzzlemix
 import golden_regions
@@ -146,5 +147,5 @@ def kornia(case):
 
 
 ADAPTERS = {f.__name__: f for f in (mixup, cutmix, resizemix, fmix, saliencymix, torchvision, timm, kornia)}
-for part in (golden_alignmix, golden_automix, golden_losses, golden_puzzlemix, golden_regions):
+for part in (golden_alignmix, golden_automix, golden_labels, golden_losses, golden_puzzlemix, golden_regions):
     ADAPTERS |= part.ADAPTERS
