@@ -14,7 +14,7 @@ import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
 import mixwell.mixers.adaptivemask as adaptivemask
-import mixwell.mixers.masklosses as masklosses
+import mixwell.mixers.masks as masks
 import mixwell.mixers.mixblock as mixblock
 import mixwell.mixers.teacher as teacher
 import mixwell.pairing as pairing
@@ -37,7 +37,7 @@ KINDS: dict[str, type] = {
     "similarity": labels.Similarity,
     "view": methods.AugMixViews,
     "block": mixblock.BlockSettings,
-    "mask_loss": masklosses.MaskLoss,
+    "mask_loss": masks.MaskLoss,
     "schedule": schedule.Schedule,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
@@ -52,7 +52,7 @@ LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every function that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
-    modules += (adaptivemask, masklosses, mixblock, teacher, schedule)
+    modules += (adaptivemask, masks, mixblock, teacher, schedule)
     return (
         LOSSES
         | SHORTHANDS

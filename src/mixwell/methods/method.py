@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
+from mixwell.batch import MixedBatch, Pairs
+from mixwell.labels import LabelPolicy, View
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
+from mixwell.plan import BlendPlan, Plan
+from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
@@ -44,6 +47,13 @@ class Method(nn.Module, ABC):
         self.model = model
         self.normalization = normalization
         self.progress = 0.0
+        self._schedules: dict[str, Any] = {}
+
+    def set_current(self, **settings: Any) -> None:
+        """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
+        self._schedules |= {name: value for name, value in settings.items() if at(value, 0.0) is not value}
+        for name, value in settings.items():
+            setattr(self, name, at(value, self.progress))
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -70,6 +80,7 @@ class Method(nn.Module, ABC):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be the share of the training that is done, in [0, 1], but got {progress}.")
         self.progress = float(progress)
+        self.set_current(**self._schedules)
 
     def mask_predictor(self) -> MaskPredictor | None:
         """Return the mix block that this method trains, with the network whose features it reads, or None."""
@@ -86,6 +97,7 @@ class Method(nn.Module, ABC):
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the progress."""
         self.progress = float(state)
+        self.set_current(**self._schedules)
 
 
 @cache
@@ -97,6 +109,24 @@ def check_policy(policy: object) -> None:
     """Raise unless a policy can mix a batch: a policy object, or any callable with the same arguments."""
     if isinstance(policy, type) or not callable(policy):
         raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
+
+
+def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return the batch that a plan mixes; its label weights, the shares of the pixels, have no gradient."""
+    return MixedBatch(plan.apply(images), plan.source_labels(labels), plan.weights.detach(), plan)
+
+
+def weighted(label: LabelPolicy, mixed: MixedBatch, logits: Tensor, clean_logits: Tensor | None) -> MixedBatch:
+    """Return a mixed batch with the weights of a label policy."""
+    view = View(logits.detach(), None if clean_logits is None else clean_logits.detach())
+    return mixed.with_weights(label(mixed, view))
+
+
+def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return images as they are with their labels, in the form that losses take."""
+    size, first = (images.shape[2], images.shape[3]), torch.arange(len(images), device=images.device)
+    plan = BlendPlan(Pairs(first, torch.ones(1, device=images.device), size))
+    return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 
 def step_output(loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
