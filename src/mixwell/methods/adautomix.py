@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.batch import Pairs
+from mixwell.batch import Batch, Pairs
 from mixwell.labels import LabelPolicy, RatioShare, SemanticShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, check_policy, mix, step_output, unmixed, weighted
@@ -131,8 +131,9 @@ class AdAutoMix(Method):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         count = self._count(len(images))
-        block_pairs, block_lam = self._draw(images, labels, count)
-        pairs, lam = self._draw(images, labels, count)
+        batch = Batch(images, labels, model=self.model, normalization=self.normalization)
+        block_pairs, block_lam = self._draw(batch, count)
+        pairs, lam = self._draw(batch, count)
         if count > 2:  # as published, one set of ratios for block and classifier
             pairs, lam = pairs.with_lam(block_lam[:, 0]), block_lam
         features, teacher_clean = self.teacher.features_and_logits(images)
@@ -209,18 +210,13 @@ class AdAutoMix(Method):
             return self.sources
         return 2 + int(float(torch.rand(())) * (self.sources - 1))
 
-    def _draw(self, images: Tensor, labels: Tensor, count: int) -> tuple[Pairs, Tensor]:
+    def _draw(self, batch: Batch, count: int) -> tuple[Pairs, Tensor]:
         """Draw the partners ``(B, K - 1)``, and the ratio of each source ``(B, K)``."""
-        plans = [
-            self.policy.draw(images, labels, model=self.model, normalization=self.normalization)
-            for _ in range(1 if count == 2 else count)
-        ]
-        if len(plans[0].partners) != 1:
-            raise ValueError(f"AdAutoMix draws sources in pairs, but the policy mixes {1 + len(plans[0].partners)}.")
-        partner = torch.stack([plan.partners[0] for plan in plans[: count - 1]], 1)
-        lam = torch.stack([plan.lam for plan in plans], 1)
+        drawn = [self.policy.pairs(batch) for _ in range(1 if count == 2 else count)]
+        partner = torch.stack([pairs.partner for pairs in drawn[: count - 1]], 1)
+        lam = torch.stack([pairs.lam.expand(len(batch)) for pairs in drawn], 1)
         lam = torch.cat((lam, 1 - lam), 1) if count == 2 else normalised(lam)
-        return Pairs(partner, lam[:, 0], plans[0].size), lam
+        return Pairs(partner, lam[:, 0], batch.size), lam
 
     def _shares(self, features: Tensor, pairs: Pairs, lam: Tensor) -> Tensor:
         return self.block.shares(features, pairs.partner, lam, pairs.size)

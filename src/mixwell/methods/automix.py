@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Pairs
+from mixwell.batch import Batch, Pairs
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, check_policy, mix, step_output, unmixed, weighted
@@ -127,7 +127,8 @@ class AutoMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
-        block_pairs, student_pairs = self._pairs(images, labels), self._pairs(images, labels)
+        batch = Batch(images, labels, model=self.model, normalization=self.normalization)
+        block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)
         if self.label.needs:
             features, teacher_clean = self.teacher.features_and_logits(images)
         else:
@@ -172,15 +173,6 @@ class AutoMix(Method):
     def param_groups(self) -> list[dict[str, Any]]:
         """See :meth:`Method.param_groups`; the last group, ``name="block"``, is that of the block."""
         return split_block(super().param_groups(), self.block, self.block_group)
-
-    def _pairs(self, images: Tensor, labels: Tensor) -> Pairs:
-        plan = self.policy.draw(images, labels, model=self.model, normalization=self.normalization)
-        if len(plan.partners) != 1:
-            raise ValueError(
-                f"{type(self).__name__} mixes two sources, but the policy has {1 + len(plan.partners)}: use "
-                "MixUp(alpha=2.0), for example, or AdAutoMix."
-            )
-        return Pairs(plan.partners[0], plan.lam, plan.size)
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)

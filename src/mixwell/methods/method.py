@@ -15,7 +15,7 @@ from mixwell.labels import LabelPolicy, View
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
-from mixwell.plan import BlendPlan, Plan
+from mixwell.plan import MaskPlan, Plan
 from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
 
@@ -80,7 +80,8 @@ class Method(nn.Module, ABC):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be the share of the training that is done, in [0, 1], but got {progress}.")
         self.progress = float(progress)
-        self.set_current(**self._schedules)
+        if self._schedules:
+            self.set_current(**self._schedules)
 
     def mask_predictor(self) -> MaskPredictor | None:
         """Return the mix block that this method trains, with the network whose features it reads, or None."""
@@ -124,8 +125,8 @@ def weighted(label: LabelPolicy, mixed: MixedBatch, logits: Tensor, clean_logits
 
 def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
     """Return images as they are with their labels, in the form that losses take."""
-    size, first = (images.shape[2], images.shape[3]), torch.arange(len(images), device=images.device)
-    plan = BlendPlan(Pairs(first, torch.ones(1, device=images.device), size))
+    pairs = Pairs(torch.arange(len(images)), torch.ones(1), (images.shape[2], images.shape[3]))
+    plan = MaskPlan(pairs, torch.ones(1, 1, 1, 1)).to(images.device)
     return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 

@@ -270,8 +270,8 @@ class MixBlock(Block):
         if s.pair:
             a = b = torch.cat((a, b), 1)
         key = self.query if self.key is None else self.key
-        maps = (self.query(a), key(b), self.value(valued))
-        return tuple(m.flatten(2).transpose(1, 2) for m in maps)  # type: ignore[return-value]  # one vector per position
+        query, key, value = self.query(a), key(b), self.value(valued)
+        return query.flatten(2).mT, key.flatten(2).mT, value.flatten(2).mT  # one vector per position
 
     def attention(self, a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
         """Return the attention of each position of the anchor to each of the partner, ``(B, h * w, h * w)``."""
