@@ -107,7 +107,7 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
         >>> parse("SaliencyMix(alpha=0.2, saliency=SpectralResidual())")
         SaliencyMix(alpha=0.2, saliency=SpectralResidual())
         >>> parse("until(CutMix, 0.9)")
-        ByProgress(policies=(CutMix(), NoMix()), since=(0.0, 0.9))
+        Switch({0.0: CutMix(), 0.9: NoMix()})
     """
     if not isinstance(text, str):
         raise TypeError(f"Expected text like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
@@ -130,6 +130,9 @@ def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> 
         return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_build(element, makers, text) for element in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_build(key, makers, text) for key in node.keys if key is not None]
+        return dict(zip(keys, (_build(value, makers, text) for value in node.values), strict=True))
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

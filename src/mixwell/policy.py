@@ -83,7 +83,7 @@ class BatchPolicy(Value, ABC):
             batch = Batch(
                 images, labels, model=model, saliency=saliency, generator=generator, normalization=normalization
             )
-            return self.at(0.0)._draw(batch)
+            return (self.at(0.0) if self._changes else self)._draw(batch)
 
     def __call__(
         self,
@@ -142,9 +142,9 @@ class Policy(BatchPolicy):
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
         _check_source(getattr(self, "saliency", None))
-        set_field(self, "_ratio", self._law())
+        set_field(self, "_ratio", self._lam_ratio())
 
-    def _law(self) -> Ratio:
+    def _lam_ratio(self) -> Ratio:
         """Return the law of ``pairs.lam``, which a policy may derive from its settings."""
         return as_ratio(self.alpha)
 
@@ -177,7 +177,8 @@ class Policy(BatchPolicy):
         source: SaliencySource | None = getattr(self, "saliency", None)
         checked = maps is None and _own(source)
         if maps is None and source is not None:
-            maps = source(batch.model, batch.images, batch.labels)
+            settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
+            maps = source(batch.model, batch.images, batch.labels, **settings)
             check_saliency(maps, batch.images)
         if maps is None:
             return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch
-from mixwell.checks import check_images
+from mixwell.batch import check_images
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction

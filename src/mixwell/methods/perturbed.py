@@ -14,7 +14,6 @@ from mixwell.methods.method import LossFunction
 from mixwell.methods.mixing import Mixing
 from mixwell.methods.normalisation import as_channels, check_channels
 from mixwell.ops.perturb import adversarial_noise
-from mixwell.policies.schedule import ByProgress, Ramp
 from mixwell.policy import BatchPolicy, OneOf, Sometimes
 from mixwell.saliency import InputGradient
 from mixwell.saliency.gradient import input_gradient
@@ -126,8 +125,6 @@ class PerturbedMixing(Mixing):
 
 def _sources(policy: Any) -> list[Any]:
     """Return the saliency sources of a policy, or of those it is made of and which may mix now."""
-    if isinstance(policy, ByProgress | Ramp):
-        return _sources(policy.current())
     if isinstance(policy, OneOf | Sometimes):
         members = policy.policies if isinstance(policy, OneOf) else (policy.policy,)
         return [source for member in members for source in _sources(member)]
