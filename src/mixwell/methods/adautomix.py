@@ -10,9 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
+from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare, SemanticShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, check_policy, mix, step_output, unmixed, weighted
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_pairs,
+    like_model,
+    mix,
+    relabelled,
+    split_decay,
+    step_output,
+    unmixed,
+)
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.blockgroup import check_block_group, split_block
 from mixwell.mixers.heads import Heads, check_clean
@@ -37,7 +49,7 @@ class AdAutoMix(Method):
         model: The classifier; it must have a feature map ``(B, C, h, w)`` or tokens ``(B, N, C)``.
         policy: Draws partners and ratios; ``None`` takes ``MixUp(alpha=1.0)``. For more than two sources it draws
             several times, and the ratios are scaled to a sum of one.
-        num_classes: Ignored; accepted so that all methods share a signature.
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
         sources: Number of sources K, at least 2; 3 on CIFAR, 2 on ImageNet.
         random_sources: Draw the number again in every step, from 2 to ``sources``.
         block: Settings of the block; ``SourceAttention(lam_concat=True, norm="batch")`` are those of ImageNet.
@@ -78,6 +90,8 @@ class AdAutoMix(Method):
         >>> method.after_step(progress=0.01)
     """
 
+    needs_after_step = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -107,25 +121,30 @@ class AdAutoMix(Method):
     ) -> None:
         super().__init__(model, normalization)
         policy = MixUp() if policy is None else policy
-        check_policy(policy)
+        check_pairs(policy)
         if sources < 2 or interval < 0 or cosine_sign not in (-1, 1):
             raise ValueError(
                 f"sources must be at least 2, interval not negative and cosine_sign -1 or 1, but got {sources}, "
                 f"{interval} and {cosine_sign}."
             )
         if sources > 2 and isinstance(label, SemanticShare):
-            raise ValueError(f"SemanticShare compares two sources: use sources=2 instead of {sources}, or another label.")
-        for name, value, high in (("beta", beta, 1), ("plain", plain, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
-            check_range(name, value, 0, high)
-        check_clean(clean_weight, head, label)
+            raise ValueError(
+                f"SemanticShare compares two sources: use sources=2 instead of {sources}, or another label."
+            )
+        check_range("margin", margin, 0, 0.5)
+        for name, value in (("beta", beta), ("plain", plain), ("block_p", block_p)):
+            check_range(name, value, 0, 1)
+        check_clean(clean_weight, head)
+        check_label(label)
         self.block_group = check_block_group(block_group)
         self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
         self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p)
         self.sources, self.random_sources, self.cosine_sign = sources, random_sources, cosine_sign
         self.interval, self.steps = interval, 0
-        self.heads = Heads(model, head, classifier)
+        self.heads = Heads(model, head, classifier, num_classes)
         self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
-        self.block = self.teacher.build_block(block, channels)
+        channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
+        self.block = like_model(block.build(channels), model)
         self._take_sides()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -144,7 +163,7 @@ class AdAutoMix(Method):
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(SourcePlan(block_pairs, shares, block_lam), images, labels)
             logits = self.teacher(mixed.images)
-            teacher_loss = self.loss(logits, weighted(self.label, mixed, logits, teacher_clean))
+            teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
             terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
             if self.against:
@@ -160,7 +179,7 @@ class AdAutoMix(Method):
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = weighted(self.label, mixed, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
         terms["mixed_loss"] = self.loss(logits, mixed)
         plain = self.plain if count > 2 else 0.0
         if plain:
@@ -185,9 +204,10 @@ class AdAutoMix(Method):
         """See :meth:`Method.mask_predictor`."""
         return MaskPredictor(self.block, self.teacher.model, self.teacher.hook, self.sources)
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """See :meth:`Method.param_groups`; the last group, ``name="block"``, is that of the block."""
-        return split_block(super().param_groups(), self.block, self.block_group)
+    def param_groups(self, weight_decay: float | None = None) -> list[dict[str, Any]]:
+        """See :meth:`Method.param_groups`; groups with ``name="block"`` are those of the block."""
+        groups = split_block(super().param_groups(), self.block, self.block_group)
+        return split_decay(groups, weight_decay, self.model)
 
     def get_extra_state(self) -> Tensor:
         """Return the progress and the number of steps, which decides when the block works against the classifier."""

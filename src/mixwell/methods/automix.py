@@ -9,9 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
+from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, check_policy, mix, step_output, unmixed, weighted
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_pairs,
+    like_model,
+    mix,
+    relabelled,
+    split_decay,
+    step_output,
+    unmixed,
+)
 from mixwell.mixers.blockgroup import check_block_group, split_block
 from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_where, near_pure
@@ -36,8 +48,8 @@ class AutoMix(Method):
         model: The classifier; it must have a feature map ``(B, C, h, w)`` or tokens ``(B, N, C)``.
         policy: Draws partners and ratios, such as ``MixUp(alpha=2.0, pairing=Derangement())``; where it would place
             pixels is not used. ``None`` takes ``MixUp(alpha=2.0)``.
-        num_classes: Ignored; accepted so that all methods share a signature.
-        block: Settings of the block. ``None`` takes the published ones: for AutoMix those of CIFAR, ``PairAttention()``;
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
+        block: Settings of the block. ``None`` takes ``PairAttention()``, the published ones of CIFAR;
             ``PairAttention(lam_concat=True)`` are those of ImageNet.
         layer: Layer whose feature map the block reads, as ``model.named_modules()`` calls it; ``None`` takes the last
             stage but one, or the middle block of a transformer.
@@ -68,8 +80,7 @@ class AutoMix(Method):
         The published mask loss averages the masks of a batch first, so that half of them may be empty: here each mask
         counts (``mask_loss=mixwell.mixers.published.published("L1")`` is the published form). The released
         ``mask_adjust`` scales towards the block's ratio instead of the classifier's. The released program evaluates the
-        teacher, ``method.teacher.model``, which in a short training is still close to its initial weights. The teacher's
-        pass over clean images stops at the layer, so that with ``buffers="keep"`` batch-norm statistics behind it come
+        teacher, ``method.teacher.model``, which in a short training is still close to its initial weights. Its pass over clean images stops at the layer, so that with ``buffers="keep"`` batch-norm statistics behind it come
         from mixed images only. The binary cross entropy of SAMix's paper, which released settings do not have, is
         ``block_loss=BinaryCrossEntropy(classes="sum", negative_weight=0.5)`` in our reading.
 
@@ -82,6 +93,7 @@ class AutoMix(Method):
         >>> method.after_step(progress=0.01)
     """
 
+    needs_after_step = True
     default_block: ClassVar[PairAttention] = PairAttention()
     default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
 
@@ -112,18 +124,20 @@ class AutoMix(Method):
     ) -> None:
         super().__init__(model, normalization)
         policy = MixUp(alpha=2.0) if policy is None else policy
-        check_policy(policy)
+        check_pairs(policy)
         check_range("mask_weight", mask_weight)
         for name, value, high in (("mask_adjust", mask_adjust, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
             check_range(name, value, 0, high)
-        check_clean(clean_weight, head, label)
+        check_clean(clean_weight, head)
+        check_label(label)
         self.block_group = check_block_group(block_group)
         self.set_current(policy=policy, label=label, loss=loss, block_loss=loss if block_loss is None else block_loss)
         self.set_current(mask_loss=self.default_mask_loss if mask_loss is None else mask_loss, mask_weight=mask_weight)
         self.set_current(mask_adjust=mask_adjust, margin=margin, block_p=block_p, clean_weight=clean_weight)
-        self.heads = Heads(model, head, classifier)
+        self.heads = Heads(model, head, classifier, num_classes)
         self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
-        self.block = self.teacher.build_block(self.default_block if block is None else block, channels)
+        channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
+        self.block = like_model((self.default_block if block is None else block).build(channels), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
@@ -141,7 +155,7 @@ class AutoMix(Method):
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(MaskPlan(block_pairs, share), images, labels)
             logits = self.teacher(mixed.images)
-            terms["block_loss"] = self.block_loss(logits, weighted(self.label, mixed, logits, teacher_clean))
+            terms["block_loss"] = self.block_loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
@@ -151,7 +165,7 @@ class AutoMix(Method):
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = weighted(self.label, mixed, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
         terms["mixed_loss"] = self.loss(logits, mixed)
         if self.clean_weight:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
@@ -170,9 +184,10 @@ class AutoMix(Method):
         """See :meth:`Method.mask_predictor`."""
         return MaskPredictor(self.block, self.teacher.model, self.teacher.hook)
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """See :meth:`Method.param_groups`; the last group, ``name="block"``, is that of the block."""
-        return split_block(super().param_groups(), self.block, self.block_group)
+    def param_groups(self, weight_decay: float | None = None) -> list[dict[str, Any]]:
+        """See :meth:`Method.param_groups`; groups with ``name="block"`` are those of the block."""
+        groups = split_block(super().param_groups(), self.block, self.block_group)
+        return split_decay(groups, weight_decay, self.model)
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.method import LossFunction, Method, check_policy, step_output, unmixed, weighted
+from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, step_output, unmixed
 from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
@@ -21,7 +21,7 @@ class SAMix(AutoMix):
 
     The step is AutoMix's; two parts have other defaults. ``block=None`` takes SAMix's block of ImageNet with
     ``dropout=0.0``: on CIFAR the paper's has ``k=0.25`` besides, on CUB and Aircraft ``k=1.0``, and on ImageNet
-    ``dropout=0.1``. ``mask_loss=None`` takes ``SumOf((AreaHinge(), VarianceBonus()))``. For all arguments and errors see
+    ``dropout=0.1``. ``mask_loss=None`` takes ``SumOf((AreaHinge(), VarianceBonus()))``. Arguments and errors are those of
     :class:`AutoMix`.
 
     Note:
@@ -50,7 +50,7 @@ class SAMixPretrained(Method):
     Args:
         model: The classifier.
         policy: The block, as a :class:`LearnedMask`; any other policy that draws a ratio for each source can be used.
-        num_classes: Ignored; accepted so that all methods share a signature.
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
         head: Which images train the model's own last layer, see :class:`mixwell.mixers.heads.Heads`.
         classifier: Name of the last layer, if it is not found.
         clean_weight: Weight of the loss of unmixed images, not negative; 0 skips that pass and needs ``head="both"``.
@@ -87,9 +87,10 @@ class SAMixPretrained(Method):
     ) -> None:
         super().__init__(model, normalization)
         check_policy(policy)
-        check_clean(clean_weight, head, label)
+        check_clean(clean_weight, head)
+        check_label(label)
         self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
-        self.heads = Heads(model, head, classifier)
+        self.heads = Heads(model, head, classifier, num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
@@ -98,7 +99,7 @@ class SAMixPretrained(Method):
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = weighted(self.label, mixed, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
         mixed_loss = self.loss(logits, mixed)
         if not self.clean_weight or clean_logits is None:
             return step_output(mixed_loss, logits, mixed)

@@ -28,7 +28,9 @@ def check_block_group(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     for name, value in found.items():
         fits = name not in NUMBERS or (isinstance(value, numbers.Real) and 0 <= float(value) < math.inf)
         if name in ("params", "name") or not fits:
-            raise ValueError(f"block_group must hold optimizer settings that are not negative, but got {name}={value!r}.")
+            raise ValueError(
+                f"block_group must hold optimizer settings that are not negative, but got {name}={value!r}."
+            )
     return found
 
 

@@ -6,10 +6,9 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.hooks import ClassifierHook
 from mixwell.features.isolation import clean_pass
 from mixwell.features.outputs import logits_of
-from mixwell.labels import LabelPolicy
 from mixwell.schedule import Schedule, check_range
 
 HEADS = ("clean", "mixed", "both")
@@ -24,6 +23,7 @@ class Heads(nn.Module):
             the others train the second layer, or ``"both"``, without a second layer.
         classifier: Name of the last layer in ``model.named_modules()``; ``None`` takes that of
             :func:`mixwell.classifier_of`.
+        num_classes: Number of classes N, to find that layer.
 
     Raises:
         ValueError: ``head`` is unknown, or there is no such layer; when called: the layer does not compute the logits.
@@ -37,26 +37,26 @@ class Heads(nn.Module):
         False
     """
 
-    def __init__(self, model: nn.Module, head: str = "clean", classifier: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, head: str = "clean", classifier: str | None = None, num_classes: int | None = None
+    ) -> None:
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}, but got {head!r}.")
         self.head, self.hook, self.layer = head, None, None
         if head != "both":
-            self.hook = FeatureHook(model, classifier, of="input")
-            self.layer = deepcopy(model.get_submodule(self.hook.name))
-            self.layer._forward_hooks.clear()  # feature hooks, the one above among them
-            self.layer._forward_hooks_with_kwargs.clear()
+            self.hook = ClassifierHook(model, classifier, num_classes)
+            self.layer = deepcopy(self.hook.module)
             if callable(reset := getattr(self.layer, "reset_parameters", None)):
                 reset()
 
     def forward(self, model: nn.Module, images: Tensor, kind: str) -> Tensor:
         """Return the logits ``(B, N)`` of the layer for a kind of images, ``"clean"`` or ``"mixed"``."""
-        logits = model(images)
-        logits = logits if isinstance(logits, Tensor) else logits_of(logits)
         if self.hook is None or self.layer is None:
-            return logits
-        feature = self.hook.take()  # in any case, so that no feature is kept with its graph
+            return logits_of(model(images))
+        with self.hook:
+            logits = logits_of(model(images))
+        feature = self.hook.take(logits)  # in any case, so that no feature is kept with its graph
         if kind == self.head:
             return logits
         second = self.layer(feature)
@@ -82,10 +82,8 @@ class Heads(nn.Module):
         return copied.requires_grad_(False)
 
 
-def check_clean(clean_weight: float | Schedule, head: str, label: LabelPolicy) -> None:
-    """Raise unless all heads are trained, and the label policy gets what it needs."""
+def check_clean(clean_weight: float | Schedule, head: str) -> None:
+    """Raise unless the weight of unmixed images is in range and all heads are trained."""
     check_range("clean_weight", clean_weight)
     if clean_weight == 0 and head != "both":
         raise ValueError(f'clean_weight=0 trains one head only and needs head="both", but got head={head!r}.')
-    if unknown := sorted(label.needs - {"clean_logits"}):
-        raise ValueError(f"{label} needs {', '.join(unknown)}, which this method does not compute: use another label.")

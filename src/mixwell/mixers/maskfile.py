@@ -182,7 +182,7 @@ def _check_card(card: dict[str, Any], path: Path) -> None:
         and isinstance(model, str | None)
         and isinstance(sizes, list)
         and len(sizes) in (0, 2)
-        and all(type(number) is int and 0 < number for number in (*numbers, *sizes))
+        and all(type(number) is int and number > 0 for number in (*numbers, *sizes))
         and all(side <= LARGEST_SIZE for side in sizes)
     )
     if not sane:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from mixwell.ema import BUFFERS, follow, frozen_copy
 from mixwell.features.isolation import frozen_statistics
-from mixwell.features.maps import MapHook, channels_of
+from mixwell.features.maps import MapHook
 from mixwell.mixers.heads import Heads
-from mixwell.mixers.mixblock import Block, BlockSettings
 from mixwell.schedule import Schedule, check_range
 
 
@@ -104,12 +103,6 @@ class Teacher(nn.Module):
         """Name of the layer whose feature map is read."""
         return self.hook.name
 
-    def build_block(self, settings: BlockSettings, channels: int | None = None) -> Block:
-        """Return a new block for the features of the teacher, with its device and dtype."""
-        block = settings.build(channels_of(self.model, self.layer) if channels is None else channels)
-        weight = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
-        return block.to(weight.device, weight.dtype)
-
     def features(self, images: Tensor) -> Tensor:
         """Return the feature map ``(B, C, h, w)`` of unmixed images, without gradient; the pass stops at the layer."""
         with torch.no_grad(), self._statistics():
@@ -118,15 +111,14 @@ class Teacher(nn.Module):
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return feature map and logits of unmixed images from one full pass, without gradient."""
         with torch.no_grad(), self._statistics():
-            logits = self.heads(self.model, images, "mixed")
+            with self.hook:
+                logits = self.heads(self.model, images, "mixed")
             return self.hook.taken(images), logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, N)`` of mixed images; the gradient reaches the images and no parameter."""
         with self._statistics():
-            logits = self.heads(self.model, images, "mixed")
-        self.hook.take()  # keeps no map with its graph
-        return logits
+            return self.heads(self.model, images, "mixed")
 
     def follow(self, model: nn.Module, heads: Heads, progress: float) -> None:
         """Move towards the classifier, after each optimizer step; ``progress`` is that of the step, in [0, 1]."""
