@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 import torch
 from torch import Tensor, nn
 
@@ -147,25 +149,21 @@ def _fill(layer: nn.Module, case, prefix: str) -> None:
     layer.load_state_dict({name: case.inputs[prefix + name] for name in ("weight", "bias")})
 
 
-class Drawn:
-    """A policy that has been drawn already, for the block and for the student."""
+class Drawn(mw.BatchPolicy):
+    """A policy whose draws for the block and for the classifier are given."""
 
-    def __init__(self, case) -> None:
-        self.draws = [_draws(case, "mb"), _draws(case, "bb")]
+    draws: list = field(default_factory=list)
 
-    def __call__(self, *args, **kwargs):
-        raise NotImplementedError
-
-    def draw(self, images: Tensor, labels: Tensor, **kwargs) -> mw.Plan:
+    def _draw(self, batch: mw.Batch, partner: Tensor | None = None) -> mw.Plan:
         partner, lam = self.draws.pop(0)
-        return mw.BlendPlan(mw.Pairs(partner, lam, (images.shape[2], images.shape[3])))
+        return mw.BlendPlan(mw.Pairs(partner, lam, batch.size))
 
 
 def automix_step(case):
     x, y, p = case.inputs["x"], case.inputs["y"], case.params
     method = AutoMix(
         Net(case, "q", "hq_one:fc."),
-        Drawn(case),
+        Drawn(draws=[_draws(case, "mb"), _draws(case, "bb")]),
         layer="first",
         channels=case.inputs["q:conv1.weight"].shape[0],
         block=_pair_block(case, case.inputs["q:conv1.weight"].shape[0]).settings,

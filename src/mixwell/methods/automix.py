@@ -80,8 +80,9 @@ class AutoMix(Method):
         The published mask loss averages the masks of a batch first, so that half of them may be empty: here each mask
         counts (``mask_loss=mixwell.mixers.published.published("L1")`` is the published form). The released
         ``mask_adjust`` scales towards the block's ratio instead of the classifier's. The released program evaluates the
-        teacher, ``method.teacher.model``, which in a short training is still close to its initial weights. Its pass over clean images stops at the layer, so that with ``buffers="keep"`` batch-norm statistics behind it come
-        from mixed images only. The binary cross entropy of SAMix's paper, which released settings do not have, is
+        teacher, ``method.teacher.model``, which in a short training is still close to its initial weights. Its pass on
+        unmixed images stops at the layer, so that with ``buffers="keep"`` batch-norm statistics behind it come from
+        mixed images only. The binary cross entropy of SAMix's paper, which released settings do not have, is
         ``block_loss=BinaryCrossEntropy(classes="sum", negative_weight=0.5)`` in our reading.
 
     Source: Liu et al., *AutoMix: Unveiling the Power of Mixup for Stronger Classifiers*, ECCV 2022 (arXiv:2103.13027).

@@ -20,7 +20,7 @@ from mixwell.methods.loopcheck import LoopCheck
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
-from mixwell.plan import MaskPlan, Plan
+from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
@@ -192,7 +192,8 @@ def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Te
 
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None) -> MixedBatch:
     """Return a mixed batch with the label weights of a label policy."""
-    check_logits(logits, mixed)
+    if label.needs:
+        check_logits(logits, mixed)
     return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits)))
 
 
@@ -203,8 +204,8 @@ def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:
 
 def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
     """Return a batch in which every image keeps its own label, for the losses of mixed batches."""
-    pairs = Pairs(torch.arange(len(images)), torch.ones(1), (images.shape[2], images.shape[3]))
-    plan = MaskPlan(pairs, torch.ones(1, 1, 1, 1)).to(images.device)
+    rows, ones = torch.arange(len(images), device=images.device), torch.ones(1, device=images.device)
+    plan = BlendPlan(Pairs(rows, ones, (images.shape[2], images.shape[3])))
     return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 

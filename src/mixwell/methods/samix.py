@@ -21,8 +21,8 @@ class SAMix(AutoMix):
 
     The step is AutoMix's; two parts have other defaults. ``block=None`` takes SAMix's block of ImageNet with
     ``dropout=0.0``: on CIFAR the paper's has ``k=0.25`` besides, on CUB and Aircraft ``k=1.0``, and on ImageNet
-    ``dropout=0.1``. ``mask_loss=None`` takes ``SumOf((AreaHinge(), VarianceBonus()))``. Arguments and errors are those of
-    :class:`AutoMix`.
+    ``dropout=0.1``. ``mask_loss=None`` takes ``SumOf((AreaHinge(), VarianceBonus()))``. Arguments and errors are those
+    of :class:`AutoMix`.
 
     Note:
         The released reward for variance has no bound; here it ends at a variance of 0.1

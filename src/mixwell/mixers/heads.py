@@ -19,8 +19,8 @@ class Heads(nn.Module):
 
     Args:
         model: The classifier. Its last layer is copied and initialized again, to be the second one.
-        head: Which images train the model's own last layer, the one that is evaluated: ``"clean"`` or ``"mixed"``, while
-            the others train the second layer, or ``"both"``, without a second layer.
+        head: Which images train the model's own last layer, the one that is evaluated: ``"clean"`` or ``"mixed"``,
+            while the others train the second layer, or ``"both"``, without a second layer.
         classifier: Name of the last layer in ``model.named_modules()``; ``None`` takes that of
             :func:`mixwell.classifier_of`.
         num_classes: Number of classes N, to find that layer.
@@ -53,9 +53,11 @@ class Heads(nn.Module):
     def forward(self, model: nn.Module, images: Tensor, kind: str) -> Tensor:
         """Return the logits ``(B, N)`` of the layer for a kind of images, ``"clean"`` or ``"mixed"``."""
         if self.hook is None or self.layer is None:
-            return logits_of(model(images))
+            output = model(images)
+            return output if isinstance(output, Tensor) else logits_of(output)
         with self.hook:
-            logits = logits_of(model(images))
+            output = model(images)
+        logits = output if isinstance(output, Tensor) else logits_of(output)
         feature = self.hook.take(logits)  # in any case, so that no feature is kept with its graph
         if kind == self.head:
             return logits

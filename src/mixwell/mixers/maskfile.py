@@ -192,7 +192,7 @@ def _check_card(card: dict[str, Any], path: Path) -> None:
         )
     if other := sorted(_settings_in(model or "") - MODEL_SETTINGS):
         raise ValueError(
-            f"{path} names the encoder {model!r}, but a file may not set {other[0]!r}: give the network yourself, as in "
+            f"{path} names the encoder {model!r}, but a file may not set {other[0]!r}: give the network, as in "
             "LearnedMask(path, encoder=network)."
         )
 
