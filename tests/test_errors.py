@@ -230,7 +230,6 @@ def test_two_source_method_over_three_sources() -> None:
         ("CutMix(0.2)", ["CutMix"]),
         ("Qwertz", ["Unknown name", "names(kind)"]),
         ("x" * 1000, ["Unknown name 'xxx", "..."]),
-        ("Ramp", ["a policy and one of its settings", "Ramp(MixUp(), 'alpha'"]),
         ("", ["CutMix(alpha=0.2)"]),
         ("CutMix(alpha=", ["CutMix(alpha=0.2)"]),
         ("CutMix(alpha=0.2); MixUp()", ["CutMix(alpha=0.2)"]),

@@ -10,15 +10,14 @@ from mixwell import (
     Activation,
     AttentiveMix,
     BatchPolicy,
-    ByProgress,
     CutMix,
     InputGradient,
     MixUp,
     OneOf,
     PuzzleMix,
-    Ramp,
     SaliencyMix,
     Sometimes,
+    Switch,
     until,
 )
 from mixwell.methods.perturbed import PerturbedMixing
@@ -33,9 +32,8 @@ PUZZLE = PuzzleMix(blocks=2)
         (Sometimes(PUZZLE, p=1.0), 2),
         (until(PUZZLE, 0.9), 2),
         (OneOf([PUZZLE, CutMix()], weights=(1, 0)), 2),
-        (Sometimes(Ramp(PUZZLE, "eta", start=0.1, end=0.2), p=1.0), 2),
-        (ByProgress([PUZZLE, AttentiveMix(cells=2, top=1)]), 2),
-        (ByProgress([PUZZLE, AttentiveMix(cells=2, top=1)], stage=1), 3),  # a map of its own
+        (Sometimes(PUZZLE, p=1.0), 2),
+        (Switch({0.0: PUZZLE, 0.5: AttentiveMix(cells=2, top=1)}), 2),
         (OneOf([PUZZLE, AttentiveMix(cells=2, top=1)], weights=(1, 0)), 3),  # the gradient is not what both want
         (SaliencyMix(saliency=InputGradient()), 2),
         (MixUp(), 2),

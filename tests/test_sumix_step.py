@@ -32,9 +32,9 @@ from steps import Net, data, fixed, gradients, joint_step, second_process, seede
 def build(name: str) -> mixwell.BatchPolicy:
     """Make a policy of a name, with members where it needs some."""
     members = {
-        "ByProgress": mixwell.until(CutMix(), 0.9),
+        "Switch": mixwell.until(CutMix(), 0.9),
         "OneOf": OneOf([MixUp(), ResizeMix()], scope="sample"),
-        "Ramp": mixwell.Ramp(MixUp(), "alpha", start=0.2, end=1.0),
+        "Linear": MixUp(alpha=mixwell.Linear(0.2, 1.0)),
         "Sometimes": Sometimes(CutMix()),
     }
     return members.get(name) or mixwell.parse(name)

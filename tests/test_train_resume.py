@@ -84,7 +84,7 @@ LEARNED = {
     "SAMix": f"SAMix(mask_weight=Cosine(1.0, 0.1), switch_off=Cosine(0.9, 0.3), {SCHEDULES})",
     "AdAutoMix": f"AdAutoMix(random_sources=True, beta=Cosine(0.9, 0.1), {SCHEDULES})",
 }
-RAMP = "Ramp(MixUp(scope='sample'), 'alpha', start=0.2, end=2.0)"
+RAMP = "MixUp(scope='sample', alpha=Linear(0.2, 2.0))"
 
 
 def train_and_die(args: list[str]) -> None:

@@ -94,13 +94,13 @@ def test_members_are_looked_at() -> None:
     "policy",
     [
         mw.Sometimes(mw.CutMix(scope="sample"), p=0.5, scope="sample"),
-        mw.Ramp(mw.MixUp(scope="sample"), "alpha", start=0.2, end=1.0, progress=0.5),
+        mw.MixUp(scope="sample", alpha=mw.Linear(0.2, 1.0)),
     ],
     ids=repr,
 )
 def test_compiled_code_is_not_checked(policy: mw.BatchPolicy, compiler: str) -> None:
-    """A policy that another makes does not break the graph, nor does a ramp that makes one at every step."""
-    if isinstance(policy, mw.Ramp) and torch.__version__ < "2.8":
+    """A policy that another makes does not break the graph, nor does a schedule that makes one in every step."""
+    if isinstance(policy, mw.MixUp) and torch.__version__ < "2.8":
         pytest.skip("torch 2.7 breaks the graph where a dataclass is made by an __init__ with a wrapper")
     mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")
     assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)

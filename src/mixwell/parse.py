@@ -14,7 +14,7 @@ import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
 import mixwell.mixers.adaptivemask as adaptivemask
-import mixwell.mixers.masklosses as masklosses
+import mixwell.mixers.masks as masks
 import mixwell.mixers.mixblock as mixblock
 import mixwell.mixers.teacher as teacher
 import mixwell.pairing as pairing
@@ -37,7 +37,7 @@ KINDS: dict[str, type] = {
     "similarity": labels.Similarity,
     "view": methods.AugMixViews,
     "block": mixblock.BlockSettings,
-    "mask_loss": masklosses.MaskLoss,
+    "mask_loss": masks.MaskLoss,
     "schedule": schedule.Schedule,
 }
 LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
@@ -52,7 +52,7 @@ LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
 def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every function that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
-    modules += (adaptivemask, masklosses, mixblock, teacher, schedule)
+    modules += (adaptivemask, masks, mixblock, teacher, schedule)
     return (
         LOSSES
         | SHORTHANDS
@@ -107,7 +107,7 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
         >>> parse("SaliencyMix(alpha=0.2, saliency=SpectralResidual())")
         SaliencyMix(alpha=0.2, saliency=SpectralResidual())
         >>> parse("until(CutMix, 0.9)")
-        ByProgress(policies=(CutMix(), NoMix()), since=(0.0, 0.9))
+        Switch({0.0: CutMix(), 0.9: NoMix()})
     """
     if not isinstance(text, str):
         raise TypeError(f"Expected text like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
@@ -130,6 +130,9 @@ def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> 
         return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_build(element, makers, text) for element in node.elts)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_build(key, makers, text) for key in node.keys if key is not None]
+        return dict(zip(keys, (_build(value, makers, text) for value in node.values), strict=True))
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):

@@ -35,6 +35,20 @@ class BatchPolicy(Value, ABC):
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         """Draw a plan; ``partner`` is given where several policies share their pairs."""
 
+    def pairs(self, batch: Batch) -> Pairs:
+        """Draw who is mixed with whom and how much, for methods that decide elsewhere where the pixels go.
+
+        Raises:
+            ValueError: The policy mixes more than two sources.
+        """
+        plan = self._draw(batch)
+        if len(plan.partners) != 1:
+            raise ValueError(
+                f"Two sources are expected, but the policy mixes {1 + len(plan.partners)}: use MixUp(alpha=2.0), for "
+                "example."
+            )
+        return Pairs(plan.partners[0], plan.lam, plan.size, batch=batch)
+
     def draw(
         self,
         images: Tensor,
@@ -69,7 +83,7 @@ class BatchPolicy(Value, ABC):
             batch = Batch(
                 images, labels, model=model, saliency=saliency, generator=generator, normalization=normalization
             )
-            return self.at(0.0)._draw(batch)
+            return (self.at(0.0) if self._changes else self)._draw(batch)
 
     def __call__(
         self,
@@ -128,9 +142,9 @@ class Policy(BatchPolicy):
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
         _check_source(getattr(self, "saliency", None))
-        set_field(self, "_ratio", self._law())
+        set_field(self, "_ratio", self._lam_ratio())
 
-    def _law(self) -> Ratio:
+    def _lam_ratio(self) -> Ratio:
         """Return the law of ``pairs.lam``, which a policy may derive from its settings."""
         return as_ratio(self.alpha)
 
@@ -139,11 +153,16 @@ class Policy(BatchPolicy):
         """Decide what goes where; all randomness comes from ``pairs``."""
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        if self.uses_saliency and len(batch) > 1:
+            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
+        pairs = self.pairs(batch, partner)
+        return self.plan(pairs) if len(batch) > 1 else BlendPlan(pairs)
+
+    def pairs(self, batch: Batch, partner: Tensor | None = None) -> Pairs:
+        """See :meth:`BatchPolicy.pairs`; ``partner`` is given where several policies share their pairs."""
         n = len(batch)
         if n == 1:  # nobody to mix with
-            return BlendPlan(Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size))
-        if self.uses_saliency:
-            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
+            return Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size)
         partner = self.pairing(batch) if partner is None else partner
         ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
         # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, and a Ramp makes a new
@@ -151,14 +170,15 @@ class Policy(BatchPolicy):
         lam = ratio.__call__(1 if self.scope == "batch" else n, batch.source_device, batch.generator)
         lam = batch.send(lam)
         once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
-        return self.plan(Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once))
+        return Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once)
 
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
         source: SaliencySource | None = getattr(self, "saliency", None)
         checked = maps is None and _own(source)
         if maps is None and source is not None:
-            maps = source(batch.model, batch.images, batch.labels)
+            settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
+            maps = source(batch.model, batch.images, batch.labels, **settings)
             check_saliency(maps, batch.images)
         if maps is None:
             return None

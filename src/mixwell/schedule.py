@@ -137,8 +137,9 @@ class Step(Schedule):
 
 def checked_stages(name: str, stages: Mapping[float, T]) -> dict[float, T]:
     """Return stages in the order of the progress at which they start, or raise if they do not cover the training."""
-    starts = sorted(stages) if isinstance(stages, Mapping) else []
-    if not starts or starts[0] != 0 or not starts[-1] < 1:
+    numbers = isinstance(stages, Mapping) and all(isinstance(start, int | float) for start in stages)
+    starts = sorted(stages) if numbers else []
+    if not starts or starts[0] != 0 or not all(0 <= start < 1 for start in starts):
         raise ValueError(
             f"{name} needs a dict from a progress in [0, 1) to what holds from there on, starting at 0.0, but got "
             f"{stages!r}."

@@ -78,8 +78,8 @@ def _members_fit(value: Any, kinds: tuple[Any, ...]) -> bool:
         return True
     value = value.tolist() if isinstance(value, torch.Tensor) else list(value)
     if kinds[-1] is Ellipsis:
-        return all(_fits(member, kinds[0]) for member in value)
-    return len(value) == len(kinds) and all(map(_fits, value, kinds))
+        return all(_fits(member, kinds[0]) and not is_schedule(member) for member in value)
+    return len(value) == len(kinds) and all(map(_fits, value, kinds)) and not any(map(is_schedule, value))
 
 
 def _described(kind: Any) -> list[str]:

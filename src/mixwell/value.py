@@ -94,6 +94,8 @@ def _changing(value: Any) -> bool:
 def _at(value: Any, progress: float) -> Any:
     if isinstance(value, Value):
         return value.at(progress)
+    if isinstance(value, Mapping):
+        return {key: _at(member, progress) for key, member in value.items()}
     return tuple(_at(member, progress) for member in value) if isinstance(value, tuple) else value
 
 

@@ -1,1 +1,1 @@
-"""Everything that looks into a model: hooks, layer names, passes that leave no trace."""
+"""The only code that looks into a model: hooks, layer names, feature maps, passes that leave no trace."""

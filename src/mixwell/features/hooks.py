@@ -1,118 +1,209 @@
-"""What happens inside a model: reading features during a forward, and running a model without leaving a trace."""
+"""Forward hooks that read or change the features inside a model during one training step."""
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
+
+from mixwell.features.layers import classifier_of, module_of
+
+Change = Callable[[Tensor], Tensor]
 
 
 class FeatureHook:
-    """Reads what goes into or comes out of one module whenever the model runs.
+    """Reads the input or output of one module of a model, or replaces its output, inside a ``with`` block.
 
-    Install taps before ``torch.compile`` and before wrapping in ``DistributedDataParallel``: a hook that is added to a
-    compiled model never fires, and the graph of an untapped copy of the model may be reused for the tapped one. Only
-    the last run is kept, with its graph, until ``take()``. A deep copy of the model feeds a tap of its own, which is at
-    hand where model and tap are copied together, as attributes of one module are.
+    The hook is on the module only inside the block, so that the model can be copied, scripted and exported afterwards,
+    and several hooks can share a module. In a model compiled by ``torch.compile`` the hook stays, without effect
+    outside the block, until :meth:`close`: the compiled graph contains it. For the same reason a compiled model must
+    not run before its hook is first used.
+
+    Only the last forward pass is kept, with its graph, until :meth:`take`.
 
     Args:
-        model: Any model.
-        name: The module, as ``model.named_modules()`` calls it; None takes the classifier.
+        model: Any model; wrappers such as ``DistributedDataParallel`` are looked through.
+        name: Name of the module in ``model.named_modules()``; None takes the classifier, see :func:`classifier_of`.
         of: ``"input"`` reads the module's first argument, ``"output"`` its result.
 
     Raises:
         ValueError: The model has no such module, or ``of`` is neither of the two.
 
     Example:
-        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
-        >>> tap = FeatureHook(model)
-        >>> logits = model(torch.rand(2, 3, 8, 8))
-        >>> tap.take().shape
+        >>> hook = FeatureHook(model)
+        >>> with hook:
+        ...     logits = model(torch.rand(2, 3, 8, 8))
+        >>> hook.take().shape
         torch.Size([2, 6])
     """
 
     def __init__(self, model: nn.Module, name: str | None = None, of: Literal["input", "output"] = "input") -> None:
         if of not in ("input", "output"):
-            raise ValueError(f'a tap reads the "input" or the "output" of a module, got of={of!r}')
-        self.name, module = classifier_of(model) if name is None else (name, module_of(model, name))
+            raise ValueError(f'of must be "input" or "output", but got {of!r}.')
+        self.name, self.module = classifier_of(model) if name is None else (name, module_of(model, name))
         self.of = of
+        self._active = self._compiled = False
+        self._change: Change | None = None
         self._captured: Any = None
-        self._handle = module.register_forward_hook(self._capture, with_kwargs=True)
+        self._handle: Any = None
 
     def __repr__(self) -> str:
-        return f"FeatureHook({self.name!r}, of={self.of!r})"
+        return f"{type(self).__name__}({self.name!r}, of={self.of!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start empty: a feature inside a graph can be neither copied nor stored.
-        return {**self.__dict__, "_captured": None}
+        return {**self.__dict__, "_captured": None, "_change": None, "_active": False}
 
-    def _capture(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
+    def __enter__(self) -> Self:
+        self._captured, self._active = None, True
+        self._attach()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._active = False
+        if not self._compiled and not torch.compiler.is_compiling():
+            self.close()
+
+    def _attach(self) -> None:
+        if self._handle is None:
+            self._handle = self.module.register_forward_hook(self._call, with_kwargs=True)
+
+    # torch.compile runs this while it traces, and traces the rest with the hook in place; the public decorator,
+    # torch.compiler.assume_constant_result, would import the compiler with this file.
+    _attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if not self._active:
+            return None
+        if torch.compiler.is_compiling():
+            self._compiled = True
+        if self._change is None:
+            self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
+            return None
+        change, self._change = self._change, None
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{self._described(output)} instead of one tensor: name a module next to it.")
+        # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, new at every step.
+        return change.__call__(output)
 
     def take(self) -> Tensor:
-        """Return what the last forward left, and forget it.
+        """Return the tensor that the last forward pass inside the block left, and forget it.
 
         Raises:
-            RuntimeError: Nothing came by since the last call.
-            TypeError: Something came by that is not a tensor.
+            RuntimeError: No forward pass ran through the module.
+            TypeError: What was read is not a tensor.
         """
         captured, self._captured = self._captured, None
         if captured is None:
-            raise RuntimeError(
-                f"the tap on the {self.of} of {self.name!r} captured nothing: either no forward has run through that "
-                "module since the last take(), or the model (or the model it was copied from) was compiled before the "
-                "tap was installed; build the tap, or the method that owns it, before torch.compile"
-            )
+            raise RuntimeError(self._unused())
         if not isinstance(captured, Tensor):
-            raise TypeError(
-                f"the {self.of} of {self.name!r} is a {type(captured).__name__}, and a tap reads one tensor: "
-                "name a module next to it"
-            )
+            raise TypeError(f"{self._described(captured)} instead of one tensor: name a module next to it.")
         return captured
 
-    def remove(self) -> None:
-        """Take the hook off the model."""
-        self._handle.remove()
-        self._captured = None
+    @contextmanager
+    def changed(self, change: Change) -> Iterator[None]:
+        """Replace the next output of the module by ``change(output)``.
+
+        Raises:
+            RuntimeError: No forward pass ran through the module.
+            TypeError: The output is not a tensor.
+
+        Example:
+            >>> model = nn.Sequential(nn.Identity(), nn.Flatten())
+            >>> with FeatureHook(model, "0", of="output").changed(lambda features: features + 1):
+            ...     model(torch.zeros(1, 2))
+            tensor([[1., 1.]])
+        """
+        self._change = change
+        try:
+            with self:
+                yield
+            if self._change is not None:
+                raise RuntimeError(self._unused())
+        finally:
+            self._change = None
+
+    def close(self) -> None:
+        """Take the hook off the module. It can be used again afterwards."""
+        handle, self._handle, self._compiled = self._handle, None, False
+        if handle is not None:
+            handle.remove()
+
+    def _unused(self) -> str:
+        return (
+            f"No forward pass ran through {self.name!r} inside the hook's with block. Either the model does not use "
+            "that module, or it was compiled and called before the hook was first used: run the first training step "
+            "before anything else calls the compiled model."
+        )
+
+    def _described(self, found: Any) -> str:
+        return f"The {self.of} of {self.name!r} is a {type(found).__name__}"
 
 
-def classifier_of(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return name and module of the layer that makes logits from features.
+class ClassifierHook(FeatureHook):
+    """Reads the input of the layer that computes the logits, and checks once that a guessed layer does so.
 
-    What ``model.get_classifier()`` returns, where there is such a method (timm); else the last ``nn.Linear`` in the
-    order of ``named_modules()``.
+    Args:
+        model: Any classifier.
+        name: Name of the layer; None looks for it, see :func:`classifier_of`.
+        num_classes: Width of the logits, if known.
 
     Raises:
-        ValueError: There is no such layer, it was removed, or there are several.
+        ValueError: There is no such layer.
 
     Example:
-        >>> name, layer = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)))
-        >>> name, layer.out_features
-        ('3', 5)
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+        >>> with (hook := ClassifierHook(model)):
+        ...     logits = model(torch.rand(2, 3, 2, 2))
+        >>> hook.take(logits).shape
+        torch.Size([2, 12])
     """
-    if callable(getter := getattr(model, "get_classifier", None)):
-        found = getter()
-        if isinstance(found, nn.Identity):
-            raise ValueError(
-                f"the classifier of {type(model).__name__} is an Identity (num_classes=0): create the model with its "
-                "number of classes, or name the module to tap"
-            )
-        for name, module in model.named_modules():
-            if module is found:
-                return name, module
-        raise ValueError(
-            f"{type(model).__name__}.get_classifier() returns a {type(found).__name__} and not one module of the "
-            "model: name the module to tap"
-        )
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError(
-            f"{type(model).__name__} has neither get_classifier() nor an nn.Linear: name the module whose input is "
-            "the feature"
-        )
-    return linear[-1]
+
+    def __init__(self, model: nn.Module, name: str | None = None, num_classes: int | None = None) -> None:
+        super().__init__(model, classifier_of(model, num_classes)[0] if name is None else name)
+        self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
+        self._output: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_output": None}
+
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if self._guessed and self._active:
+            self._output = output
+        return super()._call(module, args, kwargs, output)
+
+    def take(self, logits: Tensor | None = None) -> Tensor:
+        """Return the input of the classifier in the last forward pass; the first call compares a guess with the logits.
+
+        Args:
+            logits: What the model returned, shape ``(B, N)``.
+
+        Raises:
+            ValueError: The layer was guessed, and its output is not the logits.
+        """
+        if self._guessed and logits is not None:
+            self._guessed, output, self._output = False, self._output, None
+            if not _computes(output, logits):
+                raise ValueError(
+                    f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
+                    'the layer that computes the logits, as in classifier="head.fc".'
+                )
+        return super().take()
+
+
+def _computes(output: Any, logits: Tensor) -> bool:
+    """Return whether a layer's output is the logits, or at least a map of as many classes that is pooled later."""
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] != logits.shape[1]:
+        return False
+    if output is logits or output.dim() > 2:
+        return True
+    if output.shape != logits.shape or torch.compiler.is_compiling():
+        return output.shape == logits.shape
+    return output.detach().float().allclose(logits.detach().float(), rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -128,39 +219,11 @@ def pooled(features: Tensor) -> Tensor:
         ValueError: ``features`` has fewer than two dimensions.
 
     Example:
-        >>> import torch
         >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
         (torch.Size([2, 6]), torch.Size([2, 6]))
     """
     if features.ndim < 2:
-        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), got {tuple(features.shape)}")
+        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), but got {tuple(features.shape)}.")
     if features.ndim == 3:
         return features.mean(1)
     return features.flatten(2).mean(2) if features.ndim > 3 else features
-
-
-def module_of(model: nn.Module, name: str) -> nn.Module:
-    """Return the module that ``named_modules()`` calls ``name``, inside wrappers too, or raise with the nearest."""
-    modules = dict(unwrapped(model).named_modules())
-    if name not in modules:
-        modules = dict(model.named_modules())
-    if name not in modules:
-        near = difflib.get_close_matches(name, modules, n=3) or [key for key in modules if key][-3:]
-        raise ValueError(f"{type(model).__name__} has no module {name!r}; the nearest names are {', '.join(near)}")
-    return modules[name]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside ``torch.compile``, ``DistributedDataParallel`` and the like, where hooks fire.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> unwrapped(nn.DataParallel(layer)) is layer
-        True
-    """
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = getattr(model, "_orig_mod", None) if not isinstance(model, wrappers) else model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner

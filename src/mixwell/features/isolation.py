@@ -1,4 +1,4 @@
-"""Forward passes that leave a model as it was: modes, statistics of norms, gradients."""
+"""Forward passes that leave a model unchanged: training flags, running statistics of norms, gradients."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and give every module its own training flag back.
+    """Run a model in eval mode and restore the training flag of every module afterwards.
 
-    Flags are set one by one: ``model.train()`` would also wake what was frozen, and models override it.
+    Flags are set one by one: ``model.train()`` would also switch on what the user has frozen, and models override it.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.Dropout())
@@ -25,49 +24,58 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         >>> model[0].training, model[1].training
         (False, True)
     """
-    awake = [module for module in model.modules() if module.training]
+    training = [module for module in model.modules() if module.training]
     try:
-        for module in awake:
+        for module in training:
             module.training = False
         yield
     finally:
-        for module in awake:
+        for module in training:
             module.training = True
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise by the statistics of the batch without moving the running ones.
+    """Keep running statistics unchanged in training mode: norms still normalize by the statistics of the batch.
 
-    Modules in eval mode are not touched: they keep normalising by their running statistics. A backward pass may come
-    after the block.
+    Statistics are the buffers ``running_*`` and ``num_batches_tracked`` of any module in training mode. Modules in eval
+    mode are not touched. A backward pass may come after the block.
 
     Example:
-        >>> import torch
         >>> norm = nn.BatchNorm1d(2)
         >>> with frozen_statistics(norm):
         ...     _ = norm(torch.rand(8, 2))
         >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
         ([0.0, 0.0], 0)
     """
-    norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, _InstanceNorm)) and m.training]
-    norms = [m for m in norms if m.track_running_stats]
-    # An instance norm in training mode writes to its buffers whatever the flag says, so they are taken away as well.
-    buffers = [(m._buffers, name, m._buffers[name]) for m in norms if isinstance(m, _InstanceNorm) for name in _RUNNING]
+    flagged: list[_BatchNorm] = []
+    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    for module in model.modules():
+        if not module.training or not module._buffers:
+            continue
+        if isinstance(module, _BatchNorm) and type(module).forward in _TORCH_FORWARDS:
+            if module.track_running_stats:
+                flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
+        else:
+            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if b is not None and _running(n)]
     try:
-        for module in norms:
+        for module in flagged:
             module.track_running_stats = False
-        for owner, name, _ in buffers:
-            owner[name] = None
+        for owner, name, buffer in swapped:
+            owner[name] = buffer.clone()  # any other module writes to a copy
         yield
     finally:
-        for module in norms:
+        for module in flagged:
             module.track_running_stats = True
-        for owner, name, value in buffers:
-            owner[name] = value
+        for owner, name, buffer in swapped:
+            owner[name] = buffer
 
 
-_RUNNING = ("running_mean", "running_var")
+_TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def _running(name: str) -> bool:
+    return name.startswith("running_") or name == "num_batches_tracked"
 
 
 @contextmanager
@@ -85,3 +93,23 @@ def clean_pass(model: nn.Module, *, grad: bool = False, statistics: bool = False
     if not grad and not torch.compiler.is_compiling():
         # Until torch 2.9, autocast caches the weights that it casts without gradient: the mixed pass would not train.
         torch.clear_autocast_cache()
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Treat the parameters as constants, which saves the half of a backward pass that computes their gradients.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> with frozen_parameters(layer):
+        ...     layer(torch.zeros(1, 2)).requires_grad
+        False
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,22 +1,123 @@
-"""Finding the parts of a model that put out maps: its stages, and the last map of all."""
+"""Names of layers: a model's stages, its last feature map, its classifier."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from torch import nn
 
-from mixwell.features.hooks import unwrapped
-
 _LISTS = ("stages", "layers", "blocks")
-_DEPTH = 2  # a model in a wrapper of its owner's, and in that of torch.compile
+_DEPTH = 2  # a model inside a user's module, inside that of torch.compile
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile``, ``DistributedDataParallel`` and the like.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(layer)) is layer
+        True
+    """
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = getattr(model, "_orig_mod", None) if not isinstance(model, wrappers) else model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def module_of(model: nn.Module, name: str) -> nn.Module:
+    """Return the module with this name in ``model.named_modules()``; wrappers are looked through.
+
+    Raises:
+        ValueError: There is no such module; the error lists the most similar names.
+    """
+    modules = dict(unwrapped(model).named_modules())
+    if name not in modules:
+        modules = dict(model.named_modules())
+    if name not in modules:
+        near = difflib.get_close_matches(name, modules, n=3) or [key for key in modules if key][-3:]
+        raise ValueError(f"{type(model).__name__} has no module {name!r}; the nearest names are {', '.join(near)}.")
+    return modules[name]
+
+
+def classifier_of(model: nn.Module, num_classes: int | None = None) -> tuple[str, nn.Module]:
+    """Return name and module of the layer that computes the logits.
+
+    That is the result of ``model.get_classifier()`` if there is such a method (timm), else the last ``nn.Linear`` in
+    the order of ``named_modules()`` or, where ``num_classes`` is given, the last linear or convolutional layer with so
+    many outputs.
+
+    Args:
+        model: Any classifier.
+        num_classes: Width of the logits, if known.
+
+    Raises:
+        ValueError: There is no such layer, or ``get_classifier()`` does not return a module of the model.
+
+    Example:
+        >>> name, layer = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)))
+        >>> name, layer.out_features
+        ('3', 5)
+        >>> classifier_of(nn.Sequential(nn.Linear(12, 5), nn.Linear(5, 2)), num_classes=5)[0]
+        '0'
+    """
+    kind, modules = type(model).__name__, dict(model.named_modules())
+    if callable(getter := getattr(model, "get_classifier", None)):
+        found = getter()
+        if isinstance(found, nn.Identity):
+            raise ValueError(
+                f"The classifier of {kind} is an Identity (num_classes=0): create the model with its number of "
+                'classes, or name the layer that computes the logits, as in classifier="head".'
+            )
+        for name, module in modules.items():
+            if module is found:
+                return name, module
+        raise ValueError(
+            f"{kind}.get_classifier() returns a {type(found).__name__}, which is not one module of the model: name the "
+            'layer that computes the logits, as in classifier="head".'
+        )
+    layers = [(name, module) for name, module in modules.items() if outputs_of(module)]
+    linear = [(name, module) for name, module in layers if isinstance(module, nn.Linear)]
+    fitting = [(name, module) for name, module in layers if outputs_of(module) == num_classes]
+    candidates = linear if num_classes is None else [pair for pair in fitting if pair in linear] or fitting
+    if not candidates:
+        wanted = "nn.Linear" if num_classes is None else f"layer with {num_classes} outputs (num_classes)"
+        last = f"; the last linear layer {linear[-1][0]!r} has {outputs_of(linear[-1][1])}" if linear else ""
+        raise ValueError(
+            f"{kind} has neither get_classifier() nor an {wanted}{last}: check num_classes, or name the layer that "
+            'computes the logits, as in classifier="head".'
+        )
+    return candidates[-1]
+
+
+def outputs_of(layer: nn.Module) -> int | None:
+    """Return the number of outputs of a linear or convolutional layer, or None for any other layer."""
+    found = getattr(layer, "out_features", None) or getattr(layer, "out_channels", None)
+    return found if isinstance(found, int) else None
+
+
+def inputs_of(layer: nn.Module, name: str) -> int:
+    """Return the number of inputs of a linear or convolutional layer.
+
+    Raises:
+        ValueError: The layer is neither.
+    """
+    found = getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)
+    if not isinstance(found, int):
+        raise ValueError(
+            f"The classifier must be a linear or convolutional layer, but {name!r} is a {type(layer).__name__}: name "
+            'the layer that computes the logits, as in classifier="head.fc".'
+        )
+    return found
 
 
 def stages_of(model: nn.Module) -> list[str]:
-    """Return the names of a model's stages in order, or nothing where they cannot be told.
+    """Return the names of a model's stages in order, or an empty list if they could not be inferred.
 
     Stages are ``layer1``, ``layer2``, ... or ``stage1``, ... , or the children of ``stages``, ``layers`` or ``blocks``:
-    the model's own, or else those of the only one of its parts that has any. Wrappers such as
+    those of the model itself, or else those of its only part that has any. Wrappers such as
     ``DistributedDataParallel`` are looked through.
 
     Example:
@@ -25,14 +126,19 @@ def stages_of(model: nn.Module) -> list[str]:
         >>> stages_of(model), stages_of(nn.Sequential(model, nn.Linear(2, 2)))
         (['blocks.0', 'blocks.1'], ['0.blocks.0', '0.blocks.1'])
     """
-    return _of_the_only(unwrapped(model), _stages, _DEPTH)
+    return _in_only_part(unwrapped(model), _stages, _DEPTH)
 
 
-def last_map(model: nn.Module) -> str:
-    """Return the name of what puts out the last map, through which all goes: its output may be read, and changed.
+def last_map(model: nn.Module, *, bypassed: bool = False) -> str:
+    """Return the name of the module that outputs a model's last feature map, which a hook may read or replace.
 
-    That is the last stage, or what a timm model says, or the last part of a plain sequence that has a convolution. No
-    convolution inside a block is taken, as something may go around it.
+    That is the last stage, or the last module of timm's ``feature_info``, or the last part of an ``nn.Sequential`` that
+    contains a convolution. A convolution inside a block does not count, as a residual connection may bypass it.
+
+    Args:
+        model: Any model.
+        bypassed: Also accept the last part with a convolution of any other model. Other connections may bypass it,
+            which does no harm if the map is only read.
 
     Raises:
         ValueError: There is none of these.
@@ -42,34 +148,67 @@ def last_map(model: nn.Module) -> str:
         '0'
     """
     inner = unwrapped(model)
-    found = _of_the_only(inner, lambda part: _stages(part) or _told_by_timm(part), _DEPTH)
-    if not found and type(inner) is nn.Sequential:
-        found = convolutional(inner)
+    found = _in_only_part(inner, lambda part: _stages(part) or _in_feature_info(part), _DEPTH)
+    if not found and (bypassed or type(inner) is nn.Sequential):
+        parts = inner.named_children()
+        found = [name for name, part in parts if any(isinstance(module, nn.Conv2d) for module in part.modules())]
     if not found:
         raise ValueError(
-            f"{type(inner).__name__} has no stages that could be told, and so no last map: name a layer that puts out "
-            'maps (B, C, h, w) or tokens (B, N, C), as in layer="encoder.11".'
+            f"Could not infer the last feature map of {type(inner).__name__}: name a layer that outputs maps "
+            '(B, C, h, w) or tokens (B, N, C), as in layer="encoder.11".'
         )
     return found[-1]
 
 
-def convolutional(model: nn.Module) -> list[str]:
-    """Return the names of a model's parts that have a convolution.
+def middle_layer(model: nn.Module) -> str:
+    """Return the layer whose map a mix block reads: the last stage but one, or the middle block of a transformer.
+
+    Raises:
+        ValueError: The stages of the model could not be inferred.
 
     Example:
-        >>> convolutional(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten()))
-        ['0']
+        >>> from mixwell.models import mini_resnet
+        >>> middle_layer(mini_resnet(10))
+        'layer2'
     """
-    parts = unwrapped(model).named_children()
-    return [name for name, part in parts if any(isinstance(module, nn.Conv2d) for module in part.modules())]
+    stages = stages_of(model)
+    if len(stages) < 2:
+        raise ValueError(
+            f"Could not infer the stages of {type(model).__name__}: name the layer whose feature map is read, as in "
+            "layer='features.4', by its name in model.named_modules()."
+        )
+    return stages[len(stages) // 2 - 1] if "blocks" in stages[0].split(".") or len(stages) > 5 else stages[-2]
 
 
-def _of_the_only(model: nn.Module, names_in: Callable[[nn.Module], list[str]], depth: int) -> list[str]:
-    """Return names in a model or, where it has none, in the only one of its parts that has some."""
+def channels_of(model: nn.Module, layer: str) -> int:
+    """Return the number of channels that a layer outputs, read from the last convolution, linear layer or norm in it.
+
+    Raises:
+        ValueError: There is none.
+
+    Example:
+        >>> channels_of(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), "0")
+        6
+    """
+    found = 0
+    for module in module_of(model, layer).modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            found = outputs_of(module)
+        elif isinstance(module, nn.LayerNorm):
+            found = module.normalized_shape[-1]
+        else:
+            found = getattr(module, "num_features", found)
+    if not isinstance(found, int) or not found:
+        raise ValueError(f"Could not infer the number of channels that {layer!r} outputs: give channels=.")
+    return found
+
+
+def _in_only_part(model: nn.Module, names_in: Callable[[nn.Module], list[str]], depth: int) -> list[str]:
+    """Return the names found in a model or, where there are none, in its only part that has some."""
     found = names_in(model)
     if found or not depth:
         return found
-    deeper = ((name, _of_the_only(part, names_in, depth - 1)) for name, part in model.named_children())
+    deeper = ((name, _in_only_part(part, names_in, depth - 1)) for name, part in model.named_children())
     several = [[f"{name}.{inner}" for inner in inside] for name, inside in deeper if inside]
     return several[0] if len(several) == 1 else []
 
@@ -86,8 +225,8 @@ def _stages(model: nn.Module) -> list[str]:
     return []
 
 
-def _told_by_timm(model: nn.Module) -> list[str]:
-    said = getattr(model, "feature_info", None)
-    names = [str(stage.get("module")) for stage in said if isinstance(stage, dict)] if isinstance(said, list) else []
+def _in_feature_info(model: nn.Module) -> list[str]:
+    info = getattr(model, "feature_info", None)  # timm's list of stages
+    names = [str(stage.get("module")) for stage in info if isinstance(stage, dict)] if isinstance(info, list) else []
     known = dict(model.named_modules())
     return [name for name in names[-1:] if name and name in known]

@@ -1,116 +1,112 @@
-"""Reading a map of features half-way up a network, without running the rest of it."""
+"""Feature maps: reading one half-way up a network, and telling its layout."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook, module_of
-from mixwell.features.layers import stages_of
-from mixwell.features.mixing import channels_come_last, grid_of
+from mixwell.checks import in_proportion
+from mixwell.features.hooks import FeatureHook
+from mixwell.features.layers import channels_of, middle_layer
+
+__all__ = ["MapHook", "channels_come_last", "channels_of", "grid_of"]
+
+_EXTRA_TOKENS = 16  # class, distillation and register tokens
 
 
-class Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has gone far enough)
-    """Raised by the hook when all that was asked for is there."""
+class _Stop(Exception):  # noqa: N818  (not an error: it ends a forward pass at the layer)
+    """Raised by the hook when a forward pass has reached the layer."""
 
 
 class MapHook(FeatureHook):
-    """Reads a map ``(B, C, h, w)`` from any layer that puts out maps or tokens, and can stop the forward pass there.
+    """Reads a feature map ``(B, C, h, w)`` from any layer that outputs maps or tokens.
 
-    Stopping is left out while ``torch.compile`` traces the network, where an exception would break the graph.
+    :meth:`map` stops the forward pass at the layer, except while ``torch.compile`` traces the network.
 
     Args:
         network: Any classifier.
-        layer: The module, as ``named_modules()`` calls it; ``None`` takes the last stage but one, or the middle block
-            of a transformer, see :func:`middle_layer`.
+        layer: Name of the module in ``named_modules()``; None takes :func:`middle_layer`.
 
     Raises:
-        ValueError: There is no such layer or, when called, what it puts out is no map.
-        RuntimeError: When called: the forward pass did not come by the layer.
+        ValueError: There is no such layer or, when used, its output is not a map.
+        RuntimeError: When used: no forward pass ran through the layer.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
-        >>> tap = MapHook(network, "0")
-        >>> tap.map(network, torch.rand(2, 3, 9, 9)).shape
+        >>> MapHook(network, "0").map(network, torch.rand(2, 3, 9, 9)).shape
         torch.Size([2, 6, 4, 4])
     """
 
     def __init__(self, network: nn.Module, layer: str | None = None) -> None:
-        self._stop = False
         super().__init__(network, middle_layer(network) if layer is None else layer, of="output")
+        self._stops = False
 
-    def _capture(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        super()._capture(module, args, kwargs, output)
-        if self._stop and not torch.compiler.is_compiling():
-            raise Reached
+    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        super()._call(module, args, kwargs, output)
+        if self._stops and not torch.compiler.is_compiling():
+            raise _Stop
 
     def map(self, network: nn.Module, images: Tensor) -> Tensor:
         """Run the network as far as the layer and return the map."""
-        self._stop = True
+        self._stops = True
         try:
-            network(images)
-        except Reached:
+            with self:
+                network(images)
+        except _Stop:
             pass
         finally:
-            self._stop = False
+            self._stops = False
         return self.taken(images)
 
     def taken(self, images: Tensor) -> Tensor:
-        """Return the map that a forward pass of these images has left."""
+        """Return the map that a forward pass of these images inside the hook's ``with`` block left."""
         output, size = self.take(), (images.shape[2], images.shape[3])
         if output.dim() == 4:
             return output.permute(0, 3, 1, 2) if channels_come_last(output, size) else output
         if output.dim() != 3:
             raise ValueError(
-                f"A mix block needs a map (B, C, h, w) or tokens (B, N, C), but {self.name!r} puts out "
+                f"Expected a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but {self.name!r} outputs "
                 f"{tuple(output.shape)}: name another layer, as in layer='layer3'."
             )
         rows, columns = grid_of(output.shape[1], size)
         return output[:, output.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
 
-def middle_layer(network: nn.Module) -> str:
-    """Return the layer whose map a mix block reads: the last stage but one, or the middle block of a transformer.
+def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return rows and columns of the largest grid with an image's proportions that so many tokens can fill.
 
     Raises:
-        ValueError: The network's stages cannot be told.
+        ValueError: More than sixteen tokens would be left over.
 
     Example:
-        >>> from mixwell.models import mini_resnet
-        >>> middle_layer(mini_resnet(10))
-        'layer2'
+        >>> grid_of(197, (224, 224)), grid_of(8, (32, 64))
+        ((14, 14), (2, 4))
     """
-    stages = stages_of(network)
-    if len(stages) < 2:
-        raise ValueError(
-            f"The stages of {type(network).__name__} cannot be told, so there is no map to tap: name the layer, as in "
-            "layer='features.4', as model.named_modules() calls it."
-        )
-    return stages[len(stages) // 2 - 1] if "blocks" in stages[0].split(".") or len(stages) > 5 else stages[-2]
+    height, width = size
+    for rows in range(math.isqrt(tokens * height // width), 0, -1):
+        columns, remainder = divmod(rows * width, height)
+        if not remainder and 0 <= tokens - rows * columns <= _EXTRA_TOKENS:
+            return rows, columns
+    raise ValueError(
+        f"{tokens} tokens do not form a grid for images of {height} x {width}: choose another layer, or a policy that "
+        "blends, such as MixUp."
+    )
 
 
-def channels_of(network: nn.Module, layer: str) -> int:
-    """Return how many channels a layer puts out, read off the last convolution, linear layer or norm inside it.
+def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
+    """Return whether a map is ``(B, h, w, C)`` and not ``(B, C, h, w)``, judged by the proportions of the images.
 
-    Raises:
-        ValueError: There is none.
+    If neither fits exactly, as in a network that pads or cuts, a deviation of one position is accepted.
 
     Example:
-        >>> channels_of(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()), "0")
-        6
+        >>> channels_come_last(torch.rand(2, 7, 10, 768), (224, 300))
+        True
     """
-    found = 0
-    for module in module_of(network, layer).modules():
-        if isinstance(module, nn.Conv2d):
-            found = module.out_channels
-        elif isinstance(module, nn.Linear):
-            found = module.out_features
-        elif isinstance(module, nn.LayerNorm):
-            found = module.normalized_shape[-1]
-        else:
-            found = getattr(module, "num_features", found)
-    if not isinstance(found, int) or not found:
-        raise ValueError(f"The channels that {layer!r} puts out cannot be told: give channels=.")
-    return found
+    shapes = tuple(features.shape[2:]), tuple(features.shape[1:3])
+    first, last = (h * size[1] == w * size[0] for h, w in shapes)
+    if not first and not last:
+        first, last = (in_proportion(shape, size) for shape in shapes)
+    return last and not first

@@ -1,4 +1,4 @@
-"""What a model returns, as logits."""
+"""The logits in what a model returns."""
 
 from __future__ import annotations
 

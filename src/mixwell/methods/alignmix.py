@@ -1,60 +1,71 @@
-"""AlignMix."""
+"""AlignMix: align the feature maps of two images before they are blended."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import last_map
-from mixwell.features.mixing import Gate, channels_come_last
+from mixwell.features.maps import channels_come_last
+from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction
-from mixwell.methods.mixing import Mixing
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_policy,
+    clean_logits_for,
+    relabelled,
+    step_output,
+)
+from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at, check_range
 
 
-class AlignMix(Mixing):
-    """Blend feature maps after transporting one to the places of the other, so that like is mixed with like.
+class AlignMix(Method):
+    """Blend the last feature maps of two images after aligning one with the other by optimal transport.
 
-    Every place of the anchor's last map meets the weighted average of the partner's places that optimal transport
-    assigns to it, or the other way round; the result keeps the pose of the one and takes up the look of the other. Half
-    of the batches are mixed by the policy at the input instead.
+    Every position of the anchor's map is blended with the weighted average of the partner's positions that the
+    transport assigns to it, or the other way round: the result keeps the pose of the one image and takes the texture of
+    the other. The remaining batches are mixed by the policy at the input.
 
     Args:
         model: The classifier.
-        policy: What draws partners and ratio, and mixes the images where features are not aligned; ``None`` takes
-            ``MixUp(alpha=2.0)``. Aligned features are mixed by its label weights.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        layer: The module whose output is aligned, a map ``(B, C, h, w)`` or tokens ``(B, N, C)``, as
-            ``model.named_modules()`` calls it; ``None`` takes the last stage, or what a timm model says, or the last
-            part of a plain ``nn.Sequential`` that has a convolution.
-        p: Probability of aligning a batch instead of mixing its images.
+        policy: Draws partners and ratio, and mixes the images where features are not aligned; None takes
+            ``MixUp(alpha=2.0)``. Aligned features are blended by its label weights.
+        num_classes: Ignored; accepted so that all methods share a signature.
+        layer: Name of the module whose output is aligned, a map ``(B, C, h, w)`` or tokens ``(B, N, C)``; None takes
+            the last feature map, see :func:`mixwell.features.layers.last_map`.
+        p: Probability of aligning a batch instead of mixing its images, a number or a schedule.
         eps: Weight of the entropy in the transport.
-        iterations: Of the transport.
+        iterations: Iterations of the transport.
         tolerance: Stop the iteration early, see :func:`mixwell.ops.sinkhorn.log_transport`; published: 0.1 with
             ``iterations=100``. It waits for the device in every iteration.
-        normalise: Compare directions of features only: their distances then lie in [0, 4], and the transport converges.
-        exact: Let the weights of every place add up to one, whether the transport has converged or not; ``False`` takes
-            them as they are, as published.
+        exact: Normalise the weights of every position to a sum of one, whether the transport has converged or not;
+            False takes them as they are, as published.
         scope: Draw the direction once per ``"batch"``, as published, or per ``"sample"``.
-        label: What a mixed image is called, as in :class:`Mixing`.
-        loss: What an error costs, ``(logits, mixed) -> scalar``.
+        label: See :class:`Mixing`.
+        loss: See :class:`Mixing`.
+        normalization: See :class:`Mixing`.
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
-        ValueError: There is no such layer, it cannot be told or puts out no map, or a setting is out of range.
+        TypeError: The model is not an ``nn.Module``, or the policy has no ``draw``.
+        ValueError: There is no such layer, its output is not a map, or a setting is out of range.
 
     Note:
-        The published code stops on a rule that couples the samples of a batch, and mixes with a plan that may be far
-        from converged: the weights of some places then add up to nearly nothing or to twice as much. Here they always
-        add up to one, after a fixed number of iterations; ``iterations=100, tolerance=0.1, exact=False`` is the
-        published form. The decoder that the paper also trains, and aligning several layers, are not here.
+        The published code stops on a rule that couples the samples of a batch, and blends with a plan that may be far
+        from converged: the weights of some positions then sum to nearly zero or to two. Here they always sum to one,
+        after a fixed number of iterations; ``iterations=100, tolerance=0.1, exact=False`` is the published form. The
+        decoder that the paper also trains, and aligning several layers, are not implemented.
 
     Source: Venkataramanan et al., *AlignMixup: Improving Representations by Interpolating Aligned Features*, CVPR 2022
     (arXiv:2103.15375).
@@ -72,85 +83,92 @@ class AlignMix(Mixing):
         *,
         num_classes: int | None = None,
         layer: str | None = None,
-        p: float = 0.5,
+        p: float | Schedule = 0.5,
         eps: float = 0.1,
         iterations: int = 50,
         tolerance: float | None = None,
-        normalise: bool = False,
         exact: bool = True,
         scope: str = "batch",
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        policy = MixUp(alpha=2.0) if policy is None else policy
-        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be a probability between 0 and 1, but got {p}.")
+        super().__init__(model, normalization)
+        self.policy = MixUp(alpha=2.0) if policy is None else policy
+        self.label, self.loss = label, loss
+        check_policy(self.policy, draws=True)
+        check_label(label)
+        check_range("p", p, 0, 1)
         if scope not in ("batch", "sample"):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
-        log_transport(torch.zeros(1, 1, 1), eps, iterations)  # complains about its settings
-        self.gate = Gate(model, last_map(model) if layer is None else layer)
+        log_transport(torch.zeros(1, 1, 1), eps, iterations)  # raises for wrong settings
+        self.hook = FeatureHook(model, last_map(model) if layer is None else layer, of="output")
         self.p, self.scope = p, scope
-        self.eps, self.iterations, self.tolerance = eps, iterations, tolerance
-        self.normalise, self.exact = normalise, exact
+        self.eps, self.iterations, self.tolerance, self.exact = eps, iterations, tolerance, exact
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        plan = self.policy.draw(images, labels, model=self.model)
-        clean_logits = self._clean_logits(images)
-        if float(torch.rand(())) < self.p:
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        plan = policy.draw(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(label, self.model, images)
+        if float(torch.rand(())) < at(self.p, self.progress):
             coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
-            with self.gate.opened(Alignment(self, plan, coins < 0.5)):
-                logits = self.model(images)
+            with self.hook.changed(self.alignment(plan, coins < 0.5)):
+                logits = logits_of(self.model(images))
         else:
             images = plan.apply(images)
-            logits = self.model(images)
+            logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        return self._judged(logits, mixed, clean_logits)
+        mixed = relabelled(mixed, label, logits, clean_logits)
+        return step_output(loss(logits, mixed), logits, mixed)
+
+    def alignment(self, plan: Plan, backwards: Tensor) -> Alignment:
+        """Return the change of features that a plan makes; see :class:`Alignment`."""
+        return Alignment(plan, backwards, self.eps, self.iterations, self.tolerance, self.exact)
 
 
+@dataclass(frozen=True, eq=False)
 class Alignment:
-    """The change of features that one step of :class:`AlignMix` makes.
+    """Aligns and blends feature maps.
 
-    Args:
-        settings: The method, whose settings of the transport count.
+    Attributes:
         plan: Sources and label weights of the batch.
-        backwards: Direction, see :func:`mixwell.ops.sinkhorn.mix_aligned`.
+        backwards: Whether the anchor is aligned with the partner, shape ``(B,)`` or ``(1,)``, see
+            :func:`mixwell.ops.sinkhorn.mix_aligned`.
+        eps: See :class:`AlignMix`.
+        iterations: See :class:`AlignMix`.
+        tolerance: See :class:`AlignMix`.
+        exact: See :class:`AlignMix`.
 
     Example:
-        >>> method = AlignMix(nn.Sequential(nn.Conv2d(3, 6, 1)))
-        >>> plan = method.policy.draw(torch.rand(2, 3, 8, 8), torch.arange(2))
-        >>> Alignment(method, plan, torch.tensor([True]))(torch.rand(2, 6, 4, 4)).shape
+        >>> plan = MixUp().draw(torch.rand(2, 3, 8, 8), torch.arange(2))
+        >>> Alignment(plan, torch.tensor([True]))(torch.rand(2, 6, 4, 4)).shape
         torch.Size([2, 6, 4, 4])
     """
 
-    def __init__(self, settings: AlignMix, plan: Plan, backwards: Tensor) -> None:
-        self.settings, self.plan, self.backwards = settings, plan, backwards
+    plan: Plan
+    backwards: Tensor
+    eps: float = 0.1
+    iterations: int = 50
+    tolerance: float | None = None
+    exact: bool = True
 
     def __call__(self, features: Tensor) -> Tensor:
-        _check(features, self.settings.gate.name, self.plan)
+        """Return blended features of the same shape, maps or tokens."""
+        if features.dim() not in (3, 4):
+            raise ValueError(
+                f"AlignMix needs a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but got an output of shape "
+                f"{tuple(features.shape)}: name another layer."
+            )
+        if len(self.plan.partners) != 1:
+            raise ValueError(f"AlignMix aligns two sources, but the policy mixes {1 + len(self.plan.partners)}.")
         tokens = features.dim() == 3
         last = tokens or channels_come_last(features, self.plan.size)
         wide = features if last else features.movedim(1, -1)
         points = wide if tokens else wide.flatten(1, 2)
-        partner, own = points.index_select(0, self.plan.partners[0]), self.plan.weights[:, 0]
-        log_plan = self._transport(points.detach(), partner.detach())
-        mixed = mix_aligned(points, partner, own, self.backwards, log_plan, self.settings.exact)
+        partner = points.index_select(0, self.plan.partners[0])
+        distances = squared_distances(points.detach(), partner.detach())
+        log_plan = log_transport(distances, self.eps, self.iterations, self.tolerance)[0]
+        mixed = mix_aligned(points, partner, self.plan.weights[:, 0], self.backwards, log_plan, self.exact)
         mixed = mixed.reshape(wide.shape)
         return mixed if last else mixed.movedim(-1, 1)
-
-    def _transport(self, a: Tensor, b: Tensor) -> Tensor:
-        s = self.settings
-        if s.normalise:
-            a, b = F.normalize(a.float(), dim=2), F.normalize(b.float(), dim=2)
-        return log_transport(squared_distances(a, b), s.eps, s.iterations, s.tolerance)[0]
-
-
-def _check(features: Tensor, name: str, plan: Plan) -> None:
-    if features.dim() not in (3, 4):
-        raise ValueError(
-            f"AlignMix needs a map (B, C, h, w) or tokens (B, N, C), but {name!r} puts out {tuple(features.shape)}: "
-            "name another layer."
-        )
-    if len(plan.partners) != 1:
-        raise ValueError(f"AlignMix aligns two sources, but the policy mixes {1 + len(plan.partners)}.")

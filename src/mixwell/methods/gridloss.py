@@ -1,4 +1,4 @@
-"""GridMix's local loss: every cell of the last map tells its own label."""
+"""GridLoss: the local loss of GridMix, which classifies every cell of the last feature map."""
 
 from __future__ import annotations
 
@@ -6,46 +6,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch, check_classes
-from mixwell.features.hooks import unwrapped
-from mixwell.features.isolation import undisturbed
-from mixwell.features.layers import convolutional, last_map
+from mixwell.batch import MixedBatch
+from mixwell.features.layers import channels_of, last_map
 from mixwell.features.maps import MapHook
+from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction
-from mixwell.methods.mixing import Mixing
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_policy,
+    clean_logits_for,
+    like_model,
+    relabelled,
+    step_output,
+)
+from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at, check_range
 
-_SIDES = (32, 64, 224)  # of images that networks are made for
 
+class GridLoss(Method):
+    """Classify the whole mixed image, and every cell of a grid on its last feature map.
 
-class GridLoss(Mixing):
-    """Ask the network for the label of the whole mixed image, and for that of every cell of a grid.
-
-    A linear head, used in training only, classifies the last map averaged to the grid. A cell's label is made of its
-    sources in the shares they have of it, so that any policy will do; with :class:`GridMix` every cell has one label.
+    A linear head, used in training only, classifies the map averaged to the grid. The label weights of a cell are the
+    shares that the sources have of its pixels, so that any policy works; with :class:`GridMix` every cell has one
+    label.
 
     Args:
         model: The classifier.
-        policy: What goes where; ``None`` takes :class:`GridMix`.
+        policy: The sample policy; None takes :class:`GridMix`.
         num_classes: Number of classes N.
         cells: Cells per side.
-        weight: Weight of the local loss; 0.15 is from memory of the paper.
-        layer: Module whose output is the last map, ``(B, C, h, w)``, ``(B, h, w, C)`` or tokens ``(B, N, C)``;
-            ``None`` takes the last stage, or what a timm model says, or the last part that has a convolution.
-        channels: Channels of that map; ``None`` runs the model once, on a black image, as far as the layer.
-        label: What the whole image is called, as in :class:`Mixing`; cells always follow the pixels.
-        loss: What an error on the whole image costs, ``(logits, mixed) -> scalar``; on cells it is cross entropy.
+        weight: Weight of the local loss, a number or a schedule; 0.15 is from memory of the paper.
+        layer: Name of the module that outputs the map, ``(B, C, h, w)``, ``(B, h, w, C)`` or tokens ``(B, N, C)``; None
+            takes the last feature map, see :func:`mixwell.features.layers.last_map`.
+        channels: Channels of that map; None infers them from the layer.
+        label: How the label weights of the whole image are computed, see :class:`Mixing`; cells always follow the
+            pixels.
+        loss: The loss of the image and of every cell, ``(logits, mixed) -> scalar``.
+        normalization: See :class:`Mixing`.
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
-        ValueError: ``cells`` or ``weight`` is out of range, the model has no map or its channels cannot be told, or
-            labels do not fit the classes.
+        TypeError: The model is not an ``nn.Module``, or the policy is not callable.
+        ValueError: ``cells`` or ``weight`` is out of range, the map or its channels could not be inferred, or labels do
+            not fit the classes.
 
     Note:
-        The paper's own code is not public. Its cells hold one source each; cells that several share are ours.
+        The paper's own code is not public. Its cells hold one source each; cells that several sources share are an
+        extension.
 
     Source: Baek et al., *GridMix: Strong regularization through local context mapping*, Pattern Recognition 2021.
 
@@ -53,7 +64,7 @@ class GridLoss(Mixing):
         >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
         >>> method = GridLoss(model, GridMix(), num_classes=5)
         >>> sorted(method(torch.rand(4, 3, 32, 32), torch.arange(4)))
-        ['local', 'loss', 'output']
+        ['accuracy', 'cell_loss', 'loss', 'output']
     """
 
     def __init__(
@@ -63,72 +74,53 @@ class GridLoss(Mixing):
         *,
         num_classes: int,
         cells: int = 4,
-        weight: float = 0.15,
+        weight: float | Schedule = 0.15,
         layer: str | None = None,
         channels: int | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        policy = GridMix() if policy is None else policy
-        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
-        if cells < 1 or not weight >= 0:
-            raise ValueError(f"cells must be at least 1 and weight not negative, but got {cells} and {weight}.")
+        super().__init__(model, normalization)
+        self.policy = GridMix() if policy is None else policy
+        self.label, self.loss = label, loss
+        check_policy(self.policy)
+        check_label(label)
+        check_range("weight", weight)
+        if cells < 1:
+            raise ValueError(f"cells must be at least 1, but got {cells}.")
         self.cells, self.weight = cells, weight
-        self.hook = MapHook(model, _last_map(model) if layer is None else layer)
-        self.head = nn.Conv2d(channels or _channels(model, self.hook), num_classes, 1)
+        self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
+        width = channels_of(model, self.hook.name) if channels is None else channels
+        self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also returns the local loss."""
-        mixed = self.policy(images, labels, model=self.model)
-        step = self._learn(mixed, images)
-        check_classes(mixed.labels, self.head.out_channels)
-        local = self._local(self.hook.taken(mixed.images), mixed)
-        return {**step, "loss": step["loss"] + self.weight * local, "local": local.detach()}
+        """See :meth:`Method.forward`; also logs the loss of the cells."""
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        mixed = policy(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(label, self.model, images)
+        with self.hook:
+            logits = logits_of(self.model(mixed.images))
+        cell_loss = loss(*self._cells(self.hook.taken(mixed.images), mixed))
+        mixed = relabelled(mixed, label, logits, clean_logits)
+        total = loss(logits, mixed) + at(self.weight, self.progress) * cell_loss
+        return step_output(total, logits, mixed, cell_loss=cell_loss)
 
-    def _local(self, features: Tensor, mixed: MixedBatch) -> Tensor:
-        """Return the mean cross entropy of the cells of a map."""
+    def _cells(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:
+        """Return logits ``(B * cells ** 2, N)`` and labels of all cells, as a batch of its own."""
         if features.shape[1] != self.head.in_channels:
             raise ValueError(
-                f"GridLoss was made for {self.head.in_channels} channels, but {self.hook.name!r} puts out a map of "
+                f"GridLoss was built for {self.head.in_channels} channels, but {self.hook.name!r} outputs a map of "
                 f"{features.shape[1]}: give channels={features.shape[1]}, or name another layer."
             )
-        logits = self.head(F.adaptive_avg_pool2d(features, self.cells)).flatten(2)  # (B, N, cells ** 2)
+        logits = self.head(F.adaptive_avg_pool2d(features, self.cells))  # (B, N, cells, cells)
         share = mixed.plan.share((mixed.images.shape[2], mixed.images.shape[3]))
-        shares = F.adaptive_avg_pool2d(share, self.cells).flatten(2)  # (B, K, cells ** 2)
-        log_probabilities = logits.float().log_softmax(1)
-        if mixed.labels.dim() == 3:  # not einsum, which autocast would run in bfloat16
-            targets = (shares[:, :, None] * mixed.labels.float()[..., None]).sum(1)
-            return -(targets * log_probabilities).sum(1).mean()
-        own = log_probabilities.gather(1, mixed.labels[..., None].expand_as(shares))
-        return -(shares * own).sum(1).mean()
+        weights = F.adaptive_avg_pool2d(share, self.cells)  # (B, K, cells, cells)
+        rows = torch.arange(len(mixed), device=logits.device).repeat_interleave(self.cells**2)
+        by_cell = MixedBatch(mixed.images, mixed.labels[rows], _by_cell(weights), mixed.plan)
+        return _by_cell(logits), by_cell
 
 
-def _last_map(model: nn.Module) -> str:
-    """Return the last map, or else the last part with a convolution: reading it does no harm if more goes around it."""
-    try:
-        return last_map(model)
-    except ValueError:
-        found = convolutional(model)
-        if not found:
-            raise
-        return found[-1]
-
-
-def _channels(model: nn.Module, tap: MapHook) -> int:
-    """Return how many channels the tapped map has, by looking at one."""
-    network = unwrapped(model)
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    like = next(network.parameters(), torch.empty(0))
-    known = getattr(network, "pretrained_cfg", {}).get("input_size", (0,))[-1]
-    reason: Exception | None = None
-    for side in (known, *_SIDES) if known else _SIDES:
-        image = torch.zeros(1, 3 if first is None else first.in_channels, side, side, device=like.device)
-        try:
-            with torch.no_grad(), undisturbed(network):
-                return tap.map(network, image.to(like.dtype)).shape[1]
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-            reason = error
-    raise ValueError(
-        f"The channels of the map that {tap.name!r} puts out cannot be told ({reason}): give channels=, or name "
-        "another layer."
-    )
+def _by_cell(maps: Tensor) -> Tensor:
+    """Turn maps ``(B, C, h, w)`` into rows ``(B * h * w, C)``."""
+    return maps.flatten(2).transpose(1, 2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""HiddenMix: mix what goes on inside the model instead of its images."""
+"""HiddenMix: mix the features of a randomly chosen layer instead of the images."""
 
 from __future__ import annotations
 
@@ -9,45 +9,55 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import stages_of
-from mixwell.features.mixing import Gate, mix_features
+from mixwell.features.mixing import mix_features
+from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction
-from mixwell.methods.mixing import Mixing
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_policy,
+    clean_logits_for,
+    relabelled,
+    step_output,
+)
+from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import at
 
 INPUT = ("input", "")
 
 
-class HiddenMix(Mixing):
-    """Mix the output of a layer that is drawn anew for every batch, the images themselves among them (ManifoldMix).
+class HiddenMix(Method):
+    """Mix the output of a layer that is drawn for every batch, the images among them (ManifoldMix).
 
-    The model runs once; up to the drawn layer it sees clean images, from there on mixed features. Hooks change
-    something only inside the step: ``method.model`` alone is the plain model, in training and in eval mode.
+    The model runs once: it sees clean images up to the drawn layer, and mixed features after it.
 
     Args:
         model: The classifier.
-        policy: What goes where; ``None`` takes ``MixUp(alpha=2.0)``, as the authors do on CIFAR (0.2 is usual on
-            ImageNet). A policy of places (CutMix, FMix, ...) mixes maps and tokens too, each place by the mean share of
-            the pixels it covers.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        layers: Where to mix, each as likely: ``"input"`` (or ``""``) for the images, and names of modules as
-            ``model.named_modules()`` gives them, whose output is mixed. ``None`` takes the input and what comes a
-            quarter and half of the way up the model's stages: the first two of four. Wrappers such as
-            ``DistributedDataParallel`` are looked through.
-        label: What a mixed image is called, as in :class:`Mixing`.
-        loss: What an error costs, ``(logits, mixed) -> scalar``.
+        policy: The sample policy; None takes ``MixUp(alpha=2.0)``, as the authors do on CIFAR (0.2 is usual on
+            ImageNet). A policy that mixes regions (CutMix, FMix, ...) mixes maps and tokens too: each position by the
+            mean share of the pixels it covers.
+        num_classes: Ignored; accepted so that all methods share a signature.
+        layers: The layers to draw from, all equally likely: ``"input"`` (or ``""``) for the images, and names of
+            modules in ``model.named_modules()``, whose output is mixed. None takes the input and the stages at a
+            quarter and at half of the model: the first two of four.
+        label: See :class:`Mixing`.
+        loss: See :class:`Mixing`.
+        normalization: See :class:`Mixing`.
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
-        ValueError: A layer does not exist (the nearest names are given), or the model's stages cannot be told.
+        TypeError: The model is not an ``nn.Module``, or the policy has no ``draw``.
+        ValueError: A layer does not exist, or the model's stages could not be inferred.
 
     Note:
         The layer is drawn on the host with torch's global generator: compiled, there is one graph for each layer, and
-        processes of one training may draw different ones. Batch norms behind the drawn layer see mixed features, as
+        the processes of one training may draw different ones. Batch norms after the drawn layer see mixed features, as
         published. A layer inside a part that is recomputed in the backward pass (activation checkpointing) cannot be
         mixed: name the part itself. The published code takes the input and the first two residual stages.
 
@@ -70,41 +80,42 @@ class HiddenMix(Mixing):
         layers: Sequence[str] | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        policy = MixUp(alpha=2.0) if policy is None else policy
-        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
-        self.layers = _default_layers(model) if layers is None else _several(layers)
-        self.gates = tuple(None if name in INPUT else Gate(model, name) for name in self.layers)
+        super().__init__(model, normalization)
+        self.policy = MixUp(alpha=2.0) if policy is None else policy
+        self.label, self.loss = label, loss
+        check_policy(self.policy, draws=True)
+        check_label(label)
+        self.layers = _default_layers(model) if layers is None else _checked(layers)
+        self.hooks = tuple(None if name in INPUT else FeatureHook(model, name, of="output") for name in self.layers)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        gate = self._drawn_gate()
-        plan = self.policy.draw(images, labels, model=self.model)
-        clean_logits = self._clean_logits(images)
-        if gate is None:
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        hook = self.hooks[0] if len(self.hooks) == 1 else self.hooks[int(float(torch.rand(())) * len(self.hooks))]
+        plan = policy.draw(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(label, self.model, images)
+        if hook is None:
             images = plan.apply(images)
-            logits = self.model(images)
+            logits = logits_of(self.model(images))
         else:
-            with gate.opened(FeaturePlan(plan)):
-                logits = self.model(images)
+            with hook.changed(FeatureMix(plan)):
+                logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        return self._judged(logits, mixed, clean_logits)
-
-    def _drawn_gate(self) -> Gate | None:
-        if len(self.gates) == 1:
-            return self.gates[0]
-        return self.gates[int(float(torch.rand(())) * len(self.gates))]
+        mixed = relabelled(mixed, label, logits, clean_logits)
+        return step_output(loss(logits, mixed), logits, mixed)
 
 
-class FeaturePlan:
-    """A plan as a change of features.
+class FeatureMix:
+    """The change of features that a plan makes.
 
     Args:
         plan: See :func:`mix_features`.
 
     Example:
         >>> plan = MixUp().draw(torch.rand(2, 3, 8, 8), torch.arange(2))
-        >>> FeaturePlan(plan)(torch.rand(2, 6, 4, 4)).shape
+        >>> FeatureMix(plan)(torch.rand(2, 6, 4, 4)).shape
         torch.Size([2, 6, 4, 4])
     """
 
@@ -115,12 +126,12 @@ class FeaturePlan:
         return mix_features(self.plan, features)
 
 
-def _several(layers: Sequence[str]) -> tuple[str, ...]:
+def _checked(layers: Sequence[str]) -> tuple[str, ...]:
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f'layers must be names of modules, as in layers=("input", "layer1"), but got {layers!r}.')
     if not names:
-        raise ValueError('layers must name at least one place to mix, such as "input", but got none.')
+        raise ValueError('layers must name at least one layer to mix, such as "input", but got none.')
     return names
 
 
@@ -128,8 +139,8 @@ def _default_layers(model: nn.Module) -> tuple[str, ...]:
     stages = stages_of(model)
     if not stages:
         raise ValueError(
-            f"The stages of {type(model).__name__} cannot be told: say where to mix, as in "
-            'layers=("input", "features.4"), with names of model.named_modules().'
+            f"Could not infer the stages of {type(model).__name__}: name the layers to mix, as in "
+            'layers=("input", "features.4"), by their names in model.named_modules().'
         )
-    upward = {stages[math.ceil(len(stages) * part) - 1] for part in (1 / 4, 1 / 2)}
-    return ("input", *sorted(upward, key=stages.index))
+    chosen = {stages[math.ceil(len(stages) * part) - 1] for part in (1 / 4, 1 / 2)}
+    return ("input", *sorted(chosen, key=stages.index))

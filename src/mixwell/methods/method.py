@@ -5,18 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
+from mixwell.batch import MixedBatch, Pairs
+from mixwell.features.hooks import FeatureHook
+from mixwell.features.isolation import clean_pass
+from mixwell.features.outputs import logits_of
+from mixwell.labels import LabelPolicy, View
+from mixwell.losses import check_logits
+from mixwell.methods.loopcheck import LoopCheck
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
+from mixwell.plan import BlendPlan, Plan
+from mixwell.policy import BatchPolicy
+from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Method(nn.Module, ABC):
@@ -25,12 +35,15 @@ class Method(nn.Module, ABC):
     Calling a method always runs a training step: in eval mode, too, it mixes and returns a loss.
 
     Args:
-        model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
+        model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)`` or to an output with the attribute
+            ``logits``.
         normalization: How the images were normalized; None means that they are in [0, 1].
 
     Raises:
         TypeError: The model is not an ``nn.Module``.
     """
+
+    needs_after_step: ClassVar[bool] = False  # True in methods with a teacher; schedules are found among the settings
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,6 +57,20 @@ class Method(nn.Module, ABC):
         self.model = model
         self.normalization = normalization
         self.progress = 0.0
+        self._schedules: dict[str, Any] = {}
+        self._loop = LoopCheck()
+
+    def set_current(self, **settings: Any) -> None:
+        """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
+        self._schedules |= {name: value for name, value in settings.items() if at(value, 0.0) is not value}
+        for name, value in settings.items():
+            setattr(self, name, at(value, self.progress))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Run one training step, see :meth:`forward`."""
+        if self._loop.looking and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._loop.before_forward(self)
+        return super().__call__(images, labels)
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -59,7 +86,7 @@ class Method(nn.Module, ABC):
         """
 
     def after_step(self, progress: float) -> None:
-        """Call this once after every optimizer step: schedules move on, and teachers follow the classifier.
+        """Update schedules and teachers; call this once after every optimizer step.
 
         Args:
             progress: Share of the training that is done, in [0, 1].
@@ -70,14 +97,43 @@ class Method(nn.Module, ABC):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be the share of the training that is done, in [0, 1], but got {progress}.")
         self.progress = float(progress)
+        if self._schedules:
+            self.set_current(**self._schedules)
+        if self._loop.looking:
+            self._loop.after_step(self)
+
+    @property
+    def policy_arguments(self) -> dict[str, Any]:
+        """What a policy gets besides images and labels: the model, and the normalization if there is one."""
+        known = {} if self.normalization is None else {"normalization": self.normalization}
+        return {"model": self.model, **known}
 
     def mask_predictor(self) -> MaskPredictor | None:
         """Return the mix block that this method trains, with the network whose features it reads, or None."""
         return None
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters for an optimizer, in groups where some have settings of their own."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+    def param_groups(self, weight_decay: float | None = None) -> list[dict[str, Any]]:
+        """Return the trainable parameters for an optimizer, those of the method's own parts included.
+
+        Args:
+            weight_decay: Weight decay of weights. Norms, biases and what ``model.no_weight_decay()`` names get 0. None
+                leaves the weight decay to the optimizer.
+
+        Example:
+            >>> from mixwell import Mixing
+            >>> groups = Mixing(nn.Linear(2, 2)).param_groups(weight_decay=0.05)
+            >>> [(group["weight_decay"], [tuple(p.shape) for p in group["params"]]) for group in groups]
+            [(0.05, [(2, 2)]), (0.0, [(2,)])]
+        """
+        return split_decay([{"params": [p for p in self.parameters() if p.requires_grad]}], weight_decay, self.model)
+
+    def close(self) -> None:
+        """Take all hooks of the method off the model; only a compiled model has any outside of a step."""
+        for module in self.modules():
+            for value in vars(module).values():
+                for hook in value if isinstance(value, tuple) else (value,):
+                    if isinstance(hook, FeatureHook):
+                        hook.close()
 
     def get_extra_state(self) -> Tensor:
         """Return the progress, which belongs to the state of a method: a resumed training continues its schedules."""
@@ -86,6 +142,7 @@ class Method(nn.Module, ABC):
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the progress."""
         self.progress = float(state)
+        self.set_current(**self._schedules)
 
 
 @cache
@@ -93,10 +150,63 @@ def _settings_of(init: Callable[..., None]) -> dict[str, Any]:
     return {name: kind for name, kind in hints_of(init).items() if name not in ("model", "policy")}
 
 
-def check_policy(policy: object) -> None:
-    """Raise unless a policy can mix a batch: a policy object, or any callable with the same arguments."""
+def check_policy(policy: object, *, draws: bool = False) -> None:
+    """Raise unless a policy can mix a batch: a policy object, or any callable with the same arguments.
+
+    Args:
+        policy: The policy.
+        draws: The method needs the plan before the images are mixed, so that the policy must have ``draw``.
+    """
     if isinstance(policy, type) or not callable(policy):
         raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
+    if draws and not callable(getattr(policy, "draw", None)):
+        raise TypeError(
+            "This method draws a plan before it mixes: policy must be an object with the method draw, such as "
+            f"CutMix(alpha=0.2), but got {policy!r}."
+        )
+
+
+def check_pairs(policy: object) -> None:
+    """Raise unless a policy can draw pairs without mixing them."""
+    if not isinstance(policy, BatchPolicy):
+        raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
+
+
+def check_label(label: LabelPolicy) -> None:
+    """Raise unless methods compute everything that a label policy needs."""
+    missing = sorted(label.needs - {"clean_logits"})
+    if missing:
+        raise ValueError(f"{label} needs {', '.join(missing)}, which methods do not compute.")
+
+
+def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Tensor | None:
+    """Return the logits of the unmixed images if a label policy needs them, else None.
+
+    They cost one forward pass, without gradient and without an update of batch-norm statistics.
+    """
+    if "clean_logits" not in label.needs:
+        return None
+    with clean_pass(model):
+        return logits_of(model(images))
+
+
+def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None) -> MixedBatch:
+    """Return a mixed batch with the label weights of a label policy."""
+    if label.needs:
+        check_logits(logits, mixed)
+    return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits)))
+
+
+def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return the batch that a plan mixes; its label weights, the shares of the pixels, have no gradient."""
+    return MixedBatch(plan.apply(images), plan.source_labels(labels), plan.weights.detach(), plan)
+
+
+def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return a batch in which every image keeps its own label, for the losses of mixed batches."""
+    rows, ones = torch.arange(len(images), device=images.device), torch.ones(1, device=images.device)
+    plan = BlendPlan(Pairs(rows, ones, (images.shape[2], images.shape[3])))
+    return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 
 def step_output(loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
@@ -107,3 +217,41 @@ def step_output(loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tenso
     with torch.no_grad():
         accuracy = mixed_accuracy(output, mixed)
     return {"loss": loss, "output": output, "accuracy": accuracy, **{k: v.detach() for k, v in logged.items()}}
+
+
+def like_model(part: Part, model: nn.Module) -> Part:
+    """Move a new part to the device and floating-point type of the model's parameters."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return part if weight is None else part.to(weight.device, weight.dtype)
+
+
+def split_decay(
+    groups: list[dict[str, Any]], weight_decay: float | None, model: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Return parameter groups in which norms and biases have no weight decay.
+
+    Args:
+        groups: Parameter groups; a group's own ``weight_decay`` holds for its weights.
+        weight_decay: Weight decay of weights, parameters with two or more dimensions; None changes nothing.
+        model: A model whose ``no_weight_decay()`` may name further parameters without decay (timm).
+
+    Returns:
+        Two groups for each, those without decay second; empty groups are left out.
+
+    Raises:
+        ValueError: The weight decay is negative.
+    """
+    if weight_decay is None:
+        return groups
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must not be negative, but got {weight_decay}.")
+    names = getattr(model, "no_weight_decay", set)()
+    named = {id(p) for name, p in model.named_parameters() if name in names} if model is not None else set()
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            params = [p for p in group["params"] if (p.ndim > 1 and id(p) not in named) == decays]
+            decay = group.get("weight_decay", weight_decay) if decays else 0.0
+            if params:
+                split.append({**group, "params": params, "weight_decay": decay})
+    return split

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
-from mixwell.features.isolation import clean_pass
 from mixwell.features.outputs import logits_of
-from mixwell.labels import LabelPolicy, PixelShare, View
-from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, check_policy, step_output
+from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_policy,
+    clean_logits_for,
+    relabelled,
+    step_output,
+)
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.schedule import at
@@ -20,7 +26,7 @@ class Mixing(Method):
 
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
-        policy: The sample policy; ``None`` trains on the images as they are.
+        policy: The sample policy; None trains on the images as they are.
         num_classes: Ignored; accepted so that all methods share a signature.
         label: How label weights are computed. A label policy that reads the unmixed images costs one more forward pass,
             without gradient and without updating batch-norm statistics.
@@ -29,6 +35,7 @@ class Mixing(Method):
 
     Raises:
         TypeError: The model is not an ``nn.Module``, or the policy is not callable.
+        ValueError: The label policy needs something that methods do not compute.
 
     Example:
         >>> import torch
@@ -49,22 +56,15 @@ class Mixing(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.policy = NoMix() if policy is None else policy
-        check_policy(self.policy)
         self.label, self.loss = label, loss
+        check_policy(self.policy)
+        check_label(label)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, loss = at(self.policy, self.progress), at(self.loss, self.progress)
-        mixed = policy(images, labels, model=self.model, normalization=self.normalization)
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        mixed = policy(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(label, self.model, images)
         logits = logits_of(self.model(mixed.images))
-        mixed = self.weighted(mixed, logits, images)
+        mixed = relabelled(mixed, label, logits, clean_logits)
         return step_output(loss(logits, mixed), logits, mixed)
-
-    def weighted(self, mixed: MixedBatch, logits: Tensor, images: Tensor) -> MixedBatch:
-        """Return a mixed batch with the weights of the label policy, which may need a pass over the unmixed images."""
-        clean_logits = None
-        if "clean_logits" in self.label.needs:
-            with clean_pass(self.model):
-                clean_logits = logits_of(self.model(images))
-        check_logits(logits, mixed)
-        return mixed.with_weights(at(self.label, self.progress)(mixed, View(logits.detach(), clean_logits)))

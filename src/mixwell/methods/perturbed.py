@@ -1,56 +1,68 @@
-"""Adversarial noise on the images that are mixed."""
+"""Adversarial noise on the images before they are mixed."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixwell.features.isolation import frozen_parameters, undisturbed
+from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction
-from mixwell.methods.mixing import Mixing
-from mixwell.methods.normalisation import as_channels, check_channels
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_policy,
+    clean_logits_for,
+    relabelled,
+    step_output,
+    unmixed,
+)
+from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
-from mixwell.policies.schedule import ByProgress, Ramp
-from mixwell.policy import BatchPolicy, OneOf, Sometimes
+from mixwell.policy import BatchPolicy, NoMix
 from mixwell.saliency import InputGradient
-from mixwell.saliency.gradient import input_gradient
+from mixwell.schedule import Schedule, at, check_range
 
 
-class PerturbedMixing(Mixing):
-    """Mix images some of which carry adversarial noise, as PuzzleMix does in its strongest recipes.
+class PerturbedMixing(Method):
+    """Mix images some of which have adversarial noise, as PuzzleMix does in its strongest recipes.
 
-    One gradient serves twice: its sign makes the noise, and its size is the saliency of a policy that looks at
-    :class:`InputGradient`, also inside :class:`OneOf`, :class:`Sometimes` or a schedule. The pass that it comes from
-    may teach the classifier as well (``clean_lam``).
+    One gradient of the loss by the images is used twice: its sign gives the noise, and its magnitude is the saliency of
+    a policy that uses :class:`InputGradient`, also inside :class:`OneOf` or :class:`Sometimes`. The forward pass behind
+    it may train the classifier as well (``clean_lam``).
 
     Args:
         model: See :class:`Mixing`.
         policy: See :class:`Mixing`.
         num_classes: See :class:`Mixing`.
-        p: Probability that an image is perturbed; published: 0.1 on CIFAR, 0.15 on Tiny-ImageNet.
+        p: Probability that an image is perturbed, a number or a schedule; published: 0.1 on CIFAR, 0.15 on
+            Tiny-ImageNet.
         epsilon: Largest change of a pixel, in levels of 255.
-        mean: What was subtracted from images in [0, 1], a number or one for each channel.
-        std: What they were divided by then.
-        clean_lam: Weight of the loss of the images before they are mixed, where they carry no more than the random
-            start of their noise; published: 1 on Tiny-ImageNet, 0 elsewhere. That pass then runs in train mode and
-            moves batch-norm statistics, as published, instead of leaving the classifier as it is.
+        clean_lam: Weight of the loss of the images before they are mixed, where perturbed images have only the random
+            start of their noise; a number or a schedule; published: 1 on Tiny-ImageNet, 0 elsewhere. If it is positive,
+            that pass runs in training mode and updates batch-norm statistics, as published.
         label: See :class:`Mixing`.
-        loss: See :class:`Mixing`.
+        loss: See :class:`Mixing`; the noise follows the gradient of this loss.
+        normalization: How the images were normalized; None means that they are in [0, 1]. Noise is added in pixel
+            values.
 
     Raises:
         TypeError: See :class:`Mixing`.
-        ValueError: ``p`` is no probability, ``epsilon`` or ``clean_lam`` is negative, ``std`` is not positive or, when
-            called, images have another number of channels than ``mean`` or ``std``.
+        ValueError: ``p`` is not a probability, ``epsilon`` or ``clean_lam`` is negative, or images without a
+            normalization reach outside [0, 1].
 
     Note:
         The authors decide once for all anchors of a batch and once for all partners; here every image is perturbed or
-        not, in whichever place it is mixed. Their ImageNet code adds ``clean_lam`` times the mean cross-entropy, as
-        here. Their code for small images learns from mixed ones by binary cross-entropy, a mean over N classes, and
-        scales the other by ``2 / N`` to match: beside such a loss, ``clean_lam=2 / N`` is what they call 1.
+        not, wherever it is mixed. Their ImageNet code adds ``clean_lam`` times the mean cross-entropy, as here. Their
+        code for small images trains on mixed images by binary cross-entropy, a mean over N classes, and scales the
+        clean loss by ``2 / N`` to match: beside such a loss, ``clean_lam=2 / N`` is what they call 1.
 
     Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962); the step is that of Wong et al., *Fast is
     better than free: Revisiting adversarial training*, ICLR 2020.
@@ -61,74 +73,87 @@ class PerturbedMixing(Mixing):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         model: nn.Module,
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        p: float = 0.1,
-        epsilon: float = 10.0,
-        mean: float | tuple[float, ...] = 0.0,
-        std: float | tuple[float, ...] = 1.0,
-        clean_lam: float = 0.0,
+        p: float | Schedule = 0.1,
+        epsilon: float | Schedule = 10.0,
+        clean_lam: float | Schedule = 0.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, policy, num_classes=num_classes, label=label, loss=loss)
-        if not 0 <= p <= 1 or not epsilon >= 0 or not clean_lam >= 0:
-            raise ValueError(
-                "p must be a probability, and epsilon and clean_lam not negative, but got "
-                f"p={p}, epsilon={epsilon} and clean_lam={clean_lam}."
-            )
-        self.p, self.epsilon, self.clean_lam = p, epsilon / 255, clean_lam
-        for name, value in (("mean", mean), ("std", std)):
-            self.register_buffer(name, as_channels(name, value), persistent=False)
+        super().__init__(model, normalization)
+        self.policy = NoMix() if policy is None else policy
+        self.p, self.epsilon, self.clean_lam, self.label, self.loss = p, epsilon, clean_lam, label, loss
+        check_policy(self.policy)
+        check_label(label)
+        check_range("p", p, 0, 1)
+        check_range("epsilon", epsilon)
+        check_range("clean_lam", clean_lam)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; the loss of the images before mixing is logged where it counts."""
-        noisy, maps, clean = self._perturbed(images, labels)
-        mixed = self.policy(noisy, labels, model=self.model, saliency=maps)
-        step = self._learn(mixed, images)
-        if clean is not None:
-            step |= {"loss": step["loss"] + self.clean_lam * clean, "clean_loss": clean.detach()}
-        return step
+        """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        clean_lam, size = at(self.clean_lam, self.progress), at(self.epsilon, self.progress) / 255
+        with torch.no_grad():
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < at(self.p, self.progress)
+            pixels = pixels_of(images, self.normalization, "PerturbedMixing")
+            start = (pixels + (torch.rand_like(pixels) * 2 - 1) * size).clamp(0, 1) - pixels
+            started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
+        gradient, clean_loss = self._gradient(started, labels, loss, train=clean_lam > 0)
+        with torch.no_grad():
+            noise = adversarial_noise(start, gradient, size) * torch.rand((), device=images.device)
+            noisy = self._normalized((pixels + noise).clamp(0, 1)).to(images.dtype)
+            noisy = torch.where(chosen, noisy, images)
 
-    @torch.no_grad()
-    def _perturbed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the images, some with noise, their saliency where the policy asks for it, and their loss to learn."""
-        chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
-        mean, std = check_channels("mean", self.mean, images), check_channels("std", self.std, images)
-        pixels = images.float() * std + mean
-        start = (torch.rand_like(pixels) * 2 - 1) * self.epsilon
-        start = torch.where(chosen, (pixels + start).clamp(0, 1) - pixels, 0.0)
-        gradient, clean = self._looked_at((images.float() + start / std).to(images.dtype), labels)
-        noise = adversarial_noise(start, gradient, self.epsilon) * torch.rand((), device=images.device)
-        noisy = ((pixels + noise).clamp(0, 1) - mean) / std
-        sources = _sources(self.policy)
-        asked = bool(sources) and all(isinstance(source, InputGradient) for source in sources)
-        maps = gradient.square().mean(1).sqrt() if asked else None
-        return torch.where(chosen, noisy.to(images.dtype), images), maps, clean
+        saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(policy) else {}
+        mixed = policy(noisy, labels, **saliency, **self.policy_arguments)
+        clean_logits = clean_logits_for(label, self.model, images)
+        logits = logits_of(self.model(mixed.images))
+        mixed = relabelled(mixed, label, logits, clean_logits)
+        total = loss(logits, mixed)
+        if clean_lam > 0:
+            return step_output(total + clean_lam * clean_loss, logits, mixed, clean_loss=clean_loss)
+        return step_output(total, logits, mixed)
 
-    def _looked_at(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the gradient of every image's own loss, and the mean of the losses where it is learnt from."""
-        if not self.clean_lam:
-            return input_gradient(self.model, images, labels), None
-        with torch.enable_grad():
-            pixels = images.detach().requires_grad_()
-            total = F.cross_entropy(self.model(pixels).float(), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(total, pixels, retain_graph=True)
-            return gradient.float(), total / len(images)
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return pixels if self.normalization is None else self.normalization.normalize(pixels)
+
+    def _gradient(self, images: Tensor, labels: Tensor, loss: LossFunction, train: bool) -> tuple[Tensor, Tensor]:
+        """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss, to train on or not."""
+        inner = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
+        with ExitStack() as stack:
+            if not train:
+                stack.enter_context(undisturbed(inner))
+                stack.enter_context(frozen_parameters(inner))
+            stack.enter_context(torch.enable_grad())
+            inputs = images.detach().requires_grad_()
+            mean_loss = loss(logits_of((self.model if train else inner)(inputs)), unmixed(images, labels))
+            (gradient,) = torch.autograd.grad(mean_loss * len(images), inputs, retain_graph=train)
+        return gradient.float(), mean_loss
+
+
+def _uses_gradient(policy: Any) -> bool:
+    """Return whether every saliency source inside a policy is the input gradient, and there is one."""
+    sources = _sources(policy)
+    return bool(sources) and all(isinstance(source, InputGradient) for source in sources)
 
 
 def _sources(policy: Any) -> list[Any]:
-    """Return the saliency sources of a policy, or of those it is made of and which may mix now."""
-    if isinstance(policy, ByProgress | Ramp):
-        return _sources(policy.current())
-    if isinstance(policy, OneOf | Sometimes):
-        members = policy.policies if isinstance(policy, OneOf) else (policy.policy,)
+    if not isinstance(policy, BatchPolicy):
+        return []
+    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]  # type: ignore[arg-type]
+    members = [member for value in values for member in _members(value) if isinstance(member, BatchPolicy)]
+    if members:
         return [source for member in members for source in _sources(member)]
     return [getattr(policy, "saliency", None)] if getattr(policy, "uses_saliency", False) else []
+
+
+def _members(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, Mapping):
+        return tuple(value.values())
+    return tuple(value) if isinstance(value, tuple | list) else (value,)

@@ -1,40 +1,42 @@
-"""RegMixup."""
+"""RegMixup: train on unmixed and mixed images together."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
-from mixwell.labels import LabelPolicy, PixelShare, View
+from mixwell.features.outputs import logits_of
+from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, check_policy
+from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, step_output, unmixed
+from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
-from mixwell.policy import BatchPolicy, NoMix
+from mixwell.policy import BatchPolicy
+from mixwell.schedule import Schedule, at, check_range
 
 
 class RegMixup(Method):
-    """Learn from the unmixed images, and from mixed ones as a regulariser beside them.
+    """Train on the unmixed images, and on mixed images as a regulariser.
 
-    Both go through the model as one batch of twice the size, so that batch norms see them together. Clean images keep
-    the model sure of what it knows, which lets the policy mix strongly.
+    Both go through the model as one batch of twice the size, so that batch norms see them together. The clean images
+    keep the model confident, so that the policy can mix strongly.
 
     Args:
         model: The classifier.
-        policy: Any policy; ``None`` takes ``MixUp(alpha=20.0)``, as published: ratios near one half.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        eta: Weight of the mixed images' loss.
-        halved: Take the mean over clean and mixed images together, that is half of the loss, as the authors' code does.
-            It changes the learning rate of plain gradient descent, and nothing else.
-        label: What a mixed image is called. A policy that looks at the unmixed images costs nothing more here.
-        loss: What an error costs, ``(logits, mixed) -> scalar``.
+        policy: The sample policy; None takes ``MixUp(alpha=20.0)``, as published: ratios near one half.
+        num_classes: Ignored; accepted so that all methods share a signature.
+        eta: Weight of the loss of the mixed images, a number or a schedule.
+        label: See :class:`Mixing`. A label policy that reads the unmixed images needs no additional pass here.
+        loss: See :class:`Mixing`.
+        normalization: See :class:`Mixing`.
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
+        TypeError: The model is not an ``nn.Module``, or the policy is not callable.
         ValueError: ``eta`` is negative.
 
     Note:
-        The published loss is a sum, the published code a mean; the sum is the default.
+        The published loss is a sum, the published code takes the mean over both halves, which is half of it; the sum is
+        used here.
 
     Source: Pinto et al., *RegMixup: Mixup as a Regularizer Can Surprisingly Improve Accuracy and Out Distribution
     Robustness*, NeurIPS 2022 (arXiv:2206.14502).
@@ -42,7 +44,7 @@ class RegMixup(Method):
     Example:
         >>> method = RegMixup(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)))
         >>> sorted(method(torch.rand(4, 3, 8, 8), torch.arange(4)))
-        ['clean_loss', 'loss', 'mixed_loss', 'output']
+        ['accuracy', 'clean_loss', 'loss', 'mixed_loss', 'output']
     """
 
     def __init__(
@@ -51,31 +53,27 @@ class RegMixup(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        eta: float = 1.0,
-        halved: bool = False,
+        eta: float | Schedule = 1.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, normalization)
         self.policy = MixUp(alpha=20.0) if policy is None else policy
+        self.eta, self.label, self.loss = eta, label, loss
         check_policy(self.policy)
-        if not eta >= 0:
-            raise ValueError(f"eta must not be negative, but got {eta}.")
-        self.eta, self.halved, self.label, self.loss = eta, halved, label, loss
+        check_label(label)
+        check_range("eta", eta)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; the output is that of the unmixed images, and both losses are logged."""
-        mixed = self.policy(images, labels, model=self.model)
-        plan = NoMix().draw(images, labels)
-        clean = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        clean_logits, logits = self.model(torch.cat((images, mixed.images))).chunk(2)
-        check_logits(logits, mixed)
-        mixed = mixed.with_weights(self.label(mixed, View(logits.detach(), clean_logits.detach())))
-        clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
-        loss = clean_loss + self.eta * mixed_loss
-        return {
-            "loss": loss / 2 if self.halved else loss,
-            "output": clean_logits,
-            "clean_loss": clean_loss.detach(),
-            "mixed_loss": mixed_loss.detach(),
-        }
+        """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        mixed = policy(images, labels, **self.policy_arguments)
+        clean = unmixed(images, labels)
+        both = logits_of(self.model(torch.cat((images, mixed.images))))
+        clean_logits, logits = both.chunk(2)
+        check_logits(clean_logits, clean)
+        mixed = relabelled(mixed, label, logits, clean_logits.detach())
+        clean_loss, mixed_loss = loss(clean_logits, clean), loss(logits, mixed)
+        total = clean_loss + at(self.eta, self.progress) * mixed_loss
+        return step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)

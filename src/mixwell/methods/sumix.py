@@ -1,64 +1,56 @@
-"""SUMix: learn the mixing ratio, and the uncertainty of a mixed sample."""
+"""SUMix: learned label weights, and an uncertainty regulariser."""
 
 from __future__ import annotations
 
-import math
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.hooks import ClassifierHook
 from mixwell.features.isolation import clean_pass
-from mixwell.labels import SemanticShare, Similarity, View
-from mixwell.losses import check_smoothing
-from mixwell.methods.method import Method, check_policy
-from mixwell.methods.sumixloss import UncertaintyHead, form_of, sumix_terms, target_of
+from mixwell.features.layers import inputs_of, outputs_of
+from mixwell.features.outputs import logits_of
+from mixwell.labels import LabelPolicy, SemanticShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction, Method, check_label, check_policy, like_model, step_output
+from mixwell.methods.sumixloss import UncertaintyHead, sumix_terms
+from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
-
-
-class _Waiting(SemanticShare):
-    """Keeps the drawn weights; the regulariser gets its distances all the same."""
-
-    def terms(self, mixed: MixedBatch, view: View) -> tuple[Tensor, Tensor]:
-        return mixed.weights, super().terms(mixed, view)[1]
+from mixwell.schedule import Schedule, at, check_range
 
 
 class SUMix(Method):
-    """Train any two-source policy with a learned mixing ratio and an uncertainty regulariser.
+    """Train with label weights learned from the model's predictions, and an uncertainty regulariser.
 
-    The unmixed images are predicted too; where the mixed image looks more like one of its sources, that source's label
-    gains weight. A second head, used in training only, learns how uncertain each image is.
+    The model also predicts the unmixed images. Where a mixed image looks more like one of its sources, that source's
+    label gains weight. A second head, used in training only, estimates how uncertain the prediction of each image is.
 
     Args:
-        model: The classifier; the second head reads what goes into ``get_classifier()``, or into its last linear layer.
+        model: The classifier; the second head reads the input of the layer that computes the logits.
         policy: Any policy with two sources.
         num_classes: Number of classes N.
-        gamma: Weight of the regulariser: 0.5 in most of the paper's settings, 1.0 on Tiny-ImageNet; 0 switches it off,
-            and there is no second head.
-        similarity: See :class:`SemanticShare`.
-        kappa: See :class:`SemanticShare`.
-        is_norm: Read uncertainty from a head of its own; ``False`` takes the raw logits, as the released ImageNet
+        gamma: Weight of the regulariser, a number or a schedule: 0.5 in most of the paper's settings, 1.0 on
+            Tiny-ImageNet. 0 switches it off, and there is no second head.
+        is_norm: Estimate the uncertainty by a second head. False takes the logits themselves, as the released ImageNet
             settings do.
-        form: See :func:`sumix_terms`.
-        smoothing: Label smoothing of the main term.
-        clean_grad: Let gradients flow through the clean pass, as released; costs a backward pass more.
-        clean_ce: Weight of an ordinary loss on the unmixed images; needs ``clean_grad=True``.
-        warmup: Share of the training, in [0, 1], before which labels keep the drawn ratio: predictions of an untrained
-            model say nothing about it. The regulariser is there from the start.
-        clean_statistics: Let the clean pass move batch-norm statistics, as released.
-        reference_compat: The released step as it is: ``"reference"`` similarity, ``form="exp"``, the batch's mean
-            weight for every sample, clean pass with gradient and statistics.
-        classifier: Name of the layer whose input the uncertainty head reads, where it cannot be found.
+        label: How label weights are computed, see :class:`SemanticShare`. Predictions of an untrained model say nothing
+            about the weights; ``SemanticShare(kappa=Step({0.0: 0.0, 0.1: 1.0}))`` waits for a tenth of the training.
+        loss: The loss, ``(logits, mixed) -> scalar``.
+        reference_compat: Compute the released step, see Note.
+        classifier: Name of the layer that computes the logits, if it is not found.
+        normalization: See :class:`Mixing`.
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
+        TypeError: The model is not an ``nn.Module``, or the policy is not callable.
         ValueError: A setting is out of range or contradicts another, or the classifier is not found.
 
     Note:
         The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second
         head (``docs/sumix.md``); the default repairs all three, and its clean pass has no gradient, which saves a third
-        of the step.
+        of the step. ``reference_compat=True`` is the released step: ``SemanticShare(similarity="reference")``, the
+        mean weight of the batch for every sample, exponential regulariser, clean pass with gradient and update of
+        batch-norm statistics.
+
+        The paper has single-label data. With multi-label data the target of the regulariser is the row of labels
+        divided by its sum.
 
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
@@ -76,55 +68,38 @@ class SUMix(Method):
         policy: BatchPolicy,
         *,
         num_classes: int,
-        gamma: float = 0.5,
-        similarity: str | Similarity = "distance",
-        kappa: float = 1.0,
+        gamma: float | Schedule = 0.5,
         is_norm: bool = True,
-        form: str = "linear",
-        smoothing: float = 0.0,
-        clean_grad: bool = False,
-        clean_ce: float = 0.0,
-        clean_statistics: bool = False,
-        warmup: float = 0.0,
+        label: LabelPolicy = SemanticShare(),
+        loss: LossFunction = CrossEntropy(),
         reference_compat: bool = False,
         classifier: str | None = None,
+        normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, normalization)
         check_policy(policy)
-        check_smoothing(smoothing)
-        form_of(form)
-        if not (0 <= gamma < math.inf and 0 <= clean_ce < math.inf):
-            raise ValueError(f"gamma and clean_ce must be finite numbers from 0 on, but got {gamma} and {clean_ce}.")
-        if reference_compat:
-            if (similarity, kappa, form) != ("distance", 1.0, "linear"):
-                raise ValueError("reference_compat sets similarity, kappa and form itself: leave them out.")
-            similarity, form, clean_grad, clean_statistics = "reference", "exp", True, True
+        check_label(label)
+        check_range("gamma", gamma)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup must be a share of the training, in [0, 1], but got {warmup}.")
-        if clean_ce and not clean_grad:
-            raise ValueError("clean_ce trains on the unmixed images, which needs clean_grad=True.")
-        self.policy, self.gamma, self.form, self.smoothing = policy, gamma, form, smoothing
-        learned = SemanticShare(similarity=similarity, kappa=kappa)
-        waiting = _Waiting(similarity=similarity, kappa=kappa) if warmup else learned
-        self.warmup, self.stages = warmup, (waiting, learned)
-        self.share = self.stages[warmup == 0]
-        self.clean_grad, self.clean_ce, self.clean_statistics = clean_grad, clean_ce, clean_statistics
-        self.published = reference_compat
+        if reference_compat and label != SemanticShare():
+            raise ValueError("reference_compat sets label itself: leave it out.")
+        self.policy, self.gamma, self.published = policy, gamma, reference_compat
+        self.label = SemanticShare(similarity="reference") if reference_compat else label
+        self.loss = loss
         self.hook = self.head = None
         if is_norm and gamma:
-            self.hook = FeatureHook(model, classifier, of="input")
-            self.head = UncertaintyHead(_width(self.hook.name, model.get_submodule(self.hook.name)), num_classes)
+            self.hook = ClassifierHook(model, classifier, num_classes)
+            self.head = like_model(UncertaintyHead(_width(self.hook, num_classes), num_classes), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also logs how far learned ratios are from drawn ones, and how many ran away.
+        """See :meth:`Method.forward`; also logs the regulariser, and how far learned ratios are from drawn ones.
 
-        ``saturated`` is the share of the batch whose learned ratio lies within 0.01 of 0 or 1 while the drawn one did
-        not.
+        ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
-        mixed = self.policy(images, labels, model=self.model)
-        with clean_pass(self.model, grad=self.clean_grad, statistics=self.clean_statistics):
+        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        mixed = policy(images, labels, **self.policy_arguments)
+        with clean_pass(self.model, grad=self.published, statistics=self.published):
             clean_logits, clean_uncertainty = self._predict(images)
         logits, uncertainty = self._predict(mixed.images)
         terms = sumix_terms(
@@ -133,44 +108,41 @@ class SUMix(Method):
             clean_logits,
             uncertainty,
             clean_uncertainty,
-            share=self.share,
-            gamma=self.gamma,
-            form=self.form,
-            smoothing=self.smoothing,
+            label=label,
+            loss=loss,
+            gamma=at(self.gamma, self.progress),
+            form="exp" if self.published else "linear",
             published=self.published,
         )
-        loss = terms.loss
-        if self.clean_ce:
-            clean_loss = F.cross_entropy(clean_logits.float(), target_of(labels), label_smoothing=self.smoothing)
-            loss = loss + self.clean_ce * clean_loss
         drawn, learned = mixed.weights[:, 0], terms.weights[:, 0]
-        return {
-            "loss": loss,
-            "output": logits,
-            "regulariser": terms.regulariser.detach(),
-            "ratio_shift": (learned - drawn).abs().mean(),
-            "saturated": (_saturated(learned) & ~_saturated(drawn)).float().mean(),
-        }
-
-    def follow(self, progress: float) -> None:
-        """See :meth:`Method.follow`."""
-        super().follow(progress)
-        self.share = self.stages[progress >= self.warmup]
+        return step_output(
+            terms.loss,
+            logits,
+            mixed.with_weights(terms.weights),
+            regulariser=terms.regulariser,
+            ratio_shift=(learned - drawn).abs().mean(),
+            saturated=(_saturated(learned) & ~_saturated(drawn)).float().mean(),
+        )
 
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(images)
-        return logits, logits if self.head is None or self.hook is None else self.head(self.hook.take())
+        """Return logits and uncertainties, both of shape ``(B, N)``."""
+        if self.head is None or self.hook is None:
+            logits = logits_of(self.model(images))
+            return logits, logits
+        with self.hook:
+            logits = logits_of(self.model(images))
+        return logits, self.head(self.hook.take(logits))
 
 
 def _saturated(weight: Tensor) -> Tensor:
     return (weight < 0.01) | (weight > 0.99)
 
 
-def _width(name: str, module: nn.Module) -> int:
-    width = getattr(module, "in_features", None) or getattr(module, "in_channels", None)
-    if not isinstance(width, int):
+def _width(hook: ClassifierHook, num_classes: int) -> int:
+    """Return the number of features that go into the classifier."""
+    if outputs_of(hook.module) not in (None, num_classes):
         raise ValueError(
-            f"The classifier must be a linear or convolutional layer, but {name!r} is a {type(module).__name__}: give "
-            'the name of the layer that makes the logits, as in classifier="head.fc".'
+            f"num_classes is {num_classes}, but the classifier {hook.name!r} has {outputs_of(hook.module)} outputs: "
+            'check num_classes, or name the layer that computes the logits, as in classifier="head.fc".'
         )
-    return width
+    return inputs_of(hook.module, hook.name)

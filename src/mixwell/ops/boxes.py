@@ -14,9 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.ops.pixels import from_numbers, single_on_host
-
 Rule = Callable[[Any, Any, Any, str], tuple[Any, Any]]  # (length, side, where, odd) -> first pixel, first pixel after
+
+
+def single_on_host(rows: Tensor) -> bool:
+    """Return whether there is one row only, whose numbers can be read without waiting for a device."""
+    return rows.is_cpu and rows.shape[0] == 1 and not torch.compiler.is_compiling()
+
+
+def from_numbers(*values: float) -> Tensor:
+    """Return numbers as a tensor on the CPU, int64 if they are whole and else float32, faster than ``torch.tensor``."""
+    whole = type(values[0]) is int
+    return torch.frombuffer(array("q" if whole else "f", values), dtype=torch.int64 if whole else torch.float32)
 
 
 def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:

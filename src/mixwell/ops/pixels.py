@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 
 import torch
@@ -15,17 +14,6 @@ LARGE_IMAGE = 64 * 1024
 def on_host(t: Tensor) -> bool:
     """Tell whether reading a tensor's numbers stalls nothing."""
     return t.is_cpu
-
-
-def single_on_host(rows: Tensor) -> bool:
-    """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
-    return rows.is_cpu and rows.shape[0] == 1 and not torch.compiler.is_compiling()
-
-
-def from_numbers(*values: float) -> Tensor:
-    """Return numbers as a tensor on the host, int64 if whole and else float32, faster than ``torch.tensor``."""
-    whole = type(values[0]) is int
-    return torch.frombuffer(array("q" if whole else "f", values), dtype=torch.int64 if whole else torch.float32)
 
 
 def layout(images: Tensor) -> torch.memory_format | None:

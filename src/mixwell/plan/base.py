@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
-from mixwell.batch import Pairs
-from mixwell.checks import check_images
-from mixwell.ops.pixels import LARGE_IMAGE, from_numbers, layout, on_host, single_on_host
+from mixwell.batch import Pairs, check_images
+from mixwell.ops.boxes import from_numbers, single_on_host
+from mixwell.ops.pixels import LARGE_IMAGE, layout
 
 
 class Plan(ABC):
@@ -26,6 +27,10 @@ class Plan(ABC):
     """
 
     _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold, as they are kept
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _pytree.register_pytree_node(cls, _flattened, _unflattened)
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:  # (S, K), or of the anchor of two alone, (S,)
         partner = pairs.partner
@@ -112,17 +117,17 @@ class Plan(ABC):
         self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
-        order = layout(images)
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
-            mixed = self._mix(images)
+            mixed, order = self._mix(images), layout(images)
             if out is not None:
                 return out.copy_(mixed)
             return mixed if order is None else mixed.contiguous(memory_format=order)  # gathering forgets channels-last
-        fits = out is None or out is images or layout(out) == order
+        dense = images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
+        fits = out is None or out.stride() == images.stride()
         out = torch.empty_like(images) if out is None else out
-        if order is None or not fits:
+        if not (dense and fits):
             return out.copy_(self._mix(images))
-        large = on_host(images) and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
+        large = images.is_cpu and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
         (self._mix_large if large else self._mix_batch)(images, out)
         return out
 
@@ -143,7 +148,10 @@ class Plan(ABC):
         """
         if labels.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
-        return torch.stack([labels, *[labels.index_select(0, partner) for partner in self.partners]], 1)
+        of_sources = [labels]
+        for partner in self.partners:
+            of_sources.append(labels.index_select(0, partner))
+        return torch.stack(of_sources, 1)
 
     def visible(self, maps: Tensor) -> Tensor:
         """Return how much of each source's map is visible in the mixed image.
@@ -186,9 +194,13 @@ class Plan(ABC):
             mixed = torch.where(owner == k, self._source(images, k, nearest=True), mixed)
         return mixed[:, 0] if maps.dim() == 3 else mixed
 
-    def to(self, device: torch.device | str) -> Plan:
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
         """Return the plan on another device."""
-        return Plan.from_state_dict(_sent(self.state_dict(), device))
+        return _pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=non_blocking), self)
+
+    def pin_memory(self) -> Plan:
+        """Return the plan in pinned memory."""
+        return _pytree.tree_map_only(Tensor, Tensor.pin_memory, self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
@@ -257,13 +269,20 @@ def _all_kinds(kind: type[Plan]) -> list[type[Plan]]:
     return [k for sub in kind.__subclasses__() for k in (sub, *_all_kinds(sub))]
 
 
-def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    sent: dict[str, Any] = {
-        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in state.items()
-    }
-    if "plans" in sent:
-        sent["plans"] = tuple(_sent(inner, device) for inner in sent["plans"])
-    return sent
+def _flattened(plan: Plan) -> tuple[list[Any], Any]:
+    """Return what a plan holds in tensors, and everything else, for torch's pytree."""
+    names = ("partners", "_lam", "weights", *plan._geometry)
+    moved = [name for name in names if isinstance(getattr(plan, name), Tensor | tuple)]
+    kept = {name: getattr(plan, name) for name in ("size", *names) if name not in moved}
+    return [getattr(plan, name) for name in moved], (type(plan), moved, kept)
+
+
+def _unflattened(parts: Any, context: Any) -> Plan:
+    kind, moved, kept = context
+    plan = kind.__new__(kind)
+    for name, value in (*zip(moved, parts, strict=True), *kept.items()):
+        setattr(plan, name, value)
+    return plan
 
 
 def of_two(weight: Tensor) -> Tensor:

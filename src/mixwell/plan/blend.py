@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one, single_on_host
+from mixwell.ops.boxes import single_on_host
+from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one
 from mixwell.plan.base import Plan
 
 

@@ -9,19 +9,18 @@ from mixwell.policies.guidedmix import GuidedMix
 from mixwell.policies.maskmix import MaskMix
 from mixwell.policies.mergemix import MergeMix
 from mixwell.policies.mixup import MixUp
+from mixwell.policies.presets import random_mix, switch_mix
 from mixwell.policies.puzzlemix import PuzzleMix
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policies.saliencymix import SaliencyMix
-from mixwell.policies.schedule import ByProgress, Ramp, until
 from mixwell.policies.smmix import SMMix
 from mixwell.policies.smoothmix import SmoothMix
 from mixwell.policies.snapmix import SnapMix
-from mixwell.policies.switch import random_mix, switch_mix
+from mixwell.policies.switch import Switch, until
 from mixwell.policies.tokenmix import TokenMix
 
 __all__ = [
     "AttentiveMix",
-    "ByProgress",
     "CutMix",
     "FMix",
     "GridMix",
@@ -31,12 +30,12 @@ __all__ = [
     "MergeMix",
     "MixUp",
     "PuzzleMix",
-    "Ramp",
     "ResizeMix",
     "SMMix",
     "SaliencyMix",
     "SmoothMix",
     "SnapMix",
+    "Switch",
     "TokenMix",
     "random_mix",
     "switch_mix",

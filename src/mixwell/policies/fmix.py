@@ -60,10 +60,10 @@ class FMix(Policy):
             )
         super().__post_init__()
 
-    def _law(self) -> Ratio:
+    def _lam_ratio(self) -> Ratio:
         if self.reformulated and not isinstance(self.alpha, Ratio):
             return Beta(self.alpha + 1, beta=self.alpha)
-        return super()._law()
+        return super()._lam_ratio()
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

@@ -59,7 +59,7 @@ class SnapMix(Policy):
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
-        source_lam = pairs.ratio(self._law())
+        source_lam = pairs.ratio(self._lam_ratio())
         boxes = place(clipped, pairs.size, cut_side(pairs.lam), pairs.rand(2))
         source_boxes = place(clipped, pairs.size, cut_side(source_lam), pairs.rand(2))
         shared = _same_class(pairs) if self.double_shared else None

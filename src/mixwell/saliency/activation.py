@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.features.hooks import classifier_of, module_of, unwrapped
 from mixwell.features.isolation import undisturbed
+from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.saliency.base import Saliency, check_floating, check_rank
 
 _REDUCTIONS = {

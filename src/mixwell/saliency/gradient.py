@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixwell.features.isolation import undisturbed
+from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.saliency.base import Saliency, check_floating, check_rank
 
 
@@ -52,21 +49,8 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         inner: nn.Module = model.module
     else:
         inner = model
-    with undisturbed(inner), _constant(inner), torch.enable_grad():
+    with undisturbed(inner), frozen_parameters(inner), torch.enable_grad():
         pixels = images.detach().requires_grad_()
         logits = inner(pixels).float()
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
     return gradient.float()
-
-
-@contextmanager
-def _constant(model: nn.Module) -> Iterator[None]:
-    """Treat the parameters as constants, which saves the half of a backward pass that computes their gradients."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.is_leaf]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
