@@ -74,7 +74,15 @@ from mixwell.policies import (
 )
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
-from mixwell.saliency import Activation, ClassActivation, FineGrained, InputGradient, Saliency, SpectralResidual
+from mixwell.saliency import (
+    Activation,
+    Attention,
+    ClassActivation,
+    FineGrained,
+    InputGradient,
+    Saliency,
+    SpectralResidual,
+)
 from mixwell.schedule import Cosine, Linear, Schedule, Step
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
@@ -89,6 +97,7 @@ __all__ = [
     "ActivationShare",
     "AdAutoMix",
     "AlignMix",
+    "Attention",
     "AttentionShare",
     "AttentiveMix",
     "AugMix",

@@ -1,8 +1,9 @@
 """Where it matters: maps that say how important every pixel is."""
 
 from mixwell.saliency.activation import Activation, ClassActivation
+from mixwell.saliency.attention import Attention
 from mixwell.saliency.base import Saliency
 from mixwell.saliency.contrast import FineGrained, SpectralResidual
 from mixwell.saliency.gradient import InputGradient
 
-__all__ = ["Activation", "ClassActivation", "FineGrained", "InputGradient", "Saliency", "SpectralResidual"]
+__all__ = ["Activation", "Attention", "ClassActivation", "FineGrained", "InputGradient", "Saliency", "SpectralResidual"]

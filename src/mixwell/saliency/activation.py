@@ -22,11 +22,10 @@ _REDUCTIONS = {
 }
 
 
-class _Looking(Saliency):
+class NetworkSaliency(Saliency):
     """What sources that look at a network's last map have in common."""
 
     teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
-    layer: str | None = None
 
     def __repr__(self) -> str:
         name, settings = super().__repr__().split("(", 1)
@@ -48,7 +47,7 @@ class _Looking(Saliency):
         return unwrapped(asked)
 
 
-class Activation(_Looking):
+class Activation(NetworkSaliency):
     """How strongly the last map of a network answers at every place; no gradient is needed.
 
     Args:
@@ -75,6 +74,7 @@ class Activation(_Looking):
         torch.Size([2, 4, 4])
     """
 
+    layer: str | None = None
     reduce: str = "mean"
     size: int | None = None
 
@@ -94,7 +94,7 @@ class Activation(_Looking):
         return maps - maps.amin((1, 2), keepdim=True).clamp_max(0)
 
 
-class ClassActivation(_Looking):
+class ClassActivation(NetworkSaliency):
     """Where the network sees each image's own class: a class activation map.
 
     Args:
@@ -119,6 +119,7 @@ class ClassActivation(_Looking):
         torch.Size([2, 4, 4])
     """
 
+    layer: str | None = None
     gradient: bool = False
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
