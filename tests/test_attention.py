@@ -11,24 +11,24 @@ from mixwell.features.attention import AttentionHook
 
 timm = pytest.importorskip("timm")
 
-# model, settings, side, grid, whether a class token classifies
+# model, settings, side, grid, whether there are tokens besides the patches
 FAMILIES = [
     ("vit_tiny_patch16_224", {"img_size": 64}, 64, (4, 4), True),
     ("deit_tiny_patch16_224", {"img_size": 64}, 64, (4, 4), True),
     ("deit_tiny_distilled_patch16_224", {"img_size": 64}, 64, (4, 4), True),
     ("deit3_small_patch16_224", {"img_size": 48, "depth": 2}, 48, (3, 3), True),
     ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 2}, 56, (4, 4), True),
-    ("vit_tiny_patch16_224", {"img_size": 64, "global_pool": "avg"}, 64, (4, 4), False),
+    ("vit_tiny_patch16_224", {"img_size": 64, "global_pool": "avg"}, 64, (4, 4), True),
     ("vit_tiny_patch16_224", {"img_size": 64, "global_pool": "avg", "class_token": False}, 64, (4, 4), False),
     ("vit_relpos_small_patch16_224", {"img_size": 64, "depth": 2}, 64, (4, 4), False),
-    ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2}, 56, (4, 4), False),
-    ("beit_base_patch16_224", {"img_size": 64, "depth": 2}, 64, (4, 4), False),
+    ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2}, 56, (4, 4), True),
+    ("beit_base_patch16_224", {"img_size": 64, "depth": 2}, 64, (4, 4), True),
     ("swin_tiny_patch4_window7_224", {"img_size": 224, "depths": (1, 1, 1, 2), "embed_dim": 24}, 224, (7, 7), False),
     ("pvt_v2_b0", {}, 64, (2, 2), False),
     ("cait_xxs24_224", {"img_size": 64, "depth": 2}, 64, (4, 4), True),
     ("xcit_nano_12_p16_224", {"img_size": 64, "depth": 2}, 64, (4, 4), True),
 ]
-every_family = pytest.mark.parametrize(("name", "settings", "side", "grid", "by_class"), FAMILIES, ids=str)
+every_family = pytest.mark.parametrize(("name", "settings", "side", "grid", "extra"), FAMILIES, ids=str)
 
 
 def built(name: str, settings: dict) -> nn.Module:
@@ -38,7 +38,7 @@ def built(name: str, settings: dict) -> nn.Module:
 
 
 @every_family
-def test_attention_of_every_family(name: str, settings: dict, side: int, grid: tuple, by_class: bool) -> None:
+def test_attention_of_every_family(name: str, settings: dict, side: int, grid: tuple, extra: bool) -> None:
     """Maps have the model's grid, are a part of a distribution, and reading them changes neither logits nor model."""
     model, images = built(name, settings), torch.rand(2, 3, side, side)
     before = {key: value for module in model.modules() for key, value in vars(module).items() if key == "fused_attn"}
@@ -50,7 +50,7 @@ def test_attention_of_every_family(name: str, settings: dict, side: int, grid: t
     assert maps.shape == (2, *grid) and maps.dtype == torch.float32 and not maps.requires_grad
     assert logits == pytest.approx(plain, abs=1e-4)
     assert bool((maps >= 0).all()) and bool((maps.sum((1, 2)) <= 1 + 1e-5).all())
-    assert bool((maps.sum((1, 2)) < 1 - 1e-4).all()) == by_class  # the class token attends to itself, too
+    assert bool((maps.sum((1, 2)) < 1 - 1e-4).all()) == extra  # other tokens receive attention, too
     after = {key: value for module in model.modules() for key, value in vars(module).items() if key == "fused_attn"}
     assert before == after
     assert not any(module._forward_hooks for module in model.modules())
