@@ -259,3 +259,29 @@ def test_settings_are_checked() -> None:
     mixed, _ = mixed_by(mw.CutMix())
     start = ActivationShare(area=1.0)(mixed, View(clean_features=torch.rand(ROWS, 2, 4, 4)))
     assert start == pytest.approx(PixelShare()(mixed, View()), abs=1e-6)
+
+
+def test_label_error_by_loop() -> None:
+    """Differences to the visible share, counted image by image."""
+    mixed, _ = mixed_by(mw.CutMix(scope="sample", alpha=1.0))
+    masks = torch.zeros(ROWS, SIDE, SIDE)
+    for row in range(ROWS):
+        masks[row, row : row + 9, 2 * row : 2 * row + 5 + row] = 1
+    share, rows = mixed.plan.share((SIDE, SIDE)), []
+    for row, (a, b) in enumerate(mixed.plan.sources.tolist()):
+        own, other = float((share[row, 0] * masks[a]).sum()), float((share[row, 1] * masks[b]).sum())
+        if a == b or own + other == 0:
+            continue
+        own_part, other_part = own / float(masks[a].sum()), other / float(masks[b].sum())
+        rows.append((float(mixed.weights[row, 0]), own / (own + other), own_part / (own_part + other_part)))
+    area, fraction = mw.visible_objects(mixed.plan, masks)
+    for visible, column in ((area, 1), (fraction, 2)):
+        found = mw.label_error(mixed.weights[:, 0], visible)
+        differences = [abs(each[0] - each[column]) for each in rows]
+        assert int(found["images"]) == len(rows)
+        assert float(found["error"]) == pytest.approx(sum(differences) / len(rows), abs=1e-5)
+        assert float(found["large"]) == pytest.approx(sum(d > 0.3 for d in differences) / len(rows))
+        wanted = torch.corrcoef(torch.tensor([[each[0] for each in rows], [each[column] for each in rows]]))[0, 1]
+        assert float(found["correlation"]) == pytest.approx(float(wanted), abs=1e-4)
+    with pytest.raises(ValueError, match="no image whose label"):
+        mw.label_error(mixed.weights[:, 0], torch.full((ROWS,), math.nan))

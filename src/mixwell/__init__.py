@@ -40,10 +40,12 @@ from mixwell.methods import (
 )
 from mixwell.metrics import (
     expected_calibration_error,
+    label_error,
     mixed_accuracy,
     negative_log_likelihood,
     ranked_accuracy,
     top_k_accuracy,
+    visible_objects,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
@@ -196,6 +198,7 @@ __all__ = [
     "cross_entropy",
     "expected_calibration_error",
     "jensen_shannon",
+    "label_error",
     "mixed_accuracy",
     "names",
     "negative_log_likelihood",
@@ -209,4 +212,5 @@ __all__ = [
     "target_weights",
     "top_k_accuracy",
     "until",
+    "visible_objects",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mixwell.plan import Plan
 
 
 class Labelled(Protocol):
@@ -166,3 +169,72 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"logits must have shape (B, N) and labels (B,), got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
+
+
+def visible_objects(plan: Plan, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how much of the anchor's and of the partner's object is visible in mixed images.
+
+    Args:
+        plan: A plan of two sources.
+        masks: The object in every unmixed image, shape ``(B, H, W)``, bool or floating point in [0, 1]; see
+            :func:`mixwell.labels.objects.object_masks` for boxes.
+
+    Returns:
+        Two tensors ``(B,)``, float32: the anchor's share of the visible object pixels, and the same with the pixels of
+        each object divided by its size. NaN where no object is visible, or where an image is mixed with itself.
+
+    Raises:
+        ValueError: The plan does not have two sources.
+
+    Example:
+        >>> from mixwell import Constant, MixUp, Roll
+        >>> plan = MixUp(alpha=Constant(0.75), pairing=Roll()).draw(torch.rand(2, 3, 4, 4), torch.arange(2))
+        >>> visible_objects(plan, torch.ones(2, 4, 4))
+        (tensor([0.7500, 0.7500]), tensor([0.7500, 0.7500]))
+    """
+    if len(plan.partners) != 1:
+        raise ValueError(f"Label errors are measured for two sources, but the plan has {1 + len(plan.partners)}.")
+    masks = masks.float()
+    seen, size = plan.visible(masks), masks.sum((1, 2))[plan.sources]
+    counted = (seen.sum(1) > 1e-3) & (plan.sources[:, 0] != plan.sources[:, 1])
+    area, fraction = (part[:, 0] / part.sum(1) for part in (seen, seen / size.clamp_min(1e-9)))
+    return area.masked_fill(~counted, math.nan), fraction.masked_fill(~counted, math.nan)
+
+
+def label_error(weights: Tensor, visible: Tensor, large: float = 0.3) -> dict[str, Tensor]:
+    """Return how far label weights are from the visible share of what the labels name.
+
+    Args:
+        weights: Weight of the anchor's label, shape ``(B,)``.
+        visible: Visible share of the anchor's object, shape ``(B,)``, see :func:`visible_objects`; images with NaN are
+            left out.
+        large: Difference from which a label counts as badly wrong.
+
+    Returns:
+        ``error``, the mean absolute difference; ``correlation``, Pearson's, NaN if either is constant; ``large``, the
+        share of labels whose difference exceeds ``large``; ``images``, the number of images that count.
+
+    Raises:
+        ValueError: The shapes differ, or no image counts.
+
+    Example:
+        >>> label_error(torch.tensor([0.5, 0.9]), torch.tensor([0.1, 0.9]))["error"]
+        tensor(0.2000)
+    """
+    if weights.shape != visible.shape or weights.dim() != 1:
+        raise ValueError(
+            f"weights and visible must both have shape (B,), but got {tuple(weights.shape)} and {tuple(visible.shape)}."
+        )
+    counted = visible.isfinite()
+    if not bool(counted.any()):
+        raise ValueError("There is no image whose label can be checked: in none is an object visible.")
+    weights, visible = weights[counted].double(), visible[counted].double()
+    difference = (weights - visible).abs()
+    centred = torch.stack((weights - weights.mean(), visible - visible.mean()))
+    correlation = centred.prod(0).sum() / centred.square().sum(1).prod().sqrt()
+    return {
+        "error": difference.mean().float(),
+        "correlation": correlation.float(),
+        "large": (difference > large).float().mean(),
+        "images": counted.sum(),
+    }
