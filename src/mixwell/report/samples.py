@@ -1,4 +1,4 @@
-"""Mixed images with everything a picture says about them, from photographs, folders and data sets."""
+"""Mixed images together with what a picture shows of them, made from photographs, folders and data sets."""
 
 from __future__ import annotations
 
@@ -9,23 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from mixwell import (
-    BatchPolicy,
-    Constant,
-    Derangement,
-    NoMix,
-    OneOf,
-    Permutation,
-    Plan,
-    Roll,
-    Sometimes,
-)
+import mixwell as mw
 from mixwell.train.data import Split
 from mixwell.train.errors import RunError
 
@@ -34,11 +24,11 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 
 @dataclass(frozen=True)
 class Images:
-    """Clean images and what is on them.
+    """Clean images and their classes.
 
     Attributes:
         pixels: Shape ``(B, C, H, W)``, float32 in [0, 1].
-        labels: Place of each image's class in ``names``, shape ``(B,)``, int64.
+        labels: Index of each image's class in ``names``, shape ``(B,)``, int64.
         names: Names of the classes.
     """
 
@@ -49,15 +39,15 @@ class Images:
 
 @dataclass(frozen=True)
 class Sample:
-    """One mixed image and where it comes from.
+    """One mixed image and its sources.
 
     Attributes:
         sources: Clean images, the anchor first, shape ``(K, C, H, W)``, float32 in [0, 1].
         mixed: The mixed image, shape ``(C, H, W)``.
         share: Share of each source in each pixel, shape ``(K, H, W)``.
-        lam: Nominal ratio that the plan was drawn with.
+        lam: Mixing ratio that the plan was drawn with.
         names: Class of each source.
-        weights: How much of each label the image carries.
+        weights: Weight of each source's label.
     """
 
     sources: Tensor
@@ -68,26 +58,21 @@ class Sample:
     weights: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Say which labels the image carries, equal classes added up.
+        """Return the label as text; weights of the same class are added.
 
         Example:
             >>> blank = torch.zeros(2, 1, 1, 1)
             >>> print(Sample(blank, blank[0], blank[:, 0], 0.3, ("cat", "dog"), (0.3, 0.7)))
             cat 0.30, dog 0.70
         """
-        return ", ".join(f"{name} {weight:.2f}" for name, weight in self.label().items())
-
-    def label(self) -> dict[str, float]:
-        """Return the weight of each class, equal classes added up."""
-        total: dict[str, float] = {}
+        total: Counter[str] = Counter()
         for name, weight in zip(self.names, self.weights, strict=True):
-            total[name] = total.get(name, 0.0) + weight
-        return total
+            total[name] += weight  # type: ignore[assignment]  (a Counter of floats)
+        return ", ".join(f"{name} {weight:.2f}" for name, weight in total.items())
 
 
 def photographs(size: int) -> Images:
     """Return the two sample photographs that ship with scikit-learn, a temple in China and a flower."""
-    from PIL import Image
     from sklearn.datasets import load_sample_images
 
     found = load_sample_images()
@@ -96,31 +81,31 @@ def photographs(size: int) -> Images:
 
 
 def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
-    """Return some images of a folder, of different classes as far as that goes.
+    """Return random images of a folder, from as many different classes as possible.
 
-    A class is the folder that an image lies in; where all lie in the same one, every image is its own.
+    The class of an image is the name of its folder. If all images are in one folder, each image is a class of its own.
 
     Args:
         folder: Searched with its subfolders.
-        count: How many images; fewer where there are fewer.
-        size: Side of the square that is cut from the middle of each (pixels).
-        seed: Which ones.
+        count: Number of images; all of them if the folder has fewer.
+        size: Side of the square that is cut from the centre of each image (pixels).
+        seed: Seed of the choice.
 
     Raises:
-        RunError: there is no such folder, fewer than two images in it, or one that cannot be read.
+        RunError: the folder does not exist, has fewer than two images, or an image cannot be read.
     """
     if not folder.is_dir():
-        raise RunError(f"no folder {folder}: --images names a folder with images in it")
+        raise RunError(f"no folder {folder}: --images expects a folder of images")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if len(paths) < 2:
-        raise RunError(f"{len(paths) or 'no'} images in {folder}: expected two or more, ending in {', '.join(ENDINGS)}")
+        raise RunError(f"{len(paths) or 'no'} images in {folder}: expected at least two ({', '.join(ENDINGS)})")
     random.Random(seed).shuffle(paths)
     seen: Counter[Path] = Counter()
-    turn = {}  # how many images of the same class come before this one
+    earlier = {}  # number of earlier images of the same class
     for path in paths:
-        turn[path] = seen[path.parent]
+        earlier[path] = seen[path.parent]
         seen[path.parent] += 1
-    chosen = sorted(paths, key=turn.__getitem__)[:count]
+    chosen = sorted(paths, key=earlier.__getitem__)[:count]
     classes = [path.parent.name if len(seen) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
     pixels = torch.stack([_read(path, size) for path in chosen])
@@ -128,7 +113,7 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
 
 
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
-    """Return the first image of each of some classes of a data set, no larger than ``largest`` pixels."""
+    """Return the first image of each of the first ``count`` classes; image files are resized to ``largest`` pixels."""
     rows = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()[:count].tolist()]
     if isinstance(split.images, Tensor):
         pixels = split.images[rows].float() / 255
@@ -138,39 +123,33 @@ def from_split(split: Split, classes: list[str], count: int, largest: int) -> Im
 
 
 def _read(path: Path, size: int) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return _square(image, size)
     except UnidentifiedImageError:
-        raise RunError(
-            f"cannot read the image {path}: it is empty, damaged or of a kind that Pillow does not know"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+        raise RunError(f"cannot read the image {path}: it is empty, damaged or of an unknown format") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # raised by Pillow
         reason = str(error).replace(str(path), "the file").splitlines()
         raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
 
 
-def _square(image: Any, size: int) -> Tensor:
-    from PIL import Image, ImageOps
-
+def _square(image: Image.Image, size: int) -> Tensor:
     upright = ImageOps.exif_transpose(image).convert("RGB")
     square = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
     return torch.from_numpy(square.copy()).permute(2, 0, 1) / 255
 
 
-def mix(policy: BatchPolicy, images: Images, seed: int, count: int | None = None) -> list[Sample]:
-    """Mix images as a policy does, and keep what a picture needs.
+def mix(policy: mw.BatchPolicy, images: Images, seed: int, count: int | None = None) -> list[Sample]:
+    """Mix images by a policy.
 
     Args:
-        policy: What goes where.
+        policy: The policy.
         images: Clean images.
-        seed: Of everything random.
-        count: How many mixed images; ``None`` means as many as there are clean ones.
+        seed: Seed of all random draws.
+        count: Number of mixed images; ``None`` means one for each clean image.
 
     Raises:
-        RunError: the policy needs something that a picture has not, such as a model.
+        RunError: the policy needs something that is not available here, such as a model.
     """
     pixels, generator = images.pixels, torch.Generator().manual_seed(seed)
     if getattr(policy, "looks_as_trained", False):
@@ -182,8 +161,8 @@ def mix(policy: BatchPolicy, images: Images, seed: int, count: int | None = None
     return of_plan(plan, images, range(len(pixels) if count is None else min(count, len(pixels))))
 
 
-def of_plan(plan: Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
-    """Mix images by a plan, and keep what a picture of some of them needs."""
+def of_plan(plan: mw.Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
+    """Apply a plan to clean images, and return the samples of some rows."""
     mixed, shares = plan.apply(images.pixels), plan.share((images.pixels.shape[2], images.pixels.shape[3]))
     return [
         Sample(
@@ -198,17 +177,16 @@ def of_plan(plan: Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
     ]
 
 
-def members(policy: BatchPolicy, chance: float = 1.0) -> list[tuple[BatchPolicy, float]]:
-    """Take a choice of policies apart: every policy that may be drawn, and how often it is.
+def members(policy: mw.BatchPolicy, chance: float = 1.0) -> list[tuple[mw.BatchPolicy, float]]:
+    """Return the policies that a random choice draws from, each with its probability; or the policy itself.
 
     Example:
-        >>> from mixwell import CutMix, MixUp
-        >>> members(Sometimes(OneOf([MixUp(), CutMix()], weights=[1, 3]), p=0.8))
+        >>> members(mw.Sometimes(mw.OneOf([mw.MixUp(), mw.CutMix()], weights=[1, 3]), p=0.8))
         [(MixUp(), 0.2), (CutMix(), 0.6...), (NoMix(), 0.2)]
     """
-    if isinstance(policy, Sometimes):
-        policy = OneOf((policy.policy, NoMix()), weights=(policy.p, round(1 - policy.p, 12)))
-    if not isinstance(policy, OneOf):
+    if isinstance(policy, mw.Sometimes):
+        policy = mw.OneOf((policy.policy, mw.NoMix()), weights=(policy.p, round(1 - policy.p, 12)))
+    if not isinstance(policy, mw.OneOf):
         return [(policy, chance)]
     weights = policy.weights or (1.0,) * len(policy.policies)
     parts = zip(policy.policies, weights, strict=True)
@@ -216,42 +194,42 @@ def members(policy: BatchPolicy, chance: float = 1.0) -> list[tuple[BatchPolicy,
 
 
 def at_ratios(
-    policy: BatchPolicy, images: Images, ratios: Sequence[float], seed: int, count: int
+    policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], seed: int, count: int
 ) -> list[list[Sample]]:
     """Mix the same images at several ratios.
 
-    Everything else is drawn alike for all ratios; a policy whose ratio cannot be set is drawn anew for each instead.
-    Partners are those of :class:`mixwell.Roll` where they would be random, so that no image is mixed with itself.
+    All other random draws are the same for all ratios. A policy whose ratio cannot be set is drawn with another seed
+    for each ratio instead. Random pairings are replaced by :class:`mixwell.Roll`, so that no image is its own partner.
 
     Args:
-        policy: What goes where; one policy, not a choice of them.
+        policy: The policy; not a choice of policies, see :func:`members`.
         images: Clean images.
         ratios: Shares of the anchor, in [0, 1].
-        seed: Of everything else that is random.
+        seed: Seed of all other random draws.
         count: Mixed images per ratio.
 
     Returns:
-        Samples of each ratio; their ``lam`` tells what the plan made of it.
+        Samples of each ratio; their ``lam`` is that of the plan.
     """
-    if isinstance(getattr(policy, "pairing", None), Permutation | Derangement):
-        policy = dataclasses.replace(policy, pairing=Roll())
+    if isinstance(getattr(policy, "pairing", None), mw.Permutation | mw.Derangement):
+        policy = dataclasses.replace(policy, pairing=mw.Roll())
     size = images.pixels.shape[2], images.pixels.shape[3]
-    if not all(abs(_nominal(_with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
+    if not all(abs(_lam(_with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
         return [mix(policy, images, seed + turn, count) for turn in range(len(ratios))]
     return [mix(_with_ratio(policy, ratio, size), images, seed, count) for ratio in ratios]
 
 
-def _with_ratio(policy: BatchPolicy, ratio: float, size: tuple[int, int]) -> BatchPolicy:
-    """Replace the policy's law by the constant that makes plans of this ``lam``: the ratio itself, or a box's side."""
+def _with_ratio(policy: mw.BatchPolicy, ratio: float, size: tuple[int, int]) -> mw.BatchPolicy:
+    """Set ``alpha`` to the constant whose plans have this ``lam``: the ratio itself, or the side of a box."""
     try:
-        made = [dataclasses.replace(policy, alpha=Constant(value)) for value in (ratio, math.sqrt(1 - ratio))]
-    except (TypeError, ValueError):  # there is no such setting, or it must stay a number
+        made = [dataclasses.replace(policy, alpha=mw.Constant(value)) for value in (ratio, math.sqrt(1 - ratio))]
+    except (TypeError, ValueError):  # the policy has no such setting, or it must be a number
         return policy
-    return min(made, key=lambda each: abs(_nominal(each, size) - ratio))
+    return min(made, key=lambda each: abs(_lam(each, size) - ratio))
 
 
-def _nominal(policy: BatchPolicy, size: tuple[int, int]) -> float:
-    """Return the ``lam`` of a trial plan, or what no ratio is near where there is none."""
+def _lam(policy: mw.BatchPolicy, size: tuple[int, int]) -> float:
+    """Return the ``lam`` of a plan drawn for blank images, or infinity if none can be drawn."""
     pixels, labels, maps = torch.zeros(2, 3, *size), torch.arange(2), torch.ones(2, *size)
     try:
         return float(policy.draw(pixels, labels, saliency=maps, generator=torch.Generator().manual_seed(0)).lam[0])

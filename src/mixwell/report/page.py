@@ -1,0 +1,119 @@
+"""``mixwell report``: one self-contained HTML page about several runs."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jinja2
+from torch import Tensor
+
+import mixwell
+from mixwell import BatchPolicy
+from mixwell.report import masks, picture, samples, table
+from mixwell.report.curves import chart
+from mixwell.report.gallery import drawable, gallery
+from mixwell.report.samples import Images, Sample
+from mixwell.report.show import save
+from mixwell.train import data
+from mixwell.train.errors import Parser, RunError
+from mixwell.train.runs import Group, Run, groups, read_all
+
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+LARGEST, GALLERY_SIDE = 112, 96  # side of an image on the page and in the gallery (pixels)
+
+
+def html(runs: Sequence[Run]) -> str:
+    """Return the report on some runs as one self-contained page; the layout is in ``report.html``."""
+    found = groups(runs)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixwell.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    templates.filters |= {"chart": chart, "measured_on": table.measured_on, "newest": masks.newest, "png": _png}
+    templates.filters |= {"coloured": picture.coloured, "description": picture.description}
+    environments: dict[str, list[Run]] = {}
+    for run in runs:
+        environments.setdefault(json.dumps(run.summary.get("environment", {})), []).append(run)
+    return templates.get_template("report.html").render(
+        version=mixwell.__version__,
+        largest=LARGEST,
+        runs=runs,
+        groups=found,
+        table=table.cells(found),
+        remarks=table.remarks(found),
+        strips=list(strips(found)),
+        environments=[(json.loads(facts), members) for facts, members in environments.items()],
+    )
+
+
+def _png(content: Tensor | Path) -> str:
+    """Return an image or a PNG file as a data URI."""
+    raw = content.read_bytes() if isinstance(content, Path) else picture.png(picture.tile(content))
+    return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+
+
+def strips(found: Sequence[Group]) -> Iterator[tuple[BatchPolicy, str, list[Sample] | str]]:
+    """Yield every policy of the groups once, where its images come from, and its samples or why there are none."""
+    for recipe, name in dict.fromkeys((group.recipe, group.policy) for group in found):
+        run = next(group.runs[0] for group in found if (group.recipe, group.policy) == (recipe, name))
+        try:
+            policy = mixwell.parse(name)
+        except (TypeError, ValueError):  # plain training, or a policy that is defined elsewhere
+            continue
+        images, source = _images(run)
+        for part, _ in samples.members(policy):
+            try:
+                yield part, source, diagonal(part, images, RATIOS)
+            except RunError as error:
+                yield part, source, str(error)
+
+
+def _images(run: Run) -> tuple[Images, str]:
+    """Return training images of a run and their source, or photographs if its data are not available."""
+    try:
+        found = data.load(run.config)
+    except RunError:
+        return samples.photographs(LARGEST), "two photographs (the data of the run are not available)"
+    return samples.from_split(found.train, found.classes, len(RATIOS) + 1, LARGEST), run.config.dataset
+
+
+def diagonal(policy: BatchPolicy, images: Images, ratios: Sequence[float]) -> list[Sample]:
+    """Mix at several ratios, each time another pair of images."""
+    found = samples.at_ratios(policy, images, ratios, seed=0, count=len(images.labels))
+    return [row[k % len(row)] for k, row in enumerate(found)]
+
+
+def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
+    """Write the results of some runs as ``table.md``, ``strip.png`` (a gallery on their data) and ``report.html``."""
+    found, (images, _) = groups(runs), _images(runs[0])
+    drawn, description = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
+    remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
+    contents = {
+        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(),
+        "strip.png": picture.png(drawn, description, margin=24),
+        "report.html": html(runs).encode(),
+    }
+    for name, content in contents.items():
+        save(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the report that the arguments ask for, and print its table.
+
+    Raises:
+        RunError: a run directory is missing or damaged, or the page cannot be written.
+    """
+    about = "Write one self-contained HTML page about some runs, and print the table of results."
+    parser = Parser("mixwell report", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a folder of them")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="HTML", help="output [report.html]")
+    args = parser.parse_args(argv)
+    runs = read_all(args.runs)
+    save(args.out, html(runs).encode())
+    table.show(groups(runs))
+    print(f"report: {args.out}")
