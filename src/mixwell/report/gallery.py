@@ -83,24 +83,23 @@ def parts(policy: mw.BatchPolicy) -> list[tuple[mw.BatchPolicy, str]]:
 
 
 def columns(policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], seed: int) -> list[Column]:
-    """Mix one pair of images at several ratios, or by each part of a policy that is made of others.
+    """Mix one image with others at several ratios, or by each part of a policy that is made of others.
 
     Args:
         policy: The policy.
-        images: Clean images; the first and the last are mixed, whatever the pairing of the policy.
+        images: Clean images; the first is the anchor, and the next one its partner unless the policy chooses.
         ratios: Shares of the anchor; a policy that ignores them is drawn once.
         seed: Seed of all random draws.
 
     Returns:
         Captions and samples, for :func:`~mixwell.report.picture.row`.
     """
-    pair = Images(images.pixels[[0, -1]], images.labels[[0, -1]], images.names)
     several = [(without_model(part), when) for part, when in parts(policy)]
     if len(several) > 1:
         middle = [ratios[len(ratios) // 2]]
-        return [(when, samples.at_ratios(part, pair, middle, seed, 1)[0][0]) for part, when in several]
+        return [(when, samples.at_ratios(part, images, middle, seed, 1)[0][0]) for part, when in several]
     kept: list[Sample] = []
-    for (sample,) in samples.at_ratios(several[0][0], pair, ratios, seed, 1):
+    for (sample,) in samples.at_ratios(several[0][0], images, ratios, seed, 1):
         if not any(torch.equal(sample.mixed, other.mixed) for other in kept):
             kept.append(sample)
     return [(f"lam {sample.lam:.2f}", sample) for sample in kept]
@@ -109,7 +108,7 @@ def columns(policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], see
 def gallery(
     policies: Sequence[mw.BatchPolicy], images: Images, ratios: Sequence[float], seed: int, side: int = 0
 ) -> tuple[Image.Image, str]:
-    """Draw many policies on one pair of images.
+    """Draw many policies on the same images.
 
     Args:
         policies: Drawn in this order, except that a later policy may fill a gap.

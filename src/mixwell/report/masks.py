@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mixwell import LearnedMask, Pairs, SharePlan
-from mixwell.methods.maskfile import packed
+from mixwell import LearnedMask, Pairs, SharePlan, save_mask
 from mixwell.methods.seer import Seer
 from mixwell.report import picture, samples
 from mixwell.report.samples import Images, Sample
@@ -55,8 +54,7 @@ def keep(run: Path, epoch: int, predictor: Seer, loader: Loader, classes: list[s
     drawn, description = sheet(f"masks after epoch {epoch}", found)
     folder = run / "masks"
     folder.mkdir(exist_ok=True)
-    content = picture.png(drawn, description, margin=24, limit=300_000)
-    checkpoint.write(folder / f"epoch_{epoch:03d}.png", content)
+    checkpoint.write(folder / f"epoch_{epoch:03d}.png", picture.png(drawn, description, margin=24, limit=300_000))
     return drawn
 
 
@@ -95,7 +93,7 @@ def export(run: Path, predictor: Seer, config: Config, data: DataSet) -> Learned
     """Write the mix block and its encoder to ``mask.safetensors`` of a run, and return them as a policy."""
     path, size = run / "mask.safetensors", (config.image_size, config.image_size)
     modules = predictor.block, predictor.encoder, predictor.tap.name, config.model
-    checkpoint.write(path, packed(*modules, size=size, mean=data.mean, std=data.std))
+    save_mask(path, *modules, size=size, mean=data.mean, std=data.std)
     return LearnedMask(str(path))
 
 

@@ -12,11 +12,11 @@ import jinja2
 from torch import Tensor
 
 import mixwell
-from mixwell import BatchPolicy
 from mixwell.report import masks, picture, samples, table
 from mixwell.report.curves import chart
-from mixwell.report.gallery import drawable, gallery
-from mixwell.report.samples import Images, Sample
+from mixwell.report.gallery import columns, drawable, gallery, parts
+from mixwell.report.picture import Column
+from mixwell.report.samples import Images
 from mixwell.report.show import save
 from mixwell.train import data
 from mixwell.train.errors import Parser, RunError
@@ -56,45 +56,41 @@ def _png(content: Tensor | Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
 
 
-def strips(found: Sequence[Group]) -> Iterator[tuple[BatchPolicy, str, list[Sample] | str]]:
-    """Yield every policy of the groups once, where its images come from, and its samples or why there are none."""
-    for recipe, name in dict.fromkeys((group.recipe, group.policy) for group in found):
-        run = next(group.runs[0] for group in found if (group.recipe, group.policy) == (recipe, name))
+def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | str]]:
+    """Yield each part of each policy once: its name, the source of its images, and samples or the reason for none."""
+    first: dict[tuple[str, str], Run] = {}
+    for group in found:
+        first.setdefault((group.recipe, group.policy), group.runs[0])
+    for (_, name), run in first.items():
         try:
-            policy = mixwell.parse(name)
+            several = parts(mixwell.parse(name))
         except (TypeError, ValueError):  # plain training, or a policy that is defined elsewhere
             continue
-        images, source = _images(run)
-        for part, _ in samples.members(policy):
+        images, source = _images(run, 6)
+        for part, when in several:
             try:
-                yield part, source, diagonal(part, images, RATIOS)
+                yield when if len(several) > 1 else repr(part), source, columns(part, images, RATIOS, seed=0)
             except RunError as error:
-                yield part, source, str(error)
+                yield repr(part), source, str(error)
 
 
-def _images(run: Run) -> tuple[Images, str]:
+def _images(run: Run, count: int) -> tuple[Images, str]:
     """Return training images of a run and their source, or photographs if its data are not available."""
     try:
         found = data.load(run.config)
     except RunError:
         return samples.photographs(LARGEST), "two photographs (the data of the run are not available)"
-    return samples.from_split(found.train, found.classes, len(RATIOS) + 1, LARGEST), run.config.dataset
-
-
-def diagonal(policy: BatchPolicy, images: Images, ratios: Sequence[float]) -> list[Sample]:
-    """Mix at several ratios, each time another pair of images."""
-    found = samples.at_ratios(policy, images, ratios, seed=0, count=len(images.labels))
-    return [row[k % len(row)] for k, row in enumerate(found)]
+    return samples.from_split(found.train, found.classes, count, LARGEST), run.config.dataset
 
 
 def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
     """Write the results of some runs as ``table.md``, ``strip.png`` (a gallery on their data) and ``report.html``."""
-    found, (images, _) = groups(runs), _images(runs[0])
-    drawn, description = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
+    found, (images, _) = groups(runs), _images(runs[0], 2)
+    drawn = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
     remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
     contents = {
         "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(),
-        "strip.png": picture.png(drawn, description, margin=24),
+        "strip.png": picture.png(*drawn, margin=24),
         "report.html": html(runs).encode(),
     }
     for name, content in contents.items():

@@ -8,9 +8,8 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -135,7 +134,10 @@ def row(columns: Sequence[Column], side: int = 0, clean: bool = True, size: int 
     lines = 1 + max(caption.count("\n") for caption, _ in columns)
     parts = [sources(sample, lines, side, size)] if clean else []
     for caption, sample in columns:
-        captions = [text(line, size, colour=GREY, width=width) for line in _padded(caption.split("\n"), lines)]
+        captions = [
+            text(line, size, colour=GREY, width=width)
+            for line in [*[""] * (lines - caption.count("\n") - 1), *caption.split("\n")]
+        ]
         tiles = tile(coloured(sample.share), side), tile(sample.mixed, side)
         parts.append(below(*captions, below(*tiles, label(sample, width, size), gap=6)))
     return beside(*parts)
@@ -144,15 +146,11 @@ def row(columns: Sequence[Column], side: int = 0, clean: bool = True, size: int 
 def sources(sample: Sample, lines: int = 1, side: int = 0, size: int = 14) -> Image.Image:
     """Draw the clean images of a sample below each other, with a caption of that many lines above the first."""
     width = max(side or sample.mixed.shape[2], MIN_COLUMN)
-    parts = [text("", size)] * (lines - 1)
+    parts = []
     for k, (pixels, name) in enumerate(zip(sample.sources, sample.names, strict=True)):
-        caption = f"{'partner' if k else 'anchor'}: {name}"
-        parts += [_named(SOURCES[k % len(SOURCES)], caption, width, size), tile(pixels, side)]
-    return below(*parts)
-
-
-def _padded(lines: list[str], count: int) -> list[str]:
-    return [""] * (count - len(lines)) + lines
+        caption = _named(SOURCES[k % len(SOURCES)], f"{'partner' if k else 'anchor'}: {name}", width, size)
+        parts.append(below(caption, tile(pixels, side)))
+    return below(*[text("", size)] * (lines - 1), below(*parts, gap=6))
 
 
 def sheet(
@@ -186,15 +184,12 @@ def png(image: Image.Image, description: str = "", margin: int = 0, limit: int =
         margin: White border (pixels).
         limit: Reduce the picture to 256 colours if it would be larger than this (bytes; 0 = never).
     """
-    framed = Image.new("RGB", (image.width + 2 * margin, image.height + 2 * margin), WHITE)
-    framed.paste(image, (margin, margin))
-    info, file = PngInfo(), BytesIO()
-    if description:
-        info.add_itxt("Description", description)
+    framed, info, file = ImageOps.expand(image, margin, WHITE), PngInfo(), BytesIO()
+    info.add_itxt("Description", description)
     framed.save(file, "PNG", optimize=True, pnginfo=info)
     if limit and file.tell() > limit:
         file = BytesIO()
-        _reduced(framed).save(file, "PNG", optimize=True, pnginfo=info)
+        framed.quantize(256, kmeans=1).save(file, "PNG", optimize=True, pnginfo=info)
     return file.getvalue()
 
 
@@ -202,13 +197,3 @@ def description(path: Path) -> str:
     """Return the text alternative that :func:`png` stored in a file."""
     with Image.open(path) as image:
         return image.info.get("Description", "")
-
-
-def _reduced(image: Image.Image) -> Image.Image:
-    """Reduce a picture to 256 dithered colours and keep white areas white."""
-    palette = image.quantize(255)  # Pillow only dithers to a given palette
-    palette.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])
-    dithered = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    white = (np.asarray(image) == 255).all(-1)  # Pillow's approximate colour lookup would make it grey
-    dithered.paste(255, mask=Image.fromarray(white))
-    return dithered

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +65,9 @@ class Sample:
             >>> print(Sample(blank, blank[0], blank[:, 0], 0.3, ("cat", "dog"), (0.3, 0.7)))
             cat 0.30, dog 0.70
         """
-        total: Counter[str] = Counter()
+        total = dict.fromkeys(self.names, 0.0)
         for name, weight in zip(self.names, self.weights, strict=True):
-            total[name] += weight  # type: ignore[assignment]  (a Counter of floats)
+            total[name] += weight
         return ", ".join(f"{name} {weight:.2f}" for name, weight in total.items())
 
 
@@ -100,13 +100,11 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     if len(paths) < 2:
         raise RunError(f"{len(paths) or 'no'} images in {folder}: expected at least two ({', '.join(ENDINGS)})")
     random.Random(seed).shuffle(paths)
-    seen: Counter[Path] = Counter()
-    earlier = {}  # number of earlier images of the same class
+    folders: dict[Path, list[Path]] = {}
     for path in paths:
-        earlier[path] = seen[path.parent]
-        seen[path.parent] += 1
-    chosen = sorted(paths, key=earlier.__getitem__)[:count]
-    classes = [path.parent.name if len(seen) > 1 else path.stem for path in chosen]
+        folders.setdefault(path.parent, []).append(path)
+    chosen = [path for turn in zip_longest(*folders.values()) for path in turn if path][:count]
+    classes = [path.parent.name if len(folders) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
     pixels = torch.stack([_read(path, size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)

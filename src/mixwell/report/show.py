@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -39,20 +38,21 @@ def sheet(
         for number, pair in enumerate(found):
             heading = when if number == 0 and len(several) > 1 else ""
             rows.append((heading, [(f"lam {sample.lam:.2f}", sample) for sample in pair]))
-    return picture.sheet(repr(policy), [*picture.LEGEND, *filter(None, [replacement(policy)])], rows)
+    return picture.sheet(repr(policy), [*picture.LEGEND, *replacements(policy)], rows)
 
 
-def replacement(policy: mw.BatchPolicy) -> str:
-    """Return a sentence about the saliency that is replaced because it needs a model, or an empty string.
+def replacements(policy: mw.BatchPolicy) -> list[str]:
+    """Return a sentence for each kind of saliency that needs a model and is replaced.
 
     Example:
-        >>> replacement(mw.SnapMix())
-        'Drawn without a model: ClassActivation() is replaced by image contrast, SpectralResidual().'
+        >>> replacements(mw.SnapMix())
+        ['Drawn without a model: image contrast, SpectralResidual(), replaces ClassActivation().']
     """
-    replaced = [part for part, _ in parts(policy) if without_model(part) is not part]
-    names = ", ".join(dict.fromkeys(repr(getattr(part, "saliency", None)) for part in replaced))
-    verb = "are" if ", " in names else "is"
-    return f"Drawn without a model: {names} {verb} replaced by image contrast, {CONTRAST!r}." if names else ""
+    replaced = [getattr(part, "saliency", None) for part, _ in parts(policy) if without_model(part) is not part]
+    return [
+        f"Drawn without a model: image contrast, {CONTRAST!r}, replaces {source!r}."
+        for source in dict.fromkeys(replaced)
+    ]
 
 
 def _policy(text: str) -> mw.BatchPolicy:
@@ -65,34 +65,25 @@ def _policy(text: str) -> mw.BatchPolicy:
     return policy
 
 
-def _argument(convert: Callable[[str], Any], valid: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
-    """Return a converter for argparse that accepts valid values only."""
-
-    def read(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not valid(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, but got {text!r}")
-        return value
-
-    return read
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ratio = _argument(float, lambda value: 0 <= value <= 1, "a share of the anchor between 0 and 1")
-    count = _argument(int, lambda value: value >= 1, "a whole number of at least 1")
-    png = _argument(Path, lambda path: path.suffix.lower() == ".png", "a file name that ends in .png")
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
-    parser.add_argument("--out", type=png, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
-    parser.add_argument("--ratios", type=ratio, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
-    parser.add_argument("--size", type=count, metavar="N", help="side of an image (pixels) [224; all: 112]")
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
+    parser.add_argument("--ratios", type=float, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
+    parser.add_argument("--size", type=int, metavar="N", help="side of an image (pixels) [224; all: 112]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and random draws [0]")
-    parser.add_argument("--count", type=count, default=2, metavar="N", help="pairs of images [2; all: 1]")
-    return parser.parse_args(argv)
+    parser.add_argument("--count", type=int, default=2, metavar="N", help="pairs of images [2; all: 1]")
+    args = parser.parse_args(argv)
+    if args.size is None:
+        args.size = 112 if args.policy == "all" else 224
+    if args.out.suffix.lower() != ".png":
+        parser.error(f"--out expects a file name that ends in .png, but got {args.out}")
+    if wrong := [ratio for ratio in args.ratios or () if not 0 <= ratio <= 1]:
+        parser.error(f"--ratios expects shares of the anchor between 0 and 1, but got {wrong[0]:g}")
+    if min(args.size, args.count) < 1:
+        parser.error(f"--size and --count must be at least 1, but got {min(args.size, args.count)}")
+    return args
 
 
 def main(argv: Sequence[str]) -> None:
@@ -102,23 +93,21 @@ def main(argv: Sequence[str]) -> None:
         RunError: the policy, the images or the output file cannot be used.
     """
     args = _arguments(argv)
-    everything = args.policy == "all"
-    size, policy = args.size or (112 if everything else 224), None if everything else _policy(args.policy)
+    policy = None if args.policy == "all" else _policy(args.policy)
     if args.images:
-        images = samples.from_folder(args.images, args.count + 1, size, args.seed)
+        images = samples.from_folder(args.images, args.count + 1, args.size, args.seed)
     else:
-        images = samples.photographs(size)
+        images = samples.photographs(args.size)
     if policy is None:
         policies, reasons = drawable(images)
-        drawn, description = gallery(policies, images, args.ratios or RATIOS, args.seed)
+        drawn = gallery(policies, images, args.ratios or RATIOS, args.seed)
         notes = [f"not drawn: {reason}" for reason in reasons]
     else:
-        ratios = args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9)
-        drawn, description = sheet(policy, images, ratios, args.seed, args.count)
-        notes = list(filter(None, [replacement(policy)]))
+        drawn = sheet(policy, images, args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), args.seed, args.count)
+        notes = replacements(policy)
     for note in notes:
         print(note, file=sys.stderr)
-    save(args.out, picture.png(drawn, description, margin=24, limit=1_000_000 if everything else 0))
+    save(args.out, picture.png(*drawn, margin=24, limit=1_000_000 * (policy is None)))
     print(f"{args.out}: {args.policy}")
 
 
