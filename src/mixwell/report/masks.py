@@ -93,7 +93,7 @@ def export(run: Path, predictor: Seer, config: Config, data: DataSet) -> Learned
     """Write the mix block and its encoder to ``mask.safetensors`` of a run, and return them as a policy."""
     path, size = run / "mask.safetensors", (config.image_size, config.image_size)
     modules = predictor.block, predictor.encoder, predictor.tap.name, config.model
-    save_mask(path, *modules, size=size, mean=data.mean, std=data.std)
+    save_mask(path, *modules, size=size, mean=data.mean, std=data.std)  # type: ignore[arg-type]
     return LearnedMask(str(path))
 
 

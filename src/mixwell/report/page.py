@@ -33,21 +33,15 @@ def html(runs: Sequence[Run]) -> str:
         loader=jinja2.PackageLoader("mixwell.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    templates.filters |= {"chart": chart, "measured_on": table.measured_on, "newest": masks.newest, "png": _png}
-    templates.filters |= {"coloured": picture.coloured, "description": picture.description}
     environments: dict[str, list[Run]] = {}
     for run in runs:
         environments.setdefault(json.dumps(run.summary.get("environment", {})), []).append(run)
     return templates.get_template("report.html").render(
-        version=mixwell.__version__,
-        largest=LARGEST,
-        runs=runs,
-        groups=found,
-        table=table.cells(found),
-        remarks=table.remarks(found),
-        strips=list(strips(found)),
+        chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
+        newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
+        table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
         environments=[(json.loads(facts), members) for facts, members in environments.items()],
-    )
+    )  # fmt: skip
 
 
 def _png(content: Tensor | Path) -> str:
