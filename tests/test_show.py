@@ -1,4 +1,4 @@
-"""Pictures hold the pixels and weights that the plans say."""
+"""Pictures show the pixels and weights of the plans."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from mixwell import (
     Sometimes,
     names,
 )
-from mixwell.train import gallery, samples, show
+from mixwell.report import gallery, picture, samples, show
+from mixwell.report.picture import MIN_COLUMN, SOURCES, bar, below, beside, fit, font, label, png, text, tile
+from mixwell.report.samples import Sample
 from mixwell.train.errors import RunError
-from mixwell.train.picture import SOURCES, Canvas, fitting, font, labelled, png
-from mixwell.train.samples import Sample
 
 SIZE = 40
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -83,27 +83,27 @@ def as_bytes(image: torch.Tensor) -> np.ndarray:
     ids=["cutmix", "fmix", "mixup", "resizemix"],
 )
 def test_pixels_and_weights(folder: Path, policy: BatchPolicy, law: Callable[[float], float], ratio: float) -> None:
-    """Mixed image, clean images, bar and words all come from the plan."""
-    picture, told = drawn(folder, repr(policy), "--ratios", str(ratio), "--seed", "3", "--count", "1")
+    """Mixed image, clean images, bar and description agree with the plan."""
+    image, description = drawn(folder, repr(policy), "--ratios", str(ratio), "--seed", "3", "--count", "1")
     clean = samples.from_folder(folder, 2, SIZE, seed=3)
     fixed = replace(policy, alpha=Constant(law(ratio)), pairing=Roll())
     plan = fixed.draw(clean.pixels, clean.labels, generator=torch.Generator().manual_seed(3))
     mixed = plan.apply(clean.pixels)
-    for tile in (mixed[0], *clean.pixels):
-        place(picture, as_bytes(tile))
-    y, x = place(picture, as_bytes(mixed[0]))
-    bar = picture[y + SIZE + 10, x : x + show.NARROWEST]
+    for pixels in (mixed[0], *clean.pixels):
+        place(image, as_bytes(pixels))
+    y, x = place(image, as_bytes(mixed[0]))
+    drawn_bar = image[y + SIZE + 10, x : x + MIN_COLUMN]
     for k, weight in enumerate(plan.weights[0].tolist()):
         colour = [int(SOURCES[k][i : i + 2], 16) for i in (1, 3, 5)]
-        assert (bar == colour).all(-1).sum() == pytest.approx(weight * show.NARROWEST, abs=1)
-        assert f"{clean.names[clean.labels[plan.sources[0, k]]]} {weight:.2f}" in told
-    assert f"lam {ratio:.2f}:" in told
+        assert (drawn_bar == colour).all(-1).sum() == pytest.approx(weight * MIN_COLUMN, abs=1)
+        assert f"{clean.names[clean.labels[plan.sources[0, k]]]} {weight:.2f}" in description
+    assert f"lam {ratio:.2f}:" in description
     share = plan.share((SIZE, SIZE))[0, 0] > 0.999
     pure = np.where(share[..., None].numpy(), [0x00, 0x72, 0xB2], [0xE6, 0x9F, 0x00]).astype(np.uint8)
     if plan.share((SIZE, SIZE)).frac().any():  # a blend has no pure colours
         assert isinstance(policy, MixUp)
     else:
-        place(picture, pure)
+        place(image, pure)
 
 
 def test_only_the_ratio_changes() -> None:
@@ -150,14 +150,14 @@ def test_images_of_different_classes_first(folder: Path) -> None:
 
 
 def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``show all`` draws everything but what needs a file, says so, and stays small; the README shows the same."""
+    """``show all`` draws every policy that needs no file, names the others, and stays small; docs/ has the same."""
     show.main(["all", "--out", str(tmp_path / "all.png")])
     assert (tmp_path / "all.png").stat().st_size < 1_000_000
     with Image.open(tmp_path / "all.png") as image:
         told = image.info["Description"]
     left_out = capsys.readouterr().err
     assert {name for name in names("policy") if f"\n{name}(" not in f"\n{told}"} == set(
-        re.findall(r"^left out (\w+):", left_out, re.MULTILINE)
+        re.findall(r"^not drawn: (\w+):", left_out, re.MULTILINE)
     )
     assert "LearnedMask: LearnedMask needs the file" in left_out and left_out.count("\n") == 1
     with Image.open(DOCS / "gallery.png") as kept:
@@ -167,16 +167,16 @@ def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_gallery_leaves_few_gaps() -> None:
-    """Every policy is there once, in a row that is no longer than the others unless it must be."""
+    """Every entry is placed once, in the first row with room; only an entry that is too wide exceeds the width."""
     widths = [1, 3, 2, 9, 1, 12, 3, 3, 2]
-    found = gallery.shelves(widths, across=9)
+    found = gallery.arranged(widths, across=9)
     assert sorted(place for shelf in found for place in shelf) == list(range(len(widths)))
     used = [sum(widths[k] for k in shelf) for shelf in found]
     assert used == [9, 9, 12, 6]
 
 
 def test_contrast_stands_in_for_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for a policy that looks at a model gets a picture, and one line that says what it is made with."""
+    """A policy whose saliency needs a model is drawn with image contrast, and one line says so."""
     for policy, source in (
         ("SnapMix", "ClassActivation()"),
         ("OneOf((MixUp(), AttentiveMix()))", "Activation()"),
@@ -184,7 +184,7 @@ def test_contrast_stands_in_for_a_model(folder: Path, capsys: pytest.CaptureFixt
     ):
         _, told = drawn(folder, policy, "--ratios", "0.5", "--count", "1")
         said = capsys.readouterr().err
-        assert said == f"A picture has no model: SpectralResidual(), the images' contrast, stands in for {source}.\n"
+        assert said == f"Drawn without a model: image contrast, SpectralResidual(), replaces {source}.\n"
         assert "lam" in told
     drawn(folder, "SaliencyMix", "--ratios", "0.5", "--count", "1")
     assert capsys.readouterr().err == ""
@@ -207,17 +207,49 @@ def test_policies_made_of_others_are_drawn_part_by_part() -> None:
     assert len(drawn_as(GuidedMix())) == 1
 
 
-def test_few_colours_keep_the_paper_white() -> None:
-    """A picture that must be small is dithered, and white stays white."""
-    canvas = Canvas()
-    canvas.tile(0, 0, torch.rand(3, 64, 64))
-    picture = canvas.image(margin=8)
-    small = png(picture, limit=9_000)
-    assert len(small) < len(png(picture)) / 2
+def test_few_colours_keep_white() -> None:
+    """A picture that must be small has 256 colours, and white stays white."""
+    noise = tile(torch.rand(3, 64, 64))
+    small = png(noise, margin=8, limit=9_000)
+    assert len(small) < len(png(noise, margin=8)) / 2
     with Image.open(BytesIO(small)) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert (pixels[:8] == 255).all()
-    assert abs(pixels[8:72, 8:72].mean(dtype=float) - np.asarray(picture)[8:72, 8:72].mean()) < 3
+    assert abs(pixels[8:72, 8:72].astype(float) - np.asarray(noise)).mean() < 20
+    assert abs(pixels[8:72, 8:72].mean(dtype=float) - np.asarray(noise).mean()) < 3
+
+
+def test_parts_are_placed_beside_and_below_each_other() -> None:
+    """Gaps are white, and a picture is as large as its parts need."""
+    red, blue = Image.new("RGB", (4, 3), "red"), Image.new("RGB", (2, 5), "blue")
+    across, down = np.asarray(beside(red, blue, gap=1)), np.asarray(below(red, blue, gap=2))
+    assert across.shape == (5, 7, 3) and down.shape == (10, 4, 3)
+    assert (across[:3, :4] == [255, 0, 0]).all() and (across[:, 5:] == [0, 0, 255]).all()
+    assert (down[:3] == [255, 0, 0]).all() and (down[5:, :2] == [0, 0, 255]).all()
+    assert (across[3:, :4] == 255).all() and (across[:, 4] == 255).all() and (down[5:, 2:] == 255).all()
+
+
+def test_tiles_are_enlarged_to_squares_and_reduced_to_means() -> None:
+    """No pixel is invented: an enlarged image repeats each pixel, a reduced one averages whole squares."""
+    pixels = torch.rand(3, 8, 8)
+    large = pixels.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    assert (np.asarray(tile(pixels, 24)) == as_bytes(large)).all()
+    means = torch.nn.functional.avg_pool2d(pixels, 2)
+    assert abs(np.asarray(tile(pixels, 4)).astype(int) - as_bytes(means)).max() <= 1
+    assert (np.asarray(tile(pixels[:1])) == as_bytes(pixels[:1].expand(3, -1, -1))).all()
+
+
+def test_a_row_has_an_image_for_each_source() -> None:
+    """Three sources have three clean images, three colours in the mask and three lines in the label."""
+    images, share = torch.rand(3, 3, 20, 20), torch.eye(3)[torch.arange(20) % 3].T[:, :, None].expand(3, 20, 20)
+    sample = Sample(images, images[0], share, 0.3, ("a", "b", "c"), (0.35, 0.35, 0.3))
+    image = np.asarray(picture.row([("lam 0.30", sample)]))
+    for pixels in images:
+        place(image, as_bytes(pixels))
+    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in SOURCES[:3]], np.uint8)
+    place(image, colours[np.arange(20) % 3][:, None].repeat(20, 1))
+    two = label(replace(sample, names=("a", "b"), weights=(0.5, 0.5)), 140)
+    assert label(sample, 140).height - two.height == text("a").height + 3
 
 
 def test_strip_of_the_readme_is_current() -> None:
@@ -231,23 +263,22 @@ def test_strip_of_the_readme_is_current() -> None:
 
 def test_long_words_are_shortened() -> None:
     """A name never runs into its neighbour."""
-    short = fitting("a very long name of a class " * 5, 120, 14)
+    short = fit("a very long name of a class " * 5, 120, 14)
     assert short.endswith("…")
     assert font(14).getlength(short) <= 120
-    assert fitting("cat", 120, 14) == "cat"
+    assert fit("cat", 120, 14) == "cat"
+    assert text("a very long name of a class " * 5, width=120).width == text("cat", width=120).width == 120
 
 
 def test_weights_below_one_leave_the_bar_open() -> None:
-    """A label that carries half its mass fills half its bar."""
-    canvas = Canvas()
-    canvas.bar(0, 0, 100, 4, [0.3, 0.2])
-    row = np.asarray(canvas.image(margin=0))[1]
+    """A label whose weights sum to one half fills half of its bar, and the rest is listed."""
+    row = np.asarray(bar([0.3, 0.2], 100))[1]
     assert [(row == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() for c in SOURCES[:2]] == [30, 20]
     heights = []
     for weights in ((0.3, 0.2), (0.5, 0.5), (0.7, 0.6)):
         blank = torch.zeros(2, 1, 1, 1)
-        heights.append(labelled(Canvas(), 0, 0, 140, Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b"), weights)))
-    assert heights[0] > heights[1] == heights[2], "what is left over has a line of its own"
+        heights.append(label(Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b"), weights), 140).height)
+    assert heights[0] > heights[1] == heights[2]
 
 
 @pytest.mark.parametrize(
@@ -259,10 +290,12 @@ def test_weights_below_one_leave_the_bar_open() -> None:
         (["SUMix"], "expected a mixing policy"),
         (["PuzzleMix(blocks=300)"], "300 blocks per side"),
         (["GuidedMix(sigma=0)"], "sigma must be"),
-        (["MixUp", "--out", "grid.jpg"], r"ends in .png, but got 'grid.jpg'"),
-        (["MixUp", "--ratios", "2"], "between 0 and 1, but got '2'"),
-        (["MixUp", "--ratios", "half"], "between 0 and 1, but got 'half'"),
-        (["MixUp", "--size", "0"], "at least 1, but got '0'"),
+        (["MixUp", "--out", "grid.jpg"], r"ends in .png, but got grid.jpg"),
+        (["MixUp", "--ratios", "2"], "between 0 and 1, but got 2 "),
+        (["MixUp", "--ratios", "nan"], "between 0 and 1, but got nan "),
+        (["MixUp", "--ratios", "half"], "argument --ratios: invalid float value: 'half'"),
+        (["MixUp", "--size", "0"], "at least 1, but got 0 "),
+        (["all", "--count", "-1"], "at least 1, but got -1 "),
         (["MixUp", "--images", "{tmp}/none"], "no folder"),
         (["MixUp", "--images", "{tmp}"], "no images in"),
         (["MixUp", "--images", "{tmp}/broken"], r"cannot read the image .*broken.(cut|text).png"),
@@ -272,7 +305,7 @@ def test_weights_below_one_leave_the_bar_open() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
-    """Whatever is wrong with the arguments or the images, one sentence names it."""
+    """Mistakes in arguments and images are reported in one sentence."""
     for name in ("broken", "one"):
         (tmp_path / name).mkdir()
     (tmp_path / "file.txt").write_text("no folder")

@@ -25,8 +25,9 @@ RATIOS = (0.25, 0.5, 0.75)  # of the anchor
 PAIRS = 3
 SMALLEST, LARGEST = 96, 112  # side of an image (pixels)
 NOTES = (
-    "Top: the learned mask, in the colours of the labels.  Bottom: the mixed image.  lam: the requested share of the",
-    "anchor;  behind it the smallest and the largest share of a pixel.  Bar: the mean share of each source.",
+    "Top: the learned mask, in the colours of the labels.  Bottom: the mixed image.",
+    "lam: the requested share of the anchor, then its smallest and largest pixel.",
+    "Bar: the mean share of each source.",
 )
 
 
