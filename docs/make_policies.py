@@ -19,7 +19,7 @@ import mixwell
 from mixwell import BatchPolicy, CutMix, random_mix, switch_mix, until
 from mixwell.report import samples
 from mixwell.report.gallery import RATIOS, columns, drawable, in_words, parts, without_model
-from mixwell.report.picture import png, row
+from mixwell.report.picture import framed, png, row
 from mixwell.report.samples import Sample
 
 FOLDER = Path(__file__).with_name("policies")
@@ -86,7 +86,7 @@ class Pages:
             )
             for name, (policy, drawn) in self.pictures.items()
         }
-        return {f"{name}.png": png(image, words, margin=12, limit=1) for name, (image, words) in found.items()}
+        return {f"{name}.png": png(framed(image, 12), words, limit=1) for name, (image, words) in found.items()}
 
     def told(self) -> dict[str, str]:
         """Return what every picture shows, in words, by its file's name."""

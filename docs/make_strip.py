@@ -7,7 +7,7 @@ from pathlib import Path
 from mixwell import Policy
 from mixwell.report import samples
 from mixwell.report.gallery import drawable
-from mixwell.report.picture import GAP, GREY, MIN_COLUMN, SOURCES, bar, below, beside, label, png, text, tile
+from mixwell.report.picture import GAP, GREY, MIN_COLUMN, SOURCES, bar, below, beside, framed, label, png, text, tile
 
 STRIP = Path(__file__).with_name("strip.png")
 SIDE, RATIO, SEED = 128, 0.6, 8
@@ -30,7 +30,7 @@ def drawn() -> bytes:
         columns.append(below(title, tile(sample.mixed), label(sample, MIN_COLUMN), gap=5))
     lines = [beside(*columns[start : start + ACROSS]) for start in range(0, len(columns), ACROSS)]
     words = "\n".join(f"{name}: {sample}" for name, sample in mixed.items())
-    return png(below(*lines, gap=GAP), words, margin=12, limit=LARGEST)
+    return png(framed(below(*lines, gap=GAP), 12), words, limit=LARGEST)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from mixwell import (
     names,
 )
 from mixwell.report import gallery, picture, samples, show
-from mixwell.report.picture import MIN_COLUMN, SOURCES, bar, below, beside, fit, font, label, png, text, tile
+from mixwell.report.picture import MIN_COLUMN, SOURCES, bar, below, beside, fit, font, framed, label, png, text, tile
 from mixwell.report.samples import Sample
 from mixwell.train.errors import RunError
 
@@ -209,14 +209,15 @@ def test_policies_made_of_others_are_drawn_part_by_part() -> None:
 
 def test_few_colours_keep_white() -> None:
     """A picture that must be small has 256 colours, and white stays white."""
-    noise = tile(torch.rand(3, 64, 64))
-    small = png(noise, margin=8, limit=9_000)
-    assert len(small) < len(png(noise, margin=8)) / 2
+    pixels = tile(torch.rand(3, 64, 64))
+    noise = framed(pixels, 8)
+    small = png(noise, limit=9_000)
+    assert len(small) < len(png(noise)) / 2
     with Image.open(BytesIO(small)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert (pixels[:8] == 255).all()
-    assert abs(pixels[8:72, 8:72].astype(float) - np.asarray(noise)).mean() < 20
-    assert abs(pixels[8:72, 8:72].mean(dtype=float) - np.asarray(noise).mean()) < 3
+        reduced = np.asarray(image.convert("RGB")).astype(float)
+    assert (reduced[:8] == 255).all() and (reduced[:, 72:] == 255).all()
+    assert abs(reduced[8:72, 8:72] - np.asarray(pixels)).mean() < 20
+    assert abs(reduced.mean() - np.asarray(noise).mean()) < 3
 
 
 def test_parts_are_placed_beside_and_below_each_other() -> None:

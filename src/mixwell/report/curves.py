@@ -8,7 +8,6 @@ import statistics
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from mixwell.train.runs import Group
 
@@ -47,13 +46,7 @@ def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> 
             final += [f"{group.name} {mean[-1]:.4g} after epoch {epochs[-1]}"] if epochs else []
             for curve in curves:
                 if len(curves) > 1:
-                    thin: dict[str, Any] = {
-                        "color": line.get_color(),
-                        "linestyle": "-",
-                        "linewidth": 0.7,
-                        "alpha": 0.45,
-                    }
-                    axes.plot(list(curve), list(curve.values()), **thin)
+                    axes.plot(list(curve), list(curve.values()), "-", color=line.get_color(), lw=0.7, alpha=0.45)
                 late += [value for epoch, value in curve.items() if epoch > max(curve) / 2]
                 top.append(max(curve.values()))
         if zoom and late:

@@ -10,7 +10,7 @@ from PIL import Image
 
 import mixwell as mw
 from mixwell.report import samples
-from mixwell.report.picture import GAP, GREY, LEGEND, MIN_COLUMN, Column, below, beside, row, sources, text
+from mixwell.report.picture import GAP, GREY, LEGEND, MIN_COLUMN, Column, below, beside, framed, row, sources, text
 from mixwell.report.samples import Images, Sample
 from mixwell.train.errors import RunError
 
@@ -130,7 +130,7 @@ def gallery(
     shelves = arranged([entry.width + GAP for entry in entries], ACROSS)
     lines = [text(line, 13, colour=GREY) for line in LEGEND]
     picture = below(below(*lines), *(beside(*(entries[k] for k in shelf)) for shelf in shelves), gap=2 * GAP)
-    return picture, "\n".join(in_words(policy, drawn) for policy, drawn in zip(policies, rows, strict=True))
+    return framed(picture), "\n".join(in_words(policy, drawn) for policy, drawn in zip(policies, rows, strict=True))
 
 
 def arranged(widths: Sequence[int], across: int) -> list[list[int]]:

@@ -55,7 +55,7 @@ def keep(run: Path, epoch: int, predictor: Seer, loader: Loader, classes: list[s
     drawn, description = sheet(f"masks after epoch {epoch}", found)
     folder = run / "masks"
     folder.mkdir(exist_ok=True)
-    checkpoint.write(folder / f"epoch_{epoch:03d}.png", picture.png(drawn, description, margin=24, limit=300_000))
+    checkpoint.write(folder / f"epoch_{epoch:03d}.png", picture.png(drawn, description, limit=300_000))
     return drawn
 
 

@@ -84,7 +84,7 @@ def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
     remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
     contents = {
         "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(),
-        "strip.png": picture.png(*drawn, margin=24),
+        "strip.png": picture.png(*drawn),
         "report.html": html(runs).encode(),
     }
     for name, content in contents.items():

@@ -172,24 +172,28 @@ def sheet(
         parts += [text(heading, 17, bold=True)] if heading else []
         parts.append(row(columns, side))
         description += [f"{caption}: {sample}" for caption, sample in columns]
-    return below(*parts, gap=2 * GAP), "\n".join(description)
+    return framed(below(*parts, gap=2 * GAP)), "\n".join(description)
 
 
-def png(image: Image.Image, description: str = "", margin: int = 0, limit: int = 0) -> bytes:
+def framed(image: Image.Image, margin: int = 24) -> Image.Image:
+    """Add a white border."""
+    return ImageOps.expand(image, margin, WHITE)
+
+
+def png(image: Image.Image, description: str = "", limit: int = 0) -> bytes:
     """Encode a picture as PNG.
 
     Args:
         image: The picture.
         description: Text alternative, stored in the file.
-        margin: White border (pixels).
         limit: Reduce the picture to 256 colours if it would be larger than this (bytes; 0 = never).
     """
-    framed, info, file = ImageOps.expand(image, margin, WHITE), PngInfo(), BytesIO()
+    info, file = PngInfo(), BytesIO()
     info.add_itxt("Description", description)
-    framed.save(file, "PNG", optimize=True, pnginfo=info)
+    image.save(file, "PNG", optimize=True, pnginfo=info)
     if limit and file.tell() > limit:
         file = BytesIO()
-        framed.quantize(256, kmeans=1).save(file, "PNG", optimize=True, pnginfo=info)
+        image.quantize(256, kmeans=1).save(file, "PNG", optimize=True, pnginfo=info)
     return file.getvalue()
 
 

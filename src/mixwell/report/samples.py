@@ -156,23 +156,18 @@ def mix(policy: mw.BatchPolicy, images: Images, seed: int, count: int | None = N
         plan = policy.draw(pixels, images.labels, generator=generator)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
-    return of_plan(plan, images, range(len(pixels) if count is None else min(count, len(pixels))))
+    return of_plan(plan, images, range(len(pixels))[:count])
 
 
 def of_plan(plan: mw.Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
     """Apply a plan to clean images, and return the samples of some rows."""
     mixed, shares = plan.apply(images.pixels), plan.share((images.pixels.shape[2], images.pixels.shape[3]))
-    return [
-        Sample(
-            sources=images.pixels[plan.sources[row]],
-            mixed=mixed[row],
-            share=shares[row],
-            lam=float(plan.lam[row]),
-            names=tuple(images.names[label] for label in images.labels[plan.sources[row]].tolist()),
-            weights=tuple(plan.weights[row].tolist()),
-        )
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        sources, weights = plan.sources[row], tuple(plan.weights[row].tolist())
+        names = tuple(images.names[label] for label in images.labels[sources].tolist())
+        found.append(Sample(images.pixels[sources], mixed[row], shares[row], float(plan.lam[row]), names, weights))
+    return found
 
 
 def members(policy: mw.BatchPolicy, chance: float = 1.0) -> list[tuple[mw.BatchPolicy, float]]:

@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         notes = replacements(policy)
     for note in notes:
         print(note, file=sys.stderr)
-    save(args.out, picture.png(*drawn, margin=24, limit=1_000_000 * (policy is None)))
+    save(args.out, picture.png(*drawn, limit=1_000_000 * (policy is None)))
     print(f"{args.out}: {args.policy}")
 
 
