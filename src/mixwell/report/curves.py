@@ -33,7 +33,7 @@ def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> 
 
     file, final, late, top = io.StringIO(), [], [], []
     with style.context(STYLE):
-        figure = Figure()
+        figure = Figure(figsize=(5.4, 3.2 + 0.22 * len(found)))
         axes = figure.add_subplot(xlabel="epoch", ylabel=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for group in found:
@@ -52,7 +52,7 @@ def chart(found: Sequence[Group], name: str, title: str, zoom: bool = False) -> 
         if zoom and late:
             margin = 0.05 * (max(top) - min(late)) or 1.0
             axes.set_ylim(min(late) - margin, max(top) + margin)
-        axes.legend()
+        figure.legend(loc="outside upper left")
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     return _inline(file.getvalue(), f"{title} over the epochs: {'; '.join(final)}")
