@@ -30,7 +30,7 @@ from torch.nn.modules import module as hooks
 
 import mixwell as mw
 from mixwell import models
-from mixwell.train.gallery import EXAMPLES
+from mixwell.report.gallery import EXAMPLES
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "policies" / "costs.json"
 SHAPES = (((128, 3, 32, 32), "mini_resnet"), ((64, 3, 224, 224), "timm/resnet18"))

@@ -17,10 +17,10 @@ from method_pictures import NO_PICTURE, PICTURES
 
 import mixwell
 from mixwell import BatchPolicy, CutMix, random_mix, switch_mix, until
-from mixwell.train import samples
-from mixwell.train.gallery import RATIOS, banner, columns, drawable, in_words, parts, without_model
-from mixwell.train.picture import png
-from mixwell.train.samples import Sample
+from mixwell.report import samples
+from mixwell.report.gallery import RATIOS, columns, drawable, in_words, parts, without_model
+from mixwell.report.picture import framed, png, row
+from mixwell.report.samples import Sample
 
 FOLDER = Path(__file__).with_name("policies")
 METHODS = tuple(sorted({*PICTURES, *NO_PICTURE}))  # where the model is entered
@@ -79,8 +79,14 @@ class Pages:
 
     def drawn(self) -> dict[str, bytes]:
         """Return every picture as PNG by its file's name."""
-        found = {name: banner(policy, row) for name, (policy, row) in self.pictures.items()} | self.methods
-        return {f"{name}.png": png(canvas.image(margin=12), told, limit=1) for name, (canvas, told) in found.items()}
+        found = self.methods | {
+            name: (
+                row([(caption.replace(": ", "\n", 1), sample) for caption, sample in drawn]),
+                in_words(policy, drawn),
+            )
+            for name, (policy, drawn) in self.pictures.items()
+        }
+        return {f"{name}.png": png(framed(image, 12), words, limit=1) for name, (image, words) in found.items()}
 
     def told(self) -> dict[str, str]:
         """Return what every picture shows, in words, by its file's name."""

@@ -5,22 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from mixwell import Policy
-from mixwell.train import samples
-from mixwell.train.gallery import drawable, strip
-from mixwell.train.picture import png
+from mixwell.report import samples
+from mixwell.report.gallery import drawable
+from mixwell.report.picture import GAP, GREY, MIN_COLUMN, SOURCES, bar, below, beside, framed, label, png, text, tile
 
 STRIP = Path(__file__).with_name("strip.png")
 SIDE, RATIO, SEED = 128, 0.6, 8
-LARGEST = 300_000  # what a page may cost its reader (bytes)
+ACROSS = 7  # pictures in a line
+LARGEST = 300_000  # size limit of the picture (bytes)
 
 
 def drawn() -> bytes:
-    """Return the strip as PNG, with a picture of every policy that is not made of others."""
+    """Return the strip as PNG: the clean images, then one mixed image of every policy that is not made of others."""
     images = samples.photographs(SIDE)
     policies = [policy for policy in drawable(images)[0] if isinstance(policy, Policy)]
-    row = [(type(policy).__name__, samples.at_ratios(policy, images, [RATIO], SEED, 1)[0][0]) for policy in policies]
-    canvas, words = strip(row)
-    return png(canvas.image(margin=12), words, limit=LARGEST)
+    mixed = {type(each).__name__: samples.at_ratios(each, images, [RATIO], SEED, 1)[0][0] for each in policies}
+    clean, columns = next(iter(mixed.values())), []
+    for k, (pixels, name) in enumerate(zip(clean.sources, clean.names, strict=True)):
+        weights = [float(k == other) for other in range(len(SOURCES))]
+        role = text("partner" if k else "anchor", 15, colour=GREY, width=MIN_COLUMN)
+        columns.append(below(role, tile(pixels), bar(weights, SIDE), text(name), gap=5))
+    for name, sample in mixed.items():
+        title = text(name, 15, bold=True, width=MIN_COLUMN)
+        columns.append(below(title, tile(sample.mixed), label(sample, MIN_COLUMN), gap=5))
+    lines = [beside(*columns[start : start + ACROSS]) for start in range(0, len(columns), ACROSS)]
+    words = "\n".join(f"{name}: {sample}" for name, sample in mixed.items())
+    return png(framed(below(*lines, gap=GAP), 12), words, limit=LARGEST)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from mixwell import (
@@ -23,15 +24,15 @@ from mixwell import (
     RegMixup,
     Roll,
 )
-from mixwell.train import samples
-from mixwell.train.picture import FAINT, GAP, Canvas, fitting, labelled, tinted
-from mixwell.train.samples import Images, Sample
+from mixwell.report import samples
+from mixwell.report.picture import GREY, below, beside, coloured, label, text, tile
+from mixwell.report.samples import Images, Sample
 
 SEED = 4
 CELLS = 4
 LOUDER = 12  # noise is drawn so many times as strong, or nobody would see it
 INSIDE = "No picture: what it does happens to maps inside the network, where there is nothing to see."
-Drawn = tuple[Canvas, str]  # a picture, and the same in words
+Drawn = tuple[Image.Image, str]  # a picture, and the same in words
 Tile = tuple[str, Tensor, Sample | None]  # words above, pixels, and whose label to write below
 
 
@@ -114,7 +115,7 @@ def gridloss(images: Images) -> Drawn:
         mixed, sample = shown(make, images)[0], drawn_by(policy, images)[0]
         cells = F.adaptive_avg_pool2d(sample.share, CELLS)
         name = type(policy).__name__
-        tiles += [(name, mixed, sample), ("labels of its cells", _grid(tinted(cells), mixed.shape[2]), None)]
+        tiles += [(name, mixed, sample), ("labels of its cells", _grid(coloured(cells), mixed.shape[2]), None)]
         told.append(f"{name}: {sample}, cells {' '.join(f'{share:.2f}' for share in cells[0].flatten().tolist())}")
     return _side_by_side(tiles), "; ".join(told)
 
@@ -128,16 +129,13 @@ def _grid(colours: Tensor, side: int) -> Tensor:
     return picture
 
 
-def _side_by_side(tiles: Sequence[Tile]) -> Canvas:
-    canvas, x = Canvas(), 0
+def _side_by_side(tiles: Sequence[Tile]) -> Image.Image:
+    columns = []
     for words, pixels, sample in tiles:
         side = pixels.shape[2]
-        canvas.text(x, 0, fitting(words, side, 12), 12, colour=FAINT)
-        canvas.tile(x, 18, pixels)
-        if sample:
-            labelled(canvas, x, 18 + side + 6, side, sample, 13)
-        x += side + GAP
-    return canvas
+        parts = [text(words, 12, colour=GREY, width=side), tile(pixels)]
+        columns.append(below(*parts, *([label(sample, side, 13)] if sample else []), gap=4))
+    return beside(*columns)
 
 
 # What is drawn of each method, and the sentence below it; or why nothing is.

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from mixwell.mixers.masklosses import published
 from torch import Tensor
 
 from learned import Net, awake, grads, moved, terms_of
 from mixwell import Constant, Given, MixUp, Roll
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.samix import SAMix
-from mixwell.mixers.masklosses import published
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.models import mini_resnet
 from steps import data, joint_step, second_process

@@ -14,8 +14,9 @@ import torch
 
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
-from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
 from mixwell.mixers.masklosses import VarianceBonus
+
+from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
 from mixwell.mixers.teacher import Schedule
 from mixwell.train import build
 from mixwell.train.cli import main

@@ -1,4 +1,4 @@
-"""The report says what the run directories say, and needs nothing but itself."""
+"""The report shows what the run directories contain, and is one self-contained file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from mixwell.train import report, table
+from mixwell.report import page as report_page
+from mixwell.report import picture, table
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 from mixwell.train.recipes import RECIPES
@@ -93,7 +95,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def written(*arguments: Path | str, out: Path) -> str:
-    report.main([*map(str, arguments), "--out", str(out)])
+    report_page.main([*map(str, arguments), "--out", str(out)])
     return out.read_text(encoding="utf-8")
 
 
@@ -129,34 +131,75 @@ def test_page_holds_everything_itself(runs: Path, tmp_path: Path) -> None:
             assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, name)
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", re.sub(r"base64,[\w+/=]+", "", text))
     assert "prefers-color-scheme: dark" in text
-    assert len({attributes["id"] for tag, attributes in page.tags if tag == "figure" and "id" in attributes}) == 0
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
 
 
 def test_page_shows_curves_samples_commands_and_facts(runs: Path, tmp_path: Path) -> None:
-    """The parts that the page promises are there, with their units."""
+    """The page has all its parts, with units."""
     text = written(runs, out=tmp_path / "report.html")
     page = Reader(text)
     assert [tag for tag, _ in page.tags].count("svg") == 2
-    for words in ("training loss (nats)", "validation top-1 (%)", "epoch", "Mixed samples", "Environment"):
+    for words in ("training loss (nats)", "top-1 (%)", "epoch", "Mixed samples", "Environment"):
         assert words in page.text
     assert page.text.count("mixwell train digits --seed 0 --out x") == 2
     assert ["python", "3.11"] in page.rows
     figures = [tag for tag, _ in page.tags].count("figure")
-    assert figures == len(report.RATIOS)
+    assert figures == len(report_page.RATIOS)
     assert "#0000" not in text  # a placeholder that no colour of the page has replaced
 
 
-def test_few_seeds_are_no_claim(runs: Path) -> None:
-    """Fewer than three seeds are said to be too few, by name; three are not."""
-    said = " ".join(table.remarks(groups(read_all([runs]))))
-    assert "Fewer than 3 seeds, so the mean is no claim: CutMix(alpha=0.2) (2)." in said
+def test_few_seeds_are_pointed_out(runs: Path) -> None:
+    """A group with fewer than three seeds is named in a remark."""
+    remarks = " ".join(table.remarks(groups(read_all([runs]))))
+    assert "Fewer than 3 seeds, too few for a comparison: CutMix(alpha=0.2) (2)." in remarks
     make_run(runs / "cutmix2", 2, policy="CutMix(alpha=0.2)")
-    assert "no claim" not in " ".join(table.remarks(groups(read_all([runs]))))
+    assert "too few" not in " ".join(table.remarks(groups(read_all([runs]))))
+
+
+def validated_on(run: Path, images: str) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"validated_on": images, "test": {"top1": 71.25}}))
+
+
+@pytest.mark.parametrize("kinds", [["test images"], ["held-out images"], ["test images", "held-out images"]])
+def test_page_says_on_which_images_accuracy_was_measured(kinds: list[str], tmp_path: Path) -> None:
+    """Test images are never called validation images; the words come from the summaries of the runs."""
+    for k, kind in enumerate(kinds):
+        validated_on(make_run(tmp_path / f"runs/{k}", k), kind)
+    page = Reader(written(tmp_path / "runs", out=tmp_path / "report.html"))
+    assert f"Top-1 accuracy on the {' or '.join(kinds)}:" in page.text
+    assert f"Top-1 accuracy is measured on the {' or '.join(kinds)};" in page.text
+    assert [row[6] for row in page.rows if row[0].startswith(str(tmp_path))] == kinds
+    assert "validation" not in page.text
+    assert ("test (%)" in page.rows[0]) == ("held-out images" in kinds)
+    assert ("chosen by its accuracy on the test images" in page.text) == ("test images" in kinds)
+
+
+def test_every_figure_has_a_text_alternative(runs: Path, tmp_path: Path) -> None:
+    """Curves are described by their last values, mixed images by their labels, sheets of masks by their file."""
+    folder = make_run(runs / "learned", method="SAMix") / "masks"
+    folder.mkdir()
+    (folder / "epoch_012.png").write_bytes(picture.png(Image.new("RGB", (8, 8)), "lam 0.25: 3 0.25, 4 0.75"))
+    page = Reader(written(runs, out=tmp_path / "report.html"))
+    last = statistics.mean(metrics(runs / f"plain{seed}")[-1]["train_loss"] for seed in range(3))
+    labels = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
+    assert f"training loss (nats) over the epochs: CutMix(alpha=0.2) {1 / 6 + 0.005:.4g}" in labels[0]
+    assert f"plain {last:.4g} after epoch 12" in labels[0]
+    alternatives = [attributes["alt"] or "" for tag, attributes in page.tags if tag == "img"]
+    assert sum(text.startswith("mixed image: 0 0.") for text in alternatives) == len(report_page.RATIOS)
+    assert "masks learned by SAMix: lam 0.25: 3 0.25, 4 0.75" in alternatives
+
+
+def test_cells_carry_their_titles_for_narrow_screens(runs: Path, tmp_path: Path) -> None:
+    """A phone shows each row as a list, where the style sheet writes the title of its column before every cell."""
+    text = written(runs, out=tmp_path / "report.html")
+    titles = table.cells(groups(read_all([runs])))[0]
+    assert [a["data-title"] for tag, a in Reader(text).tags if tag == "td"][: 2 * len(titles)] == 2 * titles
+    assert "content: attr(data-title)" in text
 
 
 def test_same_seed_twice_is_one_seed(tmp_path: Path) -> None:
-    """Repeating a seed makes no evidence."""
+    """Runs that repeat a seed do not count as several seeds."""
     paths = [make_run(tmp_path / str(k), seed=0) for k in range(3)]
     assert "plain (1)" in " ".join(table.remarks(groups(read_all(paths))))
 
@@ -222,7 +265,7 @@ def test_data_elsewhere_gives_photographs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", policy="CutMix()")
     config = replace(Config.read((run / "config.json").read_text()), dataset="cifar10", data=str(tmp_path / "none"))
     (run / "config.json").write_text(config.json())
-    assert "the data of the run are not here" in Reader(written(run, out=tmp_path / "report.html")).text
+    assert "the data of the run are not available" in Reader(written(run, out=tmp_path / "report.html")).text
 
 
 @pytest.mark.parametrize(

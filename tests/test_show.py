@@ -1,4 +1,4 @@
-"""Pictures hold the pixels and weights that the plans say."""
+"""Pictures show the pixels and weights of the plans."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from mixwell import (
     Switch,
     names,
 )
-from mixwell.train import gallery, samples, show
+from mixwell.report import gallery, samples, show
+from mixwell.report.picture import MIN_COLUMN, SOURCES
 from mixwell.train.errors import RunError
-from mixwell.train.picture import SOURCES, Canvas, fitting, font, labelled, png
-from mixwell.train.samples import Sample
+from test_picture import as_bytes, place
 
 SIZE = 40
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -62,20 +62,6 @@ def drawn(folder: Path, policy: str, *more: str) -> tuple[np.ndarray, str]:
         return np.asarray(image.convert("RGB")), image.info["Description"]
 
 
-def place(picture: np.ndarray, tile: np.ndarray) -> tuple[int, int]:
-    """Return where a tile lies in a picture; it must be there, every pixel of it, but for the rounding of a half."""
-    height, width = tile.shape[:2]
-    picture, tile = picture.astype(int), tile.astype(int)
-    for y, x in np.argwhere((abs(picture[: 1 - height, : 1 - width] - tile[0, 0]) <= 1).all(-1)):
-        if (abs(picture[y : y + height, x : x + width] - tile) <= 1).all():
-            return int(y), int(x)
-    pytest.fail("the picture does not hold this tile")
-
-
-def as_bytes(image: torch.Tensor) -> np.ndarray:
-    return (image * 255).round().byte().permute(1, 2, 0).numpy()
-
-
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize(
     ("policy", "law"),
@@ -83,27 +69,27 @@ def as_bytes(image: torch.Tensor) -> np.ndarray:
     ids=["cutmix", "fmix", "mixup", "resizemix"],
 )
 def test_pixels_and_weights(folder: Path, policy: BatchPolicy, law: Callable[[float], float], ratio: float) -> None:
-    """Mixed image, clean images, bar and words all come from the plan."""
-    picture, told = drawn(folder, repr(policy), "--ratios", str(ratio), "--seed", "3", "--count", "1")
+    """Mixed image, clean images, bar and description agree with the plan."""
+    image, description = drawn(folder, repr(policy), "--ratios", str(ratio), "--seed", "3", "--count", "1")
     clean = samples.from_folder(folder, 2, SIZE, seed=3)
     fixed = replace(policy, alpha=Constant(law(ratio)), pairing=Roll())
     plan = fixed.draw(clean.pixels, clean.labels, generator=torch.Generator().manual_seed(3))
     mixed = plan.apply(clean.pixels)
-    for tile in (mixed[0], *clean.pixels):
-        place(picture, as_bytes(tile))
-    y, x = place(picture, as_bytes(mixed[0]))
-    bar = picture[y + SIZE + 10, x : x + show.NARROWEST]
+    for pixels in (mixed[0], *clean.pixels):
+        place(image, as_bytes(pixels))
+    y, x = place(image, as_bytes(mixed[0]))
+    drawn_bar = image[y + SIZE + 10, x : x + MIN_COLUMN]
     for k, weight in enumerate(plan.weights[0].tolist()):
         colour = [int(SOURCES[k][i : i + 2], 16) for i in (1, 3, 5)]
-        assert (bar == colour).all(-1).sum() == pytest.approx(weight * show.NARROWEST, abs=1)
-        assert f"{clean.names[clean.labels[plan.sources[0, k]]]} {weight:.2f}" in told
-    assert f"lam {ratio:.2f}:" in told
+        assert (drawn_bar == colour).all(-1).sum() == pytest.approx(weight * MIN_COLUMN, abs=1)
+        assert f"{clean.names[clean.labels[plan.sources[0, k]]]} {weight:.2f}" in description
+    assert f"lam {ratio:.2f}:" in description
     share = plan.share((SIZE, SIZE))[0, 0] > 0.999
     pure = np.where(share[..., None].numpy(), [0x00, 0x72, 0xB2], [0xE6, 0x9F, 0x00]).astype(np.uint8)
     if plan.share((SIZE, SIZE)).frac().any():  # a blend has no pure colours
         assert isinstance(policy, MixUp)
     else:
-        place(picture, pure)
+        place(image, pure)
 
 
 def test_only_the_ratio_changes() -> None:
@@ -150,14 +136,14 @@ def test_images_of_different_classes_first(folder: Path) -> None:
 
 
 def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``show all`` draws everything but what needs a file, says so, and stays small; the README shows the same."""
+    """``show all`` draws every policy that needs no file, names the others, and stays small; docs/ has the same."""
     show.main(["all", "--out", str(tmp_path / "all.png")])
     assert (tmp_path / "all.png").stat().st_size < 1_000_000
     with Image.open(tmp_path / "all.png") as image:
         told = image.info["Description"]
     left_out = capsys.readouterr().err
     assert {name for name in names("policy") if f"\n{name}(" not in f"\n{told}"} == set(
-        re.findall(r"^left out (\w+):", left_out, re.MULTILINE)
+        re.findall(r"^not drawn: (\w+):", left_out, re.MULTILINE)
     )
     assert "LearnedMask: LearnedMask needs the file" in left_out and left_out.count("\n") == 1
     with Image.open(DOCS / "gallery.png") as kept:
@@ -167,16 +153,16 @@ def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_gallery_leaves_few_gaps() -> None:
-    """Every policy is there once, in a row that is no longer than the others unless it must be."""
+    """Every entry is placed once, in the first row with room; only an entry that is too wide exceeds the width."""
     widths = [1, 3, 2, 9, 1, 12, 3, 3, 2]
-    found = gallery.shelves(widths, across=9)
+    found = gallery.arranged(widths, across=9)
     assert sorted(place for shelf in found for place in shelf) == list(range(len(widths)))
     used = [sum(widths[k] for k in shelf) for shelf in found]
     assert used == [9, 9, 12, 6]
 
 
 def test_contrast_stands_in_for_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who asks for a policy that looks at a model gets a picture, and one line that says what it is made with."""
+    """A policy whose saliency needs a model is drawn with image contrast, and one line says so."""
     for policy, source in (
         ("SnapMix", "ClassActivation()"),
         ("OneOf((MixUp(), AttentiveMix()))", "Activation()"),
@@ -184,7 +170,7 @@ def test_contrast_stands_in_for_a_model(folder: Path, capsys: pytest.CaptureFixt
     ):
         _, told = drawn(folder, policy, "--ratios", "0.5", "--count", "1")
         said = capsys.readouterr().err
-        assert said == f"A picture has no model: SpectralResidual(), the images' contrast, stands in for {source}.\n"
+        assert said == f"Drawn without a model: image contrast, SpectralResidual(), replaces {source}.\n"
         assert "lam" in told
     drawn(folder, "SaliencyMix", "--ratios", "0.5", "--count", "1")
     assert capsys.readouterr().err == ""
@@ -207,19 +193,6 @@ def test_policies_made_of_others_are_drawn_part_by_part() -> None:
     assert len(drawn_as(GuidedMix())) == 1
 
 
-def test_few_colours_keep_the_paper_white() -> None:
-    """A picture that must be small is dithered, and white stays white."""
-    canvas = Canvas()
-    canvas.tile(0, 0, torch.rand(3, 64, 64))
-    picture = canvas.image(margin=8)
-    small = png(picture, limit=9_000)
-    assert len(small) < len(png(picture)) / 2
-    with Image.open(BytesIO(small)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert (pixels[:8] == 255).all()
-    assert abs(pixels[8:72, 8:72].mean(dtype=float) - np.asarray(picture)[8:72, 8:72].mean()) < 3
-
-
 def test_strip_of_the_readme_is_current() -> None:
     """The README's strip shows today's policies with today's weights."""
     script = runpy.run_path(str(DOCS / "make_strip.py"))
@@ -227,27 +200,6 @@ def test_strip_of_the_readme_is_current() -> None:
     assert (DOCS / "strip.png").stat().st_size < script["LARGEST"]
     with Image.open(DOCS / "strip.png") as kept, Image.open(BytesIO(drawn_now)) as now:
         assert kept.info["Description"] == now.info["Description"], "docs/strip.png is old: python docs/make_strip.py"
-
-
-def test_long_words_are_shortened() -> None:
-    """A name never runs into its neighbour."""
-    short = fitting("a very long name of a class " * 5, 120, 14)
-    assert short.endswith("…")
-    assert font(14).getlength(short) <= 120
-    assert fitting("cat", 120, 14) == "cat"
-
-
-def test_weights_below_one_leave_the_bar_open() -> None:
-    """A label that carries half its mass fills half its bar."""
-    canvas = Canvas()
-    canvas.bar(0, 0, 100, 4, [0.3, 0.2])
-    row = np.asarray(canvas.image(margin=0))[1]
-    assert [(row == [int(c[i : i + 2], 16) for i in (1, 3, 5)]).all(-1).sum() for c in SOURCES[:2]] == [30, 20]
-    heights = []
-    for weights in ((0.3, 0.2), (0.5, 0.5), (0.7, 0.6)):
-        blank = torch.zeros(2, 1, 1, 1)
-        heights.append(labelled(Canvas(), 0, 0, 140, Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b"), weights)))
-    assert heights[0] > heights[1] == heights[2], "what is left over has a line of its own"
 
 
 @pytest.mark.parametrize(
@@ -259,10 +211,12 @@ def test_weights_below_one_leave_the_bar_open() -> None:
         (["SUMix"], "expected a mixing policy"),
         (["PuzzleMix(blocks=300)"], "300 blocks per side"),
         (["GuidedMix(sigma=0)"], "sigma must be"),
-        (["MixUp", "--out", "grid.jpg"], r"ends in .png, but got 'grid.jpg'"),
-        (["MixUp", "--ratios", "2"], "between 0 and 1, but got '2'"),
-        (["MixUp", "--ratios", "half"], "between 0 and 1, but got 'half'"),
-        (["MixUp", "--size", "0"], "at least 1, but got '0'"),
+        (["MixUp", "--out", "grid.jpg"], r"ends in .png, but got grid.jpg"),
+        (["MixUp", "--ratios", "2"], "between 0 and 1, but got 2 "),
+        (["MixUp", "--ratios", "nan"], "between 0 and 1, but got nan "),
+        (["MixUp", "--ratios", "half"], "argument --ratios: invalid float value: 'half'"),
+        (["MixUp", "--size", "0"], "at least 1, but got 0 "),
+        (["all", "--count", "-1"], "at least 1, but got -1 "),
         (["MixUp", "--images", "{tmp}/none"], "no folder"),
         (["MixUp", "--images", "{tmp}"], "no images in"),
         (["MixUp", "--images", "{tmp}/broken"], r"cannot read the image .*broken.(cut|text).png"),
@@ -272,7 +226,7 @@ def test_weights_below_one_leave_the_bar_open() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
-    """Whatever is wrong with the arguments or the images, one sentence names it."""
+    """Mistakes in arguments and images are reported in one sentence."""
     for name in ("broken", "one"):
         (tmp_path / name).mkdir()
     (tmp_path / "file.txt").write_text("no folder")

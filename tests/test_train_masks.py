@@ -22,7 +22,8 @@ import mixwell
 from learned import awake
 from mixwell import LearnedMask, models
 from mixwell.mixers.maskfile import read_card
-from mixwell.train import masks, report, samples, show
+from mixwell.report import masks, samples, show
+from mixwell.report import page as report_page
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.data import load
@@ -80,7 +81,7 @@ def test_a_picture_per_epoch(runs: dict[str, Path], name: str) -> None:
             pictures.append(np.asarray(image.convert("RGB")))
             told = image.info["Description"].splitlines()
         assert told[0] == f"masks after epoch {int(path.stem[-3:])}"
-        assert [line[:9] for line in told[1:]] == ["lam 0.25:", "lam 0.50:", "lam 0.75:"] * masks.PAIRS
+        assert [line[:9] for line in told[1:]] == ["lam 0.25,", "lam 0.50,", "lam 0.75,"] * masks.PAIRS
         assert told[1].count(",") == sources
     clean = [picture[:, : 24 + masks.SMALLEST] for picture in pictures]
     assert (clean[0][110:] == clean[1][110:]).all()  # below the title
@@ -118,7 +119,8 @@ def test_pictures_show_what_the_block_says() -> None:
                 assert sample.weights[0] == pytest.approx(float(share[k].mean()))
     assert float(found[0][0].share[0].std()) > 0.001
     _, told = masks.sheet("masks", found)
-    assert f"lam 0.25: 0 {found[0][0].weights[0]:.2f}, 1 {found[0][0].weights[1]:.2f}, anchor ." in told
+    low, high = (f"{float(value):.2f}"[1:] for value in found[0][0].share[0].aminmax())
+    assert f"lam 0.25, {low}–{high}: 0 {found[0][0].weights[0]:.2f}, 1 {found[0][0].weights[1]:.2f}" in told
 
 
 def test_several_sources() -> None:
@@ -195,9 +197,9 @@ def test_a_finished_block_mixes_for_another_student(
         assert main(["eval", str(path)]) == 0
         assert "top-1" in capsys.readouterr().out
     page = tmp_path / "report.html"
-    report.main([str(first), str(runs["AutoMix"]), "--out", str(page)])
+    report_page.main([str(first), str(runs["AutoMix"]), "--out", str(page)])
     told = page.read_text()
-    assert "Learned masks" in told and 'alt="masks that AutoMix(' in told and "No pictures" not in told
+    assert "Learned masks" in told and 'alt="masks learned by AutoMix(' in told and "No pictures" not in told
 
 
 def test_show_draws_a_learned_mask(coloured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

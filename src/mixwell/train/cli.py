@@ -258,7 +258,8 @@ def _complaint(command: str, word: str) -> str:
 
 def _run(argv: list[str]) -> None:
     if argv and argv[0] in ELSEWHERE:
-        importlib.import_module(f"mixwell.train.{argv[0]}").main(argv[1:])
+        module = {"show": "report.show", "report": "report.page", "demo": "train.demo"}[argv[0]]
+        importlib.import_module(f"mixwell.{module}").main(argv[1:])
         return
     argv = [_underscored(word) for word in argv]
     args, unknown = _parser(argv).parse_known_args(argv)

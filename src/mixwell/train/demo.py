@@ -15,14 +15,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mixwell.train import checkpoint, data, report, samples, table
+from mixwell.report import table
+from mixwell.report.page import write
+from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
-from mixwell.train.gallery import drawable, gallery
-from mixwell.train.picture import png
 from mixwell.train.recipes import RECIPES
-from mixwell.train.runs import Run, command, groups, read
-from mixwell.train.show import save
+from mixwell.train.runs import command, groups, read
 
 POLICY = "CutMix(alpha=0.2)"
 TRAININGS = {"plain": ("none", "Mixing"), "cutmix": (POLICY, "Mixing"), "cutmix-sumix": (POLICY, "SUMix")}
@@ -154,29 +153,6 @@ def _progress(todo: Sequence[Job]) -> Iterator[Callable[[str | None], None]]:
                 bar.print(line, highlight=False)
 
         yield refresh
-
-
-def pictures(config: Config) -> bytes:
-    """Draw what every policy makes of the digits, as PNG."""
-    found = data.load(config)
-    images = samples.from_split(found.train, found.classes, 8, config.image_size)
-    policies, _ = drawable(images)
-    canvas, told = gallery(policies, images, report.RATIOS, seed=0, scale=6)
-    return png(canvas.image(), told)
-
-
-def write(out: Path, runs: Sequence[Run], words: str) -> list[Path]:
-    """Write table, pictures and report of some runs; return where they are."""
-    found = groups(runs)
-    remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
-    contents = {
-        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{words}`.\n",
-        "strip.png": pictures(runs[0].config),
-        "report.html": report.html(runs),
-    }
-    for name, content in contents.items():
-        save(out / name, content.encode() if isinstance(content, str) else content)
-    return [out / name for name in contents]
 
 
 def main(argv: Sequence[str]) -> None:

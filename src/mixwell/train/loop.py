@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mixwell.train import build, checkpoint, masks
+from mixwell.report import masks
+from mixwell.train import build, checkpoint
 from mixwell.train.average import Average
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet, load

@@ -1,0 +1,109 @@
+"""``mixwell report``: one self-contained HTML page about several runs."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jinja2
+from torch import Tensor
+
+import mixwell
+from mixwell.report import masks, picture, samples, table
+from mixwell.report.curves import chart
+from mixwell.report.gallery import columns, drawable, gallery, parts
+from mixwell.report.picture import Column
+from mixwell.report.samples import Images
+from mixwell.report.show import save
+from mixwell.train import data
+from mixwell.train.errors import Parser, RunError
+from mixwell.train.runs import Group, Run, groups, read_all
+
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+LARGEST, GALLERY_SIDE = 112, 96  # side of an image on the page and in the gallery (pixels)
+
+
+def html(runs: Sequence[Run]) -> str:
+    """Return the report on some runs as one self-contained page; the layout is in ``report.html``."""
+    found = groups(runs)
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixwell.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environments: dict[str, list[Run]] = {}
+    for run in runs:
+        environments.setdefault(json.dumps(run.summary.get("environment", {})), []).append(run)
+    return templates.get_template("report.html").render(
+        chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
+        newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
+        table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
+        environments=[(json.loads(facts), members) for facts, members in environments.items()],
+    )  # fmt: skip
+
+
+def _png(content: Tensor | Path) -> str:
+    """Return an image or a PNG file as a data URI."""
+    raw = content.read_bytes() if isinstance(content, Path) else picture.png(picture.tile(content))
+    return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+
+
+def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | str]]:
+    """Yield each part of each policy once: its name, the source of its images, and samples or the reason for none."""
+    first: dict[tuple[str, str], Run] = {}
+    for group in found:
+        first.setdefault((group.recipe, group.policy), group.runs[0])
+    for (_, name), run in first.items():
+        try:
+            several = parts(mixwell.parse(name))
+        except (TypeError, ValueError):  # plain training, or a policy that is defined elsewhere
+            continue
+        images, source = _images(run, 6)
+        for part, when in several:
+            try:
+                yield when if len(several) > 1 else repr(part), source, columns(part, images, RATIOS, seed=0)
+            except RunError as error:
+                yield repr(part), source, str(error)
+
+
+def _images(run: Run, count: int) -> tuple[Images, str]:
+    """Return training images of a run and their source, or photographs if its data are not available."""
+    try:
+        found = data.load(run.config)
+    except RunError:
+        return samples.photographs(LARGEST), "two photographs (the data of the run are not available)"
+    return samples.from_split(found.train, found.classes, count, LARGEST), run.config.dataset
+
+
+def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
+    """Write the results of some runs as ``table.md``, ``strip.png`` (a gallery on their data) and ``report.html``."""
+    found, (images, _) = groups(runs), _images(runs[0], 2)
+    drawn = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
+    remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
+    contents = {
+        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(),
+        "strip.png": picture.png(*drawn),
+        "report.html": html(runs).encode(),
+    }
+    for name, content in contents.items():
+        save(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the report that the arguments ask for, and print its table.
+
+    Raises:
+        RunError: a run directory is missing or damaged, or the page cannot be written.
+    """
+    about = "Write one self-contained HTML page about some runs, and print the table of results."
+    parser = Parser("mixwell report", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a folder of them")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="HTML", help="output [report.html]")
+    args = parser.parse_args(argv)
+    runs = read_all(args.runs)
+    save(args.out, html(runs).encode())
+    table.show(groups(runs))
+    print(f"report: {args.out}")

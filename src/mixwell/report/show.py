@@ -1,0 +1,124 @@
+"""``mixwell show``: a picture of what a policy does to images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+import mixwell as mw
+from mixwell.report import picture, samples
+from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
+from mixwell.report.samples import Images
+from mixwell.train import checkpoint
+from mixwell.train.errors import Parser, RunError
+
+ABOUT = """\
+Draw what a policy does at several ratios: clean images, masks, mixed images and labels.
+
+  mixwell show "CutMix(alpha=1)"                        on two photographs that ship with scikit-learn
+  mixwell show "FMix(soft=0.2)" --images DIR            on your own images
+  mixwell show all                                      a gallery of all policies"""
+
+
+def sheet(
+    policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], seed: int, count: int
+) -> tuple[Image.Image, str]:
+    """Draw a policy at several ratios, one row for each pair of images and each part of the policy.
+
+    Returns:
+        The picture, and the same in words.
+    """
+    rows, several = [], parts(policy)
+    for part, when in several:
+        found = zip(*samples.at_ratios(without_model(part), images, ratios, seed, count), strict=True)
+        for number, pair in enumerate(found):
+            heading = when if number == 0 and len(several) > 1 else ""
+            rows.append((heading, [(f"lam {sample.lam:.2f}", sample) for sample in pair]))
+    return picture.sheet(repr(policy), [*picture.LEGEND, *replacements(policy)], rows)
+
+
+def replacements(policy: mw.BatchPolicy) -> list[str]:
+    """Return a sentence for each kind of saliency that needs a model and is replaced.
+
+    Example:
+        >>> replacements(mw.SnapMix())
+        ['Drawn without a model: image contrast, SpectralResidual(), replaces ClassActivation().']
+    """
+    replaced = [getattr(part, "saliency", None) for part, _ in parts(policy) if without_model(part) is not part]
+    return [
+        f"Drawn without a model: image contrast, {CONTRAST!r}, replaces {source!r}."
+        for source in dict.fromkeys(replaced)
+    ]
+
+
+def _policy(text: str) -> mw.BatchPolicy:
+    try:
+        policy = mw.parse(text)
+    except (TypeError, ValueError) as error:
+        raise RunError(str(error)) from None
+    if not isinstance(policy, mw.BatchPolicy):
+        raise RunError(f"expected a mixing policy such as CutMix(alpha=0.2), or all, but got {text}")
+    return policy
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
+    parser.add_argument("--ratios", type=float, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
+    parser.add_argument("--size", type=int, metavar="N", help="side of an image (pixels) [224; all: 112]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and random draws [0]")
+    parser.add_argument("--count", type=int, default=2, metavar="N", help="pairs of images [2; all: 1]")
+    args = parser.parse_args(argv)
+    if args.size is None:
+        args.size = 112 if args.policy == "all" else 224
+    if args.out.suffix.lower() != ".png":
+        parser.error(f"--out expects a file name that ends in .png, but got {args.out}")
+    if wrong := [ratio for ratio in args.ratios or () if not 0 <= ratio <= 1]:
+        parser.error(f"--ratios expects shares of the anchor between 0 and 1, but got {wrong[0]:g}")
+    if min(args.size, args.count) < 1:
+        parser.error(f"--size and --count must be at least 1, but got {min(args.size, args.count)}")
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw what the arguments ask for, and print the name of the file.
+
+    Raises:
+        RunError: the policy, the images or the output file cannot be used.
+    """
+    args = _arguments(argv)
+    policy = None if args.policy == "all" else _policy(args.policy)
+    if args.images:
+        images = samples.from_folder(args.images, args.count + 1, args.size, args.seed)
+    else:
+        images = samples.photographs(args.size)
+    if policy is None:
+        policies, reasons = drawable(images)
+        drawn = gallery(policies, images, args.ratios or RATIOS, args.seed)
+        notes = [f"not drawn: {reason}" for reason in reasons]
+    else:
+        drawn = sheet(policy, images, args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), args.seed, args.count)
+        notes = replacements(policy)
+    for note in notes:
+        print(note, file=sys.stderr)
+    save(args.out, picture.png(*drawn, limit=1_000_000 * (policy is None)))
+    print(f"{args.out}: {args.policy}")
+
+
+def save(path: Path, content: bytes) -> None:
+    """Write a file; create its folder if needed.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write(path, content)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
