@@ -21,7 +21,7 @@ from mixwell.train import display
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.loader import ArrayLoader, FolderLoader, Loader, Place, loaders
+from mixwell.train.loader import ArrayLoader, FolderLoader, Loader, ProcessInfo, loaders
 
 CPU = torch.device("cpu")
 NEVER = "rand-m9-p0"  # operations of probability 0
@@ -36,7 +36,7 @@ def noise(count: int = 12, side: int = 12, channels: int = 3) -> sets.DataSet:
 
 
 def both(config: Config, data: sets.DataSet) -> tuple[Loader, Loader]:
-    train, val, _ = loaders(config, data, Place(CPU))
+    train, val, _ = loaders(config, data, ProcessInfo(CPU))
     return train, val
 
 
@@ -184,7 +184,7 @@ def test_every_process_augments_in_its_own_way() -> None:
     config = Config(batch_size=8, image_size=12, crop=4, augment="rand-m9-mstd0.5", workers=1)
     seen, rows = [], []
     for rank in range(2):
-        train = loaders(config, data, Place(CPU, rank, 2))[0]
+        train = loaders(config, data, ProcessInfo(CPU, rank, 2))[0]
         images, labels = next(iter(train))
         seen.append(images)
         rows += labels.tolist()

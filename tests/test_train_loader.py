@@ -18,7 +18,7 @@ from PIL import Image
 from mixwell.train import data as sets
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.loader import ArrayLoader, Place, loaders, reflect
+from mixwell.train.loader import ArrayLoader, ProcessInfo, loaders, reflect
 
 CPU = torch.device("cpu")
 
@@ -42,7 +42,7 @@ def test_augmentation_image_by_image(crop, flip):
     """With the same draws, every image of an epoch equals one that NumPy pads, cuts, mirrors and normalises alone."""
     data = small()
     config = Config(batch_size=5, crop=crop, flip=flip, image_size=9)
-    batches = list(ArrayLoader(data.train, data, config, Place(CPU), torch.Generator().manual_seed(3)))
+    batches = list(ArrayLoader(data.train, data, config, ProcessInfo(CPU), torch.Generator().manual_seed(3)))
     draws = torch.Generator().manual_seed(3)
     order = torch.randperm(23, generator=draws)[:20]
     shift = torch.randint(2 * crop + 1, (2, 23), generator=draws)
@@ -64,7 +64,7 @@ def test_every_shift_and_both_sides_occur_equally_often():
     images[:, :, 3, 2] = 255  # one bright pixel, whose place tells the draw
     data = replace(data, train=sets.Split(images, torch.arange(3000)))
     config = Config(batch_size=3000, crop=1, flip=True, image_size=7)
-    [(batch, _)] = ArrayLoader(data.train, data, config, Place(CPU), torch.Generator().manual_seed(0))
+    [(batch, _)] = ArrayLoader(data.train, data, config, ProcessInfo(CPU), torch.Generator().manual_seed(0))
     counts = Counter(batch.flatten(1).argmax(1).tolist())
     assert len(counts) == 3 * 6 and all(abs(n - 3000 / 18) < 60 for n in counts.values())
 
@@ -75,7 +75,7 @@ def test_processes_share_every_batch(accumulate):
     data, config = small(50), Config(batch_size=8, accumulate=accumulate, crop=1, flip=True, image_size=7)
 
     def epoch(rank: int, world: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        loader = ArrayLoader(data.train, data, config, Place(CPU, rank, world), torch.Generator().manual_seed(1))
+        loader = ArrayLoader(data.train, data, config, ProcessInfo(CPU, rank, world), torch.Generator().manual_seed(1))
         batches = list(loader)
         assert len(batches) == len(loader) == 6 * accumulate
         return batches
@@ -88,7 +88,7 @@ def test_processes_share_every_batch(accumulate):
 @pytest.mark.parametrize(("count", "world"), [(7, 2), (8, 3), (2, 4), (10, 1)])
 def test_evaluation_sees_every_image_once(count, world):
     data, config = small(count), Config(batch_size=3)
-    parts = [ArrayLoader(data.val, data, config, Place(CPU, rank, world)) for rank in range(world)]
+    parts = [ArrayLoader(data.val, data, config, ProcessInfo(CPU, rank, world)) for rank in range(world)]
     assert all(len(list(part)) == len(part) for part in parts)
     labels = [label for part in parts for _, batch in part for label in batch.tolist()]
     assert sorted(labels) == list(range(count))
@@ -96,7 +96,7 @@ def test_evaluation_sees_every_image_once(count, world):
 
 def test_loader_continues_from_its_state():
     data, config = small(), Config(batch_size=5, crop=1, image_size=7)
-    loader = ArrayLoader(data.train, data, config, Place(CPU), torch.Generator().manual_seed(1))
+    loader = ArrayLoader(data.train, data, config, ProcessInfo(CPU), torch.Generator().manual_seed(1))
     list(loader)
     state = loader.generator.get_state()
     second = [labels.tolist() for _, labels in loader]
@@ -111,7 +111,7 @@ def test_batches_that_cannot_be_dealt():
         ({"batch_size": 24}, 1, "exceeds the 23 training images"),
     ]:
         with pytest.raises(RunError, match=sentence):
-            loaders(Config(**values), small(), Place(CPU, 0, world))
+            loaders(Config(**values), small(), ProcessInfo(CPU, 0, world))
 
 
 def test_stratified_is_even_and_fixed():
@@ -201,7 +201,7 @@ def test_folder_batches(tmp_path, workers):
     config = Config(dataset="folder", data=str(tree(tmp_path)), image_size=16, batch_size=4, workers=workers, flip=True)
     data = sets.load(config)
     assert data.classes == ["ant", "bee"] and data.test is data.val
-    train, val, _ = loaders(config, data, Place(CPU))
+    train, val, _ = loaders(config, data, ProcessInfo(CPU))
     images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
     assert images.shape == (8, 3, 16, 16) and sorted(labels.tolist()) == [0] * 4 + [1] * 4
     images, labels = (torch.cat(parts) for parts in zip(*val, strict=True))

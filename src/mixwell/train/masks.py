@@ -15,7 +15,7 @@ from mixwell.methods.maskfile import packed
 from mixwell.methods.seer import Seer
 from mixwell.train import checkpoint, samples
 from mixwell.train.config import Config
-from mixwell.train.data import DataSet
+from mixwell.train.dataset import DataSet
 from mixwell.train.loader import Loader
 from mixwell.train.picture import FAINT, Canvas, png
 from mixwell.train.samples import Images, Sample
@@ -63,7 +63,7 @@ def keep(run: Path, epoch: int, seer: Seer, loader: Loader, classes: list[str]) 
 
 def at_ratios(seer: Seer, images: Images, loader: Loader) -> list[list[Sample]]:
     """Mix images by a block, each with those that follow it, at several ratios; what the anchor leaves is divided."""
-    seen = loader.normalise(images.pixels.to(loader.place.device) * 255)
+    seen = loader.normalise(images.pixels.to(loader.device) * 255)
     rows = torch.arange(len(seen), device=seen.device)
     partner = torch.stack([rows.roll(-k) for k in range(1, seer.sources)], 1)
     size, found = (seen.shape[2], seen.shape[3]), []

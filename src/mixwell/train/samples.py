@@ -26,10 +26,9 @@ from mixwell import (
     Roll,
     Sometimes,
 )
-from mixwell.train.data import Split
+from mixwell.train import images as files
+from mixwell.train.dataset import Split
 from mixwell.train.errors import RunError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,13 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     """
     if not folder.is_dir():
         raise RunError(f"no folder {folder}: --images names a folder with images in it")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    found = files.find(folder)
+    paths = found.paths
     if len(paths) < 2:
-        raise RunError(f"{len(paths) or 'no'} images in {folder}: expected two or more, ending in {', '.join(ENDINGS)}")
+        others = files.summary(found.skipped)
+        raise RunError(
+            f"{len(paths) or 'no'} images in {folder}, expected two or more{f': {others}' if others else ''}"
+        )
     random.Random(seed).shuffle(paths)
     seen: Counter[Path] = Counter()
     turn = {}  # how many images of the same class come before this one
@@ -123,40 +126,37 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     chosen = sorted(paths, key=turn.__getitem__)[:count]
     classes = [path.parent.name if len(seen) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
-    pixels = torch.stack([_read(path, size) for path in chosen])
+    pixels = torch.stack([_square(files.read(path), size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)
 
 
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
-    """Return the first image of each of some classes of a data set, no larger than ``largest`` pixels."""
-    rows = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()[:count].tolist()]
-    if isinstance(split.images, Tensor):
-        pixels = split.images[rows].float() / 255
-    else:
-        pixels = torch.stack([_read(split.images[row], largest) for row in rows])
-    return Images(pixels, split.labels[rows], classes)
+    """Return the first readable image of each of some classes of a data set, no larger than ``largest`` pixels."""
+    rows, pixels = [], []
+    for label in split.labels.unique()[:count].tolist():
+        row, image = _first((split.labels == label).nonzero()[:, 0].tolist(), split, largest)
+        rows.append(row)
+        pixels.append(image)
+    return Images(torch.stack(pixels), split.labels[rows], classes)
 
 
-def _read(path: Path, size: int) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return _square(image, size)
-    except UnidentifiedImageError:
-        raise RunError(
-            f"cannot read the image {path}: it is empty, damaged or of a kind that Pillow does not know"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = str(error).replace(str(path), "the file").splitlines()
-        raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
+def _first(rows: Sequence[int], split: Split, largest: int) -> tuple[int, Tensor]:
+    """Return the first of some rows whose image can be read, and the image; fail with the error of the last."""
+    for row in rows:
+        if isinstance(split.images, Tensor):
+            return row, split.images[row].float() / 255
+        try:
+            return row, _square(files.read(split.images[row]), largest)
+        except files.BadImageError:
+            if row == rows[-1]:
+                raise
+    raise RunError("no images to show")
 
 
 def _square(image: Any, size: int) -> Tensor:
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    square = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+    square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     return torch.from_numpy(square.copy()).permute(2, 0, 1) / 255
 
 
