@@ -84,8 +84,8 @@ def _from_pickles(folder: Path, files: Files) -> Source:
         found = _pickle(path).get(key)
         texts = found if isinstance(found, list) else []
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in texts]
-        if len(set(names)) != files.classes:
-            raise RunError(f"{path} must hold {files.classes} different class names under {key.decode()!r}")
+        if len(names) != files.classes:
+            raise RunError(f"{path} must hold {files.classes} class names under {key.decode()!r}, got {len(names)}")
         return names
 
     wanted = {"train": files.train, "test": (files.test,)}

@@ -147,7 +147,9 @@ def match_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -
         >>> match_classes(split, ["bee", "ant"], ["ant", "bee"]).labels
         tensor([1, 0])
     """
-    if sorted(classes) != sorted(wanted):
+    if list(classes) == list(wanted):
+        return split
+    if sorted(classes) != sorted(wanted) or len(set(wanted)) < len(wanted):
         raise RunError(f"the images have other classes than the model: {difference(wanted, classes)}")
     places = {name: index for index, name in enumerate(wanted)}
     order = torch.tensor([places[name] for name in classes])

@@ -133,7 +133,9 @@ def summary(skipped: Counter[str]) -> str:
     if not skipped.total():
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
-    return f"skipped {skipped.total()} file{'s'[: skipped.total() > 1]} that are not images: {kinds}"
+    if skipped.total() == 1:
+        return f"skipped 1 file that is not an image: {kinds}"
+    return f"skipped {skipped.total()} files that are not images: {kinds}"
 
 
 def read(path: Path) -> Image.Image:
