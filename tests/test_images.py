@@ -17,7 +17,9 @@ from mixwell.train import images, samples
 from mixwell.train.cli import main
 from mixwell.train.errors import RunError
 
-PHOTO = np.kron(np.arange(24, dtype=np.uint8).reshape(4, 6)[..., None] * [10, 5, 8], np.ones((8, 8, 1))).astype(np.uint8)
+PHOTO = np.kron(np.arange(24, dtype=np.uint8).reshape(4, 6)[..., None] * [10, 5, 8], np.ones((8, 8, 1))).astype(
+    np.uint8
+)
 FORMATS = {  # ending: largest error of a pixel
     "png": 0, "bmp": 0, "tif": 0, "tiff": 0, "ppm": 0, "tga": 0, "webp": 40, "jpg": 40, "jpeg": 40, "jfif": 40,
     "jpe": 40, "gif": 20, "jp2": 40, "avif": 40, "sgi": 0, "pcx": 0, "ico": 2, "dds": 0, "qoi": 0, "apng": 0,

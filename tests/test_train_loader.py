@@ -201,5 +201,3 @@ def test_labels_may_be_dense(tmp_path):
     batches = list(evaluation_loader(replace(data.val, labels=dense), data, config, ProcessInfo(CPU)))
     assert torch.equal(torch.cat([labels for _, labels in batches]), dense)
     assert replace(data.val, labels=dense).counts(3) == dense.sum(0).tolist()
-
-

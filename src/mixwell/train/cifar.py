@@ -83,7 +83,7 @@ def _from_pickles(folder: Path, files: Files) -> Source:
             return [str(index) for index in range(files.classes)]
         found = _pickle(path).get(key)
         texts = found if isinstance(found, list) else []
-        names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in texts]
+        names = [_text(name, path) for name in texts]
         if len(names) != files.classes:
             raise RunError(f"{path} must hold {files.classes} class names under {key.decode()!r}, got {len(names)}")
         return names
@@ -94,14 +94,22 @@ def _from_pickles(folder: Path, files: Files) -> Source:
     return Source(splits, names(), 3, MEAN, STD, str(folder))
 
 
+def _text(name: object, path: Path) -> str:
+    if not isinstance(name, bytes | str):
+        raise RunError(f"{path} must hold texts as class names")
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+
+
 def _batch(path: Path, files: Files) -> Split:
     found = _pickle(path)
     pixels, labels = found.get(b"data"), found.get(files.key)
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise RunError(f"{path} must hold an array of shape (N, 3072) under 'data'")
-    if not isinstance(labels, list | np.ndarray) or not all(type(y) is int for y in np.asarray(labels, object).flat):
-        raise RunError(f"{path} must hold a list of whole numbers under {files.key.decode()!r}")
-    numbers = class_indices(np.asarray(labels, object), len(pixels), files.classes, f"{files.key.decode()} in {path}")
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    # NumPy would expand nested lists, so it is given plain numbers only.
+    if not isinstance(values, list) or not all(type(value) is int and abs(value) < 2**31 for value in values):
+        raise RunError(f"{path} must hold a list of whole numbers below 2**31 under {files.key.decode()!r}")
+    numbers = class_indices(np.array(values, np.int64), len(pixels), files.classes, f"{files.key.decode()} in {path}")
     return Split(torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy()), torch.from_numpy(numbers))
 
 
@@ -199,7 +207,7 @@ def class_indices(labels: np.ndarray, count: int, classes: int, name: str) -> np
         raise RunError(f"{name} must be one label for each of the {count} images, got shape {labels.shape}")
     if count == 0:
         raise RunError(f"{name} is empty: expected at least one image")
-    if labels.dtype.kind not in "biufO":
+    if labels.dtype.kind not in "biuf":
         raise RunError(f"{name} must be whole numbers, got {labels.dtype}")
     if labels.ndim == 2 and labels.shape[1] > 1:
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):

@@ -39,7 +39,9 @@ NAMES = {  # what a file may name, wherever the version of NumPy that wrote it k
 class Name:
     """A function or class that the file names. It is never called."""
 
-    def __init__(self, module: str, name: str) -> None:
+    def __init__(self, module: object, name: object) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):  # never print a value: it may be nested deeply
+            raise ValueError("it names something whose name is not a text")
         package = module.partition(".")[0]
         if (package, name) not in NAMES:
             raise ValueError(f"it names {ascii(f'{module}.{name}')[1:-1][:80]}, which is not part of a CIFAR file")
@@ -76,8 +78,8 @@ def reduced(name: Any, args: Any) -> Any:
     match (getattr(name, "name", None), args):
         case ("dtype", ("u1" | b"u1" | "uint8" | b"uint8", *_)):
             return Bytes8()
-        case ("dtype", (kind, *_)):
-            raise ValueError(f"an array is of type {str(kind)[:20]}, expected uint8")
+        case ("dtype", (str(kind), *_)):
+            raise ValueError(f"an array is of type {ascii(kind[:20])}, expected uint8")
         case ("_reconstruct", (Name(name="ndarray"), (0,), _)):
             return Array()
         case ("_frombuffer", (content, dtype, shape, "C" | "F" as order)):
@@ -185,7 +187,7 @@ class Machine:
 
     def do_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(Name(str(module), str(name)))
+        self.stack.append(Name(module, name))
 
     def do_reduce(self) -> None:
         args, name = self.stack.pop(), self.stack.pop()
