@@ -17,9 +17,8 @@ from mixwell.train import images, samples
 from mixwell.train.cli import main
 from mixwell.train.errors import RunError
 
-PHOTO = np.kron(np.arange(24, dtype=np.uint8).reshape(4, 6)[..., None] * [10, 5, 8], np.ones((8, 8, 1))).astype(
-    np.uint8
-)
+PATCHES = np.arange(24).reshape(4, 6, 1) * [10, 5, 8]
+PHOTO = np.kron(PATCHES, np.ones((8, 8, 1))).astype(np.uint8)
 FORMATS = {  # ending: largest error of a pixel
     "png": 0, "bmp": 0, "tif": 0, "tiff": 0, "ppm": 0, "tga": 0, "webp": 40, "jpg": 40, "jpeg": 40, "jfif": 40,
     "jpe": 40, "gif": 20, "jp2": 40, "avif": 40, "sgi": 0, "pcx": 0, "ico": 2, "dds": 0, "qoi": 0, "apng": 0,
@@ -234,5 +233,5 @@ def test_real_photographs(shared: Path) -> None:
 
 
 def test_folder_that_cannot_be_listed(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="cannot list the folder .*: No such file"):
+    with pytest.raises(RunError, match=r"cannot list the folder .*: No such file"):
         images.find(tmp_path / "none")

@@ -79,7 +79,7 @@ def reduced(name: Any, args: Any) -> Any:
         case ("dtype", ("u1" | b"u1" | "uint8" | b"uint8", *_)):
             return Bytes8()
         case ("dtype", (str(kind), *_)):
-            raise ValueError(f"an array is of type {ascii(kind[:20])}, expected uint8")
+            raise ValueError(f"an array is of type {kind[:20]!a}, expected uint8")
         case ("_reconstruct", (Name(name="ndarray"), (0,), _)):
             return Array()
         case ("_frombuffer", (content, dtype, shape, "C" | "F" as order)):

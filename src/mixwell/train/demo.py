@@ -19,6 +19,7 @@ from mixwell.train import checkpoint, data, report, samples, table
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.gallery import drawable, gallery
+from mixwell.train.paths import expand
 from mixwell.train.picture import png
 from mixwell.train.recipes import RECIPES
 from mixwell.train.runs import Run, command, groups, read
@@ -189,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
         "mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
+        "--out", type=expand, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
     )
     parser.add_argument(
         "--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]"

@@ -52,8 +52,12 @@ class Training:
         self.data: DataSet = load(config)
         process = ProcessInfo(self.accelerator.device, rank, world)
         self.train, self.val, self.test = loaders(config, self.data, process, run)
-        # A run that goes on has all weights in its checkpoint.
-        start = config if checkpoint.latest(run) is None else replace(config, weights="")
+        folder = checkpoint.latest(run)
+        self.restored = None if folder is None else checkpoint.load(folder, config, world)
+        if self.restored is not None:
+            self.data.check_fingerprint(self.restored[1]["data"])
+        # A resumed run has all weights in its checkpoint.
+        start = config if folder is None else replace(config, weights="")
         model = build.classifier(start, self.data).to(self.accelerator.device)
         self.average = Average(model, config.ema) if config.ema else None
         self.method = build.method(config, model, len(self.data.classes)).to(self.accelerator.device)
@@ -208,10 +212,9 @@ class Training:
 
     def resume(self) -> None:
         """Continue where the newest checkpoint ends; without one, start."""
-        folder = checkpoint.latest(self.run)
-        if folder is not None:
-            weights, state = checkpoint.load(folder, self.config, self.accelerator.num_processes)
-            self.data.check_fingerprint(state["data"])
+        if self.restored is not None:
+            weights, state = self.restored
+            self.restored = None  # frees the memory
             self.method.load_state_dict(weights)
             kinds = [group.get("fused") for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -254,7 +257,7 @@ class Training:
             **{name: getattr(config, name) for name in ("recipe", "dataset", "model", "method", "seed", "epochs")},
             "policy": repr(build.policy(config) or "none").strip("'"),
             **{name: curve(self.history, name) for name in ("val_top1", "ema_top1") if name in self.history[-1]},
-            "validated_on": "test images" if data.val is data.test else "held-out images",
+            "validated_on": "held-out images" if config.val_split or data.val is not data.test else "test images",
             "test": test,
             "parameters": sum(p.numel() for p in self.method.model.parameters()),
             "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},

@@ -13,6 +13,7 @@ from mixwell import BatchPolicy
 from mixwell.train import data, masks, page, samples, table
 from mixwell.train.curves import chart
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.paths import expand
 from mixwell.train.picture import pillow, png, tinted
 from mixwell.train.runs import Group, Run, groups, read_all
 from mixwell.train.samples import Images, Sample
@@ -189,9 +190,9 @@ def main(argv: Sequence[str]) -> None:
     """
     about = "Write one self-contained HTML page about some runs, and print its table of results."
     parser = Parser("mixwell report", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a folder of them")
+    parser.add_argument("runs", type=expand, nargs="+", metavar="RUN", help="run directory, or a folder of them")
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="HTML", help="where to write [report.html]"
+        "--out", type=expand, default=Path("report.html"), metavar="HTML", help="where to write [report.html]"
     )
     args = parser.parse_args(argv)
     runs = read_all(args.runs)

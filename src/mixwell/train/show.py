@@ -11,6 +11,7 @@ from mixwell import BatchPolicy, parse
 from mixwell.train import checkpoint, samples
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
+from mixwell.train.paths import expand
 from mixwell.train.picture import FAINT, GAP, LEGEND, NARROWEST, SOURCES, Canvas, fitting, font, labelled, png, tinted
 from mixwell.train.samples import Images, Sample
 
@@ -117,7 +118,7 @@ def _ratio(text: str) -> float:
 def _picture(text: str) -> Path:
     if Path(text).suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"pictures are PNG: expected a name that ends in .png, but got {text!r}")
-    return Path(text)
+    return expand(text)
 
 
 def _count(text: str) -> int:
@@ -129,7 +130,7 @@ def _count(text: str) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
+    parser.add_argument("--images", type=expand, metavar="FOLDER", help="folder of images [two sample photographs]")
     parser.add_argument(
         "--out", type=_picture, default=Path("grid.png"), metavar="PNG", help="where to draw [grid.png]"
     )
