@@ -192,6 +192,9 @@ def test_fingerprint(tmp_path: Path) -> None:
             load(root).check_fingerprint(before)
         return str(caught.value)
 
+    for damaged in (None, 3, {}, {"classes": ["a", "b"]}, before | {"train": 3}):
+        with pytest.raises(RunError, match="does not say which data set it was made with"):
+            load(root).check_fingerprint(damaged)
     (root / "train" / "b" / "2.png").rename(root / "train" / "a" / "2.png")
     assert "class 'a' has 3 train images, 2 before" in said()
     for split in ("train", "val"):

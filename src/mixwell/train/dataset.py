@@ -95,19 +95,21 @@ class DataSet:
         splits = {"train": self.train, "val": self.val, "test": self.test}
         return {"classes": self.classes} | {name: split.counts(len(self.classes)) for name, split in splits.items()}
 
-    def check_fingerprint(self, theirs: dict[str, Any]) -> None:
+    def check_fingerprint(self, theirs: object) -> None:
         """Compare with the fingerprint that a run has stored.
 
         Raises:
-            RunError: The data set has other classes or other numbers of images now.
+            RunError: The data set has other classes or other numbers of images now, or what is stored is damaged.
         """
         mine = self.fingerprint()
+        if not isinstance(theirs, dict) or not all(isinstance(theirs.get(key), list) for key in mine):
+            raise RunError("the checkpoint does not say which data set it was made with: start a new run with --out")
         change = "the data set has changed since the run began"
         fix = "restore it, name the right folder with --data, or start a new run with --out"
         if mine["classes"] != theirs["classes"]:
             raise RunError(f"{change}: {difference(theirs['classes'], mine['classes'])}; {fix}")
         for split in ("train", "val", "test"):
-            for name, now, before in zip(self.classes, mine[split], theirs[split], strict=True):
+            for name, now, before in zip(self.classes, mine[split], theirs[split], strict=False):
                 if now != before:
                     raise RunError(f"{change}: class {name!r} has {now} {split} images, {before} before; {fix}")
 

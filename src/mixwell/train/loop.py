@@ -55,7 +55,7 @@ class Training:
         folder = checkpoint.latest(run)
         self.restored = None if folder is None else checkpoint.load(folder, config, world)
         if self.restored is not None:
-            self.data.check_fingerprint(self.restored[1]["data"])
+            self.data.check_fingerprint(self.restored[1].get("data"))
         # A resumed run has all weights in its checkpoint.
         start = config if folder is None else replace(config, weights="")
         model = build.classifier(start, self.data).to(self.accelerator.device)
