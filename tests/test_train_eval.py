@@ -165,7 +165,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign card": (lambda run: card(run, {"mixwell": "[1]"}), "holds no class names"),
     "broken card": (lambda run: card(run, {"mixwell": "{"}), "holds no class names"),
     "wrong card": (lambda run: card(run, {"mixwell": '{"classes": [1, 2, 3]}'}), "holds no class names"),
-    "config not UTF-8": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe{"), "not UTF-8"),
+    "config not UTF-8": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe{"), "config.json in UTF-8"),
     "config folder": (lambda run: folder_instead(run, "config.json"), "no run in"),
     "config empty": (lambda run: (run / "config.json").write_bytes(b""), "not JSON"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "must be a JSON object"),

@@ -128,8 +128,7 @@ def _train(given: dict[str, Any], command: str) -> None:
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     if resumed:
-        run = expand(resumed)
-        config = _resumed(run, recipe, given)
+        config, run = _resumed(expand(resumed), recipe, given), expand(resumed)
         if out:
             raise RunError("--resume continues a run in its own directory: leave out --out")
     elif recipe:
@@ -195,10 +194,9 @@ def _resumed(run: Path, recipe: str | None, given: dict[str, Any]) -> Config:
 def _read_config(run: Path) -> Config:
     try:
         return Config.read((run / "config.json").read_text())
-    except OSError:
-        raise RunError(f"no run in {run}: expected {run / 'config.json'}") from None
-    except UnicodeDecodeError:
-        raise RunError(f"{run / 'config.json'} is not the config of a run: it is not UTF-8 text") from None
+    except (OSError, UnicodeDecodeError) as error:
+        kind = " in UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise RunError(f"no run in {run}: expected {run / 'config.json'}{kind}") from None
 
 
 @contextlib.contextmanager
