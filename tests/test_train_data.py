@@ -111,6 +111,9 @@ def test_one_split_is_enough_to_measure(tmp_path: Path) -> None:
     root = tree(tmp_path, test={"a": 2, "b": 3})
     assert load(root, only="test").test.counts(2) == [2, 3]
     assert "no training images in" in complaint(root)
+    with pytest.raises(RunError) as caught:
+        load(tree(tmp_path / "other", train={"a": 2, "b": 3}), only="test")
+    assert "expected a folder test or val" in str(caught.value) and "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "._resources", "__MACOSX", "@eaDir"])
@@ -149,7 +152,7 @@ def test_one_class(tmp_path: Path) -> None:
 def test_folders_that_are_not_as_expected(tmp_path: Path) -> None:
     assert "no image folders in" in complaint(tmp_path / "none")
     said = complaint(tree(tmp_path, birds={"a": 1, "b": 1}) / "birds")
-    assert "found the folders a, b; if these are classes, move them into" in said
+    assert "found the folders a, b; if these are classes, move them into a folder train" in said
     root = tree(tmp_path / "b", train={"a": 2, "b": 0}, val={"a": 1, "b": 1})
     assert f"no images in {root / 'train' / 'b'}: the folder is empty" in complaint(root)
     (root / "train" / "b" / "x.heic").write_bytes(b"")

@@ -181,7 +181,9 @@ def test_damaged_runs_are_one_sentence(trained: tuple[Path, Path], tmp_path: Pat
     assert (status, out) == (2, "") and words in err
 
 
-def test_eval_gives_advice_about_its_own_options(trained: tuple[Path, Path], tmp_path: Path, say: Say) -> None:
+def test_eval_gives_advice_about_its_own_options(
+    trained: tuple[Path, Path], tmp_path: Path, say: Say, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A batch larger than the folder is no mistake, and a bad image is skipped on request."""
     run, _ = trained
     data = tree(tmp_path / "data", same(), ("test",), count=1)
@@ -189,13 +191,14 @@ def test_eval_gives_advice_about_its_own_options(trained: tuple[Path, Path], tmp
     (data / "test" / "ant" / "0.png").write_bytes(b"")
     status, _, err = say("eval", run, "--data", data)
     assert status == 2 and "0.png: it is empty, damaged" in err and "--bad_images skip" in err
-    status, out, _ = say("eval", run, "--data", data, "--bad_images", "skip")
-    assert status == 0 and "on 2 test images" in out and "skipped the image" in out
+    status, out, err = say("eval", run, "--data", data, "--bad_images", "skip", "--json")
+    assert status == 0 and json.loads(out)["images"] == 2 and "skipped the image" in err
     assert not (run / "bad_images.txt").exists()
     assert "bins must be at least 1, got 0" in say("eval", run, "--bins", 0)[2]
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
-    assert "there are no images to measure" in say("eval", run, "--data", data, "--bad_images", "skip")[2]
+    assert main(["eval", str(run), "--data", str(data), "--bad_images", "skip"]) == 2
+    assert capsys.readouterr().err.endswith("there are no images to measure the classifier on\n")
 
 
 def test_a_run_says_what_it_skips(tmp_path: Path, say: Say) -> None:
@@ -207,9 +210,9 @@ def test_a_run_says_what_it_skips(tmp_path: Path, say: Say) -> None:
     status, _, err = say(*TRAIN, "--epochs", 1, "--data", data, "--out", tmp_path / "stop")
     assert status == 2 and f"cannot read the image {data / 'train' / 'ant' / '0.png'}" in err
     assert (tmp_path / "stop" / "bad_images.txt").read_text().startswith(str(data / "train" / "ant" / "0.png"))
-    status, out, _ = say("train", "--resume", tmp_path / "stop", "--bad_images", "skip")
+    status, out, err = say("train", "--resume", tmp_path / "stop", "--bad_images", "skip")
     assert status == 0 and "skipped 2 files that are not images: 1 .heic, 1 hidden" in out
-    assert "skipped the image" in out
+    assert "skipped the image" in err
     summary = json.loads((tmp_path / "stop" / "summary.json").read_text())
     assert summary["skipped_files"] == {"hidden": 1, ".heic": 1} and summary["bad_images"] == 1
     assert len((tmp_path / "stop" / "bad_images.txt").read_text().splitlines()) == 1

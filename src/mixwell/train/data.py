@@ -79,7 +79,7 @@ def load(config: Config, only: str = "") -> DataSet:
     if config.dataset not in SETS:
         raise RunError(f"no data set called {config.dataset!r}{nearest(config.dataset, SETS)}")
     source = SETS[config.dataset](config)
-    names = _splits(source, config)
+    names = _splits(source, config, only)
     read: dict[str, Split] = {}
     for name in dict.fromkeys([names[only]] if only else ["train", *names.values()]):
         if name not in read:
@@ -88,11 +88,13 @@ def load(config: Config, only: str = "") -> DataSet:
     return DataSet(train, val, test, source.classes, source.channels, source.mean, source.std, source.skipped)
 
 
-def _splits(source: Source, config: Config) -> dict[str, str]:
+def _splits(source: Source, config: Config, only: str) -> dict[str, str]:
     """Return which split serves to validate and which to test: one that exists, or ``"held"`` out of training."""
     there = [name for name in ("val", "test") if name in source.splits]
     val = "held" if config.val_split else "".join(there[:1])
     test = "".join(there[-1:]) or val
+    if not test and only:
+        raise RunError(f"no {only} images in {source.where}: expected a folder test or val")
     if not test:
         raise RunError(
             f"no images to validate on in {source.where}: add a folder val or test beside train, or hold out a share "

@@ -101,8 +101,8 @@ def _no_splits(root: Path) -> str:
     if names:
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         return (
-            f"{there}: {expected}, found the folders {shown}; if these are classes, move them into {root / 'train'} "
-            "and add --val_split 0.1"
+            f"{there}: {expected}, found the folders {shown}; if these are classes, move them into a folder train, val "
+            f"or test of {root}"
         )
     return f"{there}: {expected}; name the folder with --data"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -244,6 +245,7 @@ class BadImages:
 
     def _print(self, path: str, reason: str) -> None:
         if len(self.reasons) <= self.SHOWN:
-            print(f"skipped the image {path}: {reason}", flush=True)
+            print(f"skipped the image {path}: {reason}", file=sys.stderr, flush=True)
         elif len(self.reasons) == self.SHOWN + 1:
-            print(f"skipped more images{f', listed in {self.file}' if self.file else ''}", flush=True)
+            where = f", listed in {self.file}" if self.file else ""
+            print(f"skipped more images{where}", file=sys.stderr, flush=True)
