@@ -14,6 +14,7 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate")
+from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet
@@ -153,9 +154,13 @@ def test_every_cut_and_flip_of_an_archive(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
-def test_shared_archive(shared: Path) -> None:
+def test_shared_archive(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = shared / "data" / "ci" / "cifar100_ci.npz"
     if not path.is_file():
         pytest.skip("no data/ci/cifar100_ci.npz in the shared folder")
     data = load(Config(dataset="cifar100", data=str(path), val_split=0.25))
+    assert main(["check", str(path), "--dataset", "cifar100"]) == 0
+    assert capsys.readouterr().out == (
+        "train: 400 images of 10 classes, 40 to 40 of each\ntest: 100 images of 10 classes, 10 to 10 of each\n"
+    )
     assert data.train.counts(10) == [30] * 10 and data.val.counts(10) == [10] * 10 and data.test.counts(10) == [10] * 10

@@ -23,7 +23,8 @@ Read every image of a data set once and report what a training run would find: t
 not images, and images that cannot be read. The exit status is 0 if a run can use all of it, else 2.
 
   mixwell check DIR             DIR/train/CLASS/*.jpg, DIR/val, DIR/test; or any folder of images
-  mixwell check DIR --list bad.txt"""
+  mixwell check DIR --list bad.txt
+  mixwell check DIR --dataset cifar100"""
 
 
 @dataclass
@@ -69,22 +70,21 @@ def read_all(paths: Sequence[Path], threads: int) -> Report:
     return report
 
 
-def check_folder(root: Path, threads: int) -> tuple[list[str], Report]:
-    """Check a folder of images, with splits and classes or without.
+def check(dataset: str, root: Path, threads: int) -> tuple[list[str], Report]:
+    """Check a data set, or a folder of images without splits and classes.
 
     Returns:
-        Lines about the splits, and about the images.
+        Lines about the splits, and a report about the image files.
 
     Raises:
-        RunError: A run could not use the folder.
+        RunError: A run could not use it.
     """
-    if not any((root / name).is_dir() for name in SPLITS):
+    if dataset == "folder" and not any((root / name).is_dir() for name in SPLITS):
         found = images.find(root)
         if not found.paths:
             raise RunError(f"no images in {root}: {images.summary(found.skipped) or 'the folder is empty'}")
         return [line for line in [images.summary(found.skipped)] if line], read_all(found.paths, threads)
-    source = SETS["folder"](Config(dataset="folder", data=str(root)))
-    lines, paths = describe(source)
+    lines, paths = describe(SETS[dataset](Config(dataset=dataset, data=str(root))))
     return lines, read_all(paths, threads)
 
 
@@ -110,16 +110,18 @@ def main(argv: Sequence[str]) -> None:
     """
     parser = Parser("mixwell check", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="folder of a data set")
+    kinds = [name for name in SETS if name != "digits"]
+    parser.add_argument("--dataset", choices=kinds, default="folder", help="kind of data set [folder]")
     parser.add_argument("--threads", type=int, metavar="N", help="files read at a time [one for each core]")
     parser.add_argument("--list", metavar="FILE", help="write the paths of the bad images to this file, one a line")
     args = parser.parse_args(argv)
     root, threads = expand(args.folder), args.threads or os.cpu_count() or 1
-    if not root.is_dir():
+    if not root.exists():
         raise RunError(f"no folder {root}")
     if threads < 1:
         raise RunError(f"threads must be at least 1, got {threads}")
-    lines, report = check_folder(root, threads)
-    print("\n".join([*lines, *report.lines()]))
+    lines, report = check(args.dataset, root, threads)
+    print("\n".join([*lines, *(report.lines() if args.dataset == "folder" else [])]))
     if args.list:
         _write(expand(args.list), report)
     if report.bad:
