@@ -14,7 +14,7 @@ import torch
 import mixwell
 from mixwell.train.config import Config
 from mixwell.train.data import load
-from mixwell.train.loader import Place, loaders
+from mixwell.train.loader import ProcessInfo, loaders
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
 IMAGES = 1000
@@ -23,7 +23,7 @@ IMAGES = 1000
 def images_of(run: Path) -> torch.Tensor:
     """Return the first test images of a run, normalised as in training."""
     config = Config.read((run / "config.json").read_text())
-    test = loaders(config, load(config), Place(torch.device("cpu")))[2]
+    test = loaders(config, load(config), ProcessInfo(torch.device("cpu")))[2]
     found, count = [], 0
     for images, _ in test:
         found.append(images)

@@ -41,7 +41,7 @@ ORDER = [
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "config", "checkpoint", "recipes", "runs", "data", "images")},
+    {f"train.{name}" for name in ("errors", "paths", "config", "checkpoint", "recipes", "runs", "images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
     {"report"},
     {"train", "__main__"},
 ]

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from mixwell.metrics import (
+    calibration_sums,
     expected_calibration_error,
+    mean_average_precision,
     mixed_accuracy,
     negative_log_likelihood,
     ranked_accuracy,
     top_k_accuracy,
+    top_k_hits,
 )
 
 
@@ -179,3 +182,27 @@ def test_wrong_shapes(metric) -> None:
     """Labels of another length are refused."""
     with pytest.raises(ValueError, match=r"got \(4, 3\) and \(3,\)"):
         metric(torch.rand(4, 3), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_average_precision_equals_scikit_learn(levels: int) -> None:
+    """Also with many equal scores, and classes that no image has."""
+    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    for _ in range(20):
+        scores, labels = torch.randint(levels, (17, 5)).float(), (torch.rand(17, 5) < 0.3).long()
+        there = labels.sum(0) > 0
+        expected = [peer.average_precision_score(labels[:, c], scores[:, c]) for c in range(5) if there[c]]
+        assert mean_average_precision(scores, labels).item() == pytest.approx(100 * sum(expected) / len(expected))
+    assert mean_average_precision(torch.zeros(3, 2), torch.zeros(3, 2)).isnan()
+    with pytest.raises(ValueError, match=r"the same shape \(B, N\), got \(3, 2\) and \(3,\)"):
+        mean_average_precision(torch.zeros(3, 2), torch.zeros(3))
+
+
+def test_sums_of_batches_add_up() -> None:
+    """Counts and calibration sums of parts give the measures of the whole."""
+    logits, labels = 3 * torch.randn(60, 10, dtype=torch.float64), torch.randint(10, (60,))
+    parts = list(zip(logits.split(7), labels.split(7), strict=True))
+    hits = sum(int(top_k_hits(*part, k=3).sum()) for part in parts)
+    assert 100 * hits / 60 == pytest.approx(top_k_accuracy(logits, labels, k=3).item())
+    gap = torch.stack([calibration_sums(*part, bins=12) for part in parts]).sum(0).abs().sum() / 60
+    torch.testing.assert_close(gap, expected_calibration_error(logits, labels, bins=12))

@@ -21,7 +21,7 @@ from mixwell.train import display
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.loader import ArrayLoader, FolderLoader, Loader, Place, loaders
+from mixwell.train.loader import ArrayLoader, FolderLoader, Loader, ProcessInfo, loaders
 
 CPU = torch.device("cpu")
 NEVER = "rand-m9-p0"  # operations of probability 0
@@ -36,7 +36,7 @@ def noise(count: int = 12, side: int = 12, channels: int = 3) -> sets.DataSet:
 
 
 def both(config: Config, data: sets.DataSet) -> tuple[Loader, Loader]:
-    train, val, _ = loaders(config, data, Place(CPU))
+    train, val, _ = loaders(config, data, ProcessInfo(CPU))
     return train, val
 
 
@@ -91,7 +91,7 @@ def test_augment_changes_training_images_alone() -> None:
 
 
 def test_augment_that_cannot_be() -> None:
-    with pytest.raises(RunError, match=r"augment must be like rand-m9-mstd0\.5-inc1, and is 'rund-m9'"):
+    with pytest.raises(RunError, match=r"augment must be like rand-m9-mstd0\.5-inc1, got 'rund-m9'"):
         both(Config(batch_size=4, image_size=12, augment="rund-m9"), noise())
     with pytest.raises(RunError, match="augment needs images of 3 channels, and these have 1"):
         both(Config(batch_size=4, image_size=12, augment="rand-m9"), noise(channels=1))
@@ -127,8 +127,9 @@ def test_eval_crop(tmp_path: Path) -> None:
     """The middle of an image scaled so that its side is this much larger; with 1, the whole of it."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     for split in ("train", "val"):
-        (tmp_path / split / "one").mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / split / "one" / "0.png")
+        for name in ("one", "two"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
     for share, side in ((1.0, 20), (0.5, 40)):
         config = Config(dataset="folder", data=str(tmp_path), image_size=20, batch_size=1, eval_crop=share)
         data = replace(sets.load(config), mean=(0.0,) * 3, std=(1 / 255,) * 3)
@@ -184,7 +185,7 @@ def test_every_process_augments_in_its_own_way() -> None:
     config = Config(batch_size=8, image_size=12, crop=4, augment="rand-m9-mstd0.5", workers=1)
     seen, rows = [], []
     for rank in range(2):
-        train = loaders(config, data, Place(CPU, rank, 2))[0]
+        train = loaders(config, data, ProcessInfo(CPU, rank, 2))[0]
         images, labels = next(iter(train))
         seen.append(images)
         rows += labels.tolist()

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate")
+from accelerate import Accelerator
+
 import mixwell
 from mixwell.train.cli import main
-from mixwell.train.evaluate import score, summarise
+from mixwell.train.evaluate import evaluate, score, summarise
 
 
 def slow(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> dict[str, float]:
@@ -52,6 +54,27 @@ def test_certain_and_low_precision_logits_are_finite():
 def test_a_confidence_on_the_border_belongs_below():
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.2]])  # confidence 0.5, wrong, and 0.55, right: two bins of ten
     assert summarise(score(logits, torch.tensor([1, 1])))["ece"] == pytest.approx((0.5 + 1 - 0.5498) / 2, abs=1e-4)
+
+
+class Fixed(torch.nn.Module):
+    """Returns the images as logits."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+def test_several_labels_per_image():
+    """Dense labels are measured by mAP over all images at once, whatever the batches."""
+    peer = pytest.importorskip("sklearn.metrics")
+    logits, labels = torch.randn(50, 7), (torch.rand(50, 7) < 0.3).float()
+    expected = {
+        "map": 100 * peer.average_precision_score(labels, logits, average="macro"),
+        "loss": torch.nn.functional.binary_cross_entropy_with_logits(logits, labels).item(),
+    }
+    for size in (50, 7):
+        batches = zip(logits.split(size), labels.split(size), strict=True)
+        found = evaluate(Fixed(), batches, Accelerator(cpu=True))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_two_processes_measure_what_one_does(tmp_path, capsys):

@@ -28,7 +28,7 @@ from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.errors import RunError
-from mixwell.train.loader import Loader, Place, loaders
+from mixwell.train.loader import Loader, ProcessInfo, loaders
 from mixwell.train.loop import Training
 
 TINY = ["--subset", "60", "--batch_size", "20", "--image_size", "8", "--threads", "1", "--device", "cpu"]
@@ -65,7 +65,7 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def validation() -> tuple[Loader, list[str]]:
     config = Config(subset=60, image_size=8, batch_size=20)
     data = load(config)
-    return loaders(config, data, Place(torch.device("cpu")))[1], data.classes
+    return loaders(config, data, ProcessInfo(torch.device("cpu")))[1], data.classes
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,4 +1,4 @@
-"""How good it is: accuracy on clean and on mixed images, calibration, likelihood."""
+"""Measures of a classifier: accuracy on clean and on mixed images, calibration, likelihood, average precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mixwell.plan import Plan
 
 
 class Labelled(Protocol):
-    """What the accuracies on mixed images read: a ``MixedBatch``, or anything with these two fields."""
+    """The two fields that the accuracies on mixed images read, as of a ``MixedBatch``."""
 
     @property
     def labels(self) -> Tensor:
@@ -22,12 +22,12 @@ class Labelled(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """How much of each label the image carries, shape ``(B, K)``."""
+        """Weight of each label, shape ``(B, K)``."""
         ...
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """Return how often the right class is among the ``k`` highest, in percent.
+    """Return how often the label is among the ``k`` classes with the highest logits, in percent.
 
     Args:
         logits: Shape ``(B, N)``; with fewer than ``k`` classes all are taken.
@@ -41,15 +41,23 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
         >>> top_k_accuracy(torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), torch.tensor([1, 2]))
         tensor(50.)
     """
+    return 100 * top_k_hits(logits, labels, k).float().mean()
+
+
+def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """Return for each image whether its label is among the ``k`` highest classes, bool, shape ``(B,)``.
+
+    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch.
+    """
     _check(logits, labels)
     highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return 100 * (highest == labels[:, None]).any(1).float().mean()
+    return (highest == labels[:, None]).any(1)
 
 
 def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
-    """Return how much of the label the highest class covers, in percent.
+    """Return the label weight of the predicted class, in percent.
 
-    The mean over images of the summed weights of those sources whose label is the predicted class.
+    It is the mean over images of the summed weights of those sources whose label is the class of the highest logit.
 
     Args:
         logits: Shape ``(B, N)``.
@@ -69,7 +77,7 @@ def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
 
 
 def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
-    """Return the weight of the labels that stand in the right rank, in percent.
+    """Return the weight of the labels whose class has the right rank among the logits, in percent.
 
     The label of the largest weight must be the highest class, that of the second largest exactly the second highest
     class, and so on. Of equal weights the later source counts as the larger one. Sources with equal labels can score
@@ -109,21 +117,21 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
 def expected_calibration_error(
     logits: Tensor, labels: Tensor, bins: int = 10, *, probabilities: bool = False
 ) -> Tensor:
-    """Return by how much confidence and accuracy differ, averaged over equally wide bins of confidence.
+    """Return the difference of confidence and accuracy, averaged over equally wide bins of confidence.
 
     A bin holds confidences in ``(a, b]``; the first one also holds 0. Every bin is weighted by its own count.
 
     Args:
         logits: Logits, or with ``probabilities=True`` probabilities, shape ``(B, N)``.
         labels: Class indices, shape ``(B,)``.
-        bins: How many bins divide [0, 1].
-        probabilities: Whether ``logits`` already went through a softmax.
+        bins: Number of bins that divide [0, 1].
+        probabilities: Whether ``logits`` are probabilities already, the output of a softmax.
 
     Returns:
         Scalar in [0, 1].
 
     Raises:
-        ValueError: Shapes do not belong together.
+        ValueError: The shapes do not match.
 
     Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
 
@@ -132,21 +140,77 @@ def expected_calibration_error(
         >>> expected_calibration_error(sure, torch.tensor([0, 1]), probabilities=True)
         tensor(0.3000)
     """
+    return calibration_sums(logits, labels, bins, probabilities=probabilities).abs().sum() / len(labels)
+
+
+def calibration_sums(logits: Tensor, labels: Tensor, bins: int = 10, *, probabilities: bool = False) -> Tensor:
+    """Return for each bin of confidence the number of hits minus the summed confidence, shape ``(bins,)``.
+
+    Sums of several batches may be added. The sum of their absolute values, divided by the number of images, is the
+    expected calibration error: the count of a bin times ``|accuracy - confidence|`` is the absolute value of its sum.
+
+    Args:
+        logits: See :func:`expected_calibration_error`.
+        labels: Class indices, shape ``(B,)``.
+        bins: Number of bins that divide [0, 1].
+        probabilities: Whether ``logits`` are probabilities already.
+
+    Returns:
+        float64 for logits in float64, else float32.
+    """
     _check(logits, labels)
-    scores = logits.float() if probabilities else logits.float().softmax(1)
-    confidence, predicted = scores.max(1)
-    edges = torch.arange(1, bins, device=scores.device) / bins
-    # A bin's count times |accuracy - confidence| is the absolute sum of the differences in it.
-    difference = (predicted == labels).float() - confidence
-    total = scores.new_zeros(bins).index_add_(0, torch.bucketize(confidence, edges), difference)
-    return total.abs().sum() / len(labels)
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    confidence, predicted = (scores if probabilities else scores.softmax(1)).max(1)
+    edges = torch.arange(1, bins, device=scores.device, dtype=scores.dtype) / bins
+    difference = (predicted == labels).to(scores.dtype) - confidence
+    return scores.new_zeros(bins).index_add_(0, torch.bucketize(confidence, edges), difference)
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over classes of the average precision (mAP), in percent, for several labels per image.
+
+    The average precision of a class is the sum over distinct scores of the precision at that score times the gain in
+    recall, without interpolation. Classes without an image are left out of the mean.
+
+    Args:
+        scores: Logits or probabilities, shape ``(B, N)``.
+        labels: 1 for each class on the image, else 0, shape ``(B, N)``.
+
+    Returns:
+        Scalar in [0, 100], float64 where the device has it; NaN if no image has a label.
+
+    Raises:
+        ValueError: The shapes do not match.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.2], [0.8, 0.7], [0.1, 0.6]])
+        >>> mean_average_precision(scores, torch.tensor([[1, 0], [0, 1], [1, 0]])).item()
+        91.66...
+    """
+    if scores.ndim != 2 or labels.shape != scores.shape:
+        raise ValueError(
+            f"scores and labels must have the same shape (B, N), got {tuple(scores.shape)} and {tuple(labels.shape)}"
+        )
+    dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+    ranked, order = scores.sort(dim=0, descending=True)
+    positive = (labels.gather(0, order) > 0.5).to(dtype)
+    hits = positive.cumsum(0)
+    rank = torch.arange(1, len(scores) + 1, device=scores.device, dtype=dtype)[:, None]
+    # Images of equal score are one threshold: all of them get the precision at the last one.
+    last = torch.ones_like(positive, dtype=torch.bool)
+    last[:-1] = ranked[:-1] != ranked[1:]
+    place = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
+    end = place.where(last, torch.full_like(place, len(scores))).flip(0).cummin(0).values.flip(0)
+    precision = (hits / rank).gather(0, end)
+    total = positive.sum(0)
+    return 100 * ((precision * positive).sum(0) / total)[total > 0].mean()
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean negative log likelihood of the right class, in nats.
+    """Return the mean negative log likelihood of the labels, in nats.
 
     Args:
-        logits: Shape ``(B, N)``; log probabilities do as well.
+        logits: Logits or log probabilities, shape ``(B, N)``.
         labels: Class indices, shape ``(B,)``.
 
     Example:

@@ -16,7 +16,7 @@ from mixwell.report import picture, samples
 from mixwell.report.samples import Images, Sample
 from mixwell.train import checkpoint
 from mixwell.train.config import Config
-from mixwell.train.data import DataSet
+from mixwell.train.dataset import DataSet
 
 if TYPE_CHECKING:
     from mixwell.train.loader import Loader
@@ -61,7 +61,7 @@ def keep(run: Path, epoch: int, predictor: MaskPredictor, loader: Loader, classe
 
 def at_ratios(predictor: MaskPredictor, images: Images, loader: Loader) -> list[list[Sample]]:
     """Mix each image with those that follow it, at several ratios; the other sources get equal shares."""
-    inputs = loader.normalise(images.pixels.to(loader.place.device) * 255)
+    inputs = loader.normalise(images.pixels.to(loader.device) * 255)
     rows = torch.arange(len(inputs), device=inputs.device)
     partner = torch.stack([rows.roll(-k) for k in range(1, predictor.sources)], 1)
     size, found = (inputs.shape[2], inputs.shape[3]), []

@@ -20,6 +20,7 @@ from mixwell.report.samples import Images
 from mixwell.report.show import save
 from mixwell.train import data
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.paths import expand
 from mixwell.train.runs import Group, Run, groups, read_all
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -100,8 +101,8 @@ def main(argv: Sequence[str]) -> None:
     """
     about = "Write one self-contained HTML page about some runs, and print the table of results."
     parser = Parser("mixwell report", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory, or a folder of them")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="HTML", help="output [report.html]")
+    parser.add_argument("runs", type=expand, nargs="+", metavar="RUN", help="run directory, or a folder of them")
+    parser.add_argument("--out", type=expand, default=Path("report.html"), metavar="HTML", help="output [report.html]")
     args = parser.parse_args(argv)
     runs = read_all(args.runs)
     save(args.out, html(runs).encode())

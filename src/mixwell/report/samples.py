@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 import mixwell as mw
-from mixwell.train.data import Split
+from mixwell.train import images as files
+from mixwell.train.dataset import Split
 from mixwell.train.errors import RunError
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,14 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
         RunError: the folder does not exist, has fewer than two images, or an image cannot be read.
     """
     if not folder.is_dir():
-        raise RunError(f"no folder {folder}: --images expects a folder of images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        raise RunError(f"no folder {folder}: --images names a folder with images in it")
+    found = files.find(folder)
+    paths = found.paths
     if len(paths) < 2:
-        raise RunError(f"{len(paths) or 'no'} images in {folder}: expected at least two ({', '.join(ENDINGS)})")
+        others = files.summary(found.skipped)
+        raise RunError(
+            f"{len(paths) or 'no'} images in {folder}, expected two or more{f': {others}' if others else ''}"
+        )
     random.Random(seed).shuffle(paths)
     folders: dict[Path, list[Path]] = {}
     for path in paths:
@@ -106,34 +109,35 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     chosen = [path for turn in zip_longest(*folders.values()) for path in turn if path][:count]
     classes = [path.parent.name if len(folders) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
-    pixels = torch.stack([_read(path, size) for path in chosen])
+    pixels = torch.stack([_square(files.read(path), size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)
 
 
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
-    """Return the first image of each of the first ``count`` classes; image files are resized to ``largest`` pixels."""
-    rows = [int((split.labels == label).nonzero()[0]) for label in split.labels.unique()[:count].tolist()]
-    if isinstance(split.images, Tensor):
-        pixels = split.images[rows].float() / 255
-    else:
-        pixels = torch.stack([_read(split.images[row], largest) for row in rows])
-    return Images(pixels, split.labels[rows], classes)
+    """Return the first readable image of each of some classes of a data set, no larger than ``largest`` pixels."""
+    rows, pixels = [], []
+    for label in split.labels.unique()[:count].tolist():
+        row, image = _first((split.labels == label).nonzero()[:, 0].tolist(), split, largest)
+        rows.append(row)
+        pixels.append(image)
+    return Images(torch.stack(pixels), split.labels[rows], classes)
 
 
-def _read(path: Path, size: int) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            return _square(image, size)
-    except UnidentifiedImageError:
-        raise RunError(f"cannot read the image {path}: it is empty, damaged or of an unknown format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # raised by Pillow
-        reason = str(error).replace(str(path), "the file").splitlines()
-        raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
+def _first(rows: Sequence[int], split: Split, largest: int) -> tuple[int, Tensor]:
+    """Return the first of some rows whose image can be read, and the image; fail with the error of the last."""
+    for row in rows:
+        if isinstance(split.images, Tensor):
+            return row, split.images[row].float() / 255
+        try:
+            return row, _square(files.read(split.images[row]), largest)
+        except files.BadImageError:
+            if row == rows[-1]:
+                raise
+    raise RunError("no images to show")
 
 
 def _square(image: Image.Image, size: int) -> Tensor:
-    upright = ImageOps.exif_transpose(image).convert("RGB")
-    square = np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
+    square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     return torch.from_numpy(square.copy()).permute(2, 0, 1) / 255
 
 

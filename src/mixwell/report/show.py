@@ -15,6 +15,7 @@ from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, w
 from mixwell.report.samples import Images
 from mixwell.train import checkpoint
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.paths import expand
 
 ABOUT = """\
 Draw what a policy does at several ratios: clean images, masks, mixed images and labels.
@@ -68,8 +69,8 @@ def _policy(text: str) -> mw.BatchPolicy:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images [two sample photographs]")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
+    parser.add_argument("--images", type=expand, metavar="FOLDER", help="folder of images [two sample photographs]")
+    parser.add_argument("--out", type=expand, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
     parser.add_argument("--size", type=int, metavar="N", help="side of an image (pixels) [224; all: 112]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and random draws [0]")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mixwell import models
 from mixwell.features.hooks import classifier_of
@@ -19,7 +19,7 @@ from mixwell.policy import BatchPolicy
 from mixwell.step_guard import begin_momentum
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
-from mixwell.train.data import DataSet
+from mixwell.train.dataset import DataSet
 from mixwell.train.errors import RunError
 
 
@@ -42,14 +42,35 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
 
 def _pretrained(model: nn.Module, config: Config) -> None:
     """Load weights of the same architecture; a classifier layer for other classes is left as it was initialised."""
-    theirs = read_weights(Path(config.weights))
     ours = model.state_dict()
+    theirs = without_prefix(read_weights(Path(config.weights)), ours)
     head, _ = classifier_of(model)
     fits = {name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape}
     odd = sorted(name for name in (ours.keys() | theirs.keys()) - fits if name.rpartition(".")[0] != head)
     if odd:
         raise RunError(f"the weights in {config.weights} do not fit {config.model}: {len(odd)} differ, {odd[0]} is one")
     model.load_state_dict({name: theirs[name] for name in fits}, strict=False)
+
+
+def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what a wrapper put before the names of a model's weights, such as ``module.`` or ``_orig_mod.``.
+
+    Args:
+        theirs: Weights by name.
+        ours: Weights by name as the model has them.
+
+    Example:
+        >>> one = torch.zeros(1)
+        >>> list(without_prefix({"module.fc.weight": one, "n_averaged": one}, {"fc.weight": one}))
+        ['fc.weight']
+    """
+    name = next(iter(ours))
+    prefixes = {key.removesuffix(name) for key in theirs if key == name or key.endswith("." + name)}
+    prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in theirs for name in ours), default="")
+    if not prefix:
+        return theirs
+    counter = "n_averaged"  # beside the weights of torch.optim.swa_utils.AveragedModel
+    return {key.removeprefix(prefix): value for key, value in theirs.items() if key != counter}
 
 
 def policy(config: Config) -> BatchPolicy | None:

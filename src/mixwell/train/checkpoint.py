@@ -14,7 +14,7 @@ import pickle
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -23,6 +23,10 @@ from torch import Tensor
 
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
+from mixwell.train.paths import expand
+
+# Under which names training programs store the weights of the model in a checkpoint, the usual ones first.
+WEIGHTS_INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -49,9 +53,13 @@ def weights(state: dict[str, Tensor], card: dict[str, Any] | None = None) -> byt
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a weights file, ``.safetensors`` or a pickle of plain tensors.
 
+    Args:
+        path: The file. Weights may lie inside a training checkpoint, as under ``"model_state_dict"``.
+
     Raises:
-        RunError: the file is missing, damaged, or would have to run code to be read.
+        RunError: The file is missing, damaged, holds no weights, or would have to run code to be read.
     """
+    path = expand(path)
     if not path.is_file():
         raise RunError(f"no weights at {path}: expected a .safetensors or .pth file")
     try:
@@ -60,10 +68,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every format has its own exceptions
         raise RunError(f"cannot read the weights in {path}: {_reason(error)}") from None
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name")
-    return state
+    return _plain_weights(state, path)
+
+
+def _plain_weights(state: object, path: Path) -> dict[str, Tensor]:
+    """Return the dictionary of tensors in what a pickle holds: itself, or the one inside a training checkpoint."""
+
+    def is_weights(value: object) -> bool:
+        return (
+            isinstance(value, dict)
+            and bool(value)
+            and all(isinstance(name, str) and isinstance(each, Tensor) for name, each in value.items())
+        )
+
+    if is_weights(state):
+        return cast("dict[str, Tensor]", state)
+    inside = state if isinstance(state, dict) else {}
+    found = [name for name in (*WEIGHTS_INSIDE, *inside) if is_weights(inside.get(name))]
+    if found and (found[0] in WEIGHTS_INSIDE or len(found) == 1):
+        return inside[found[0]]
+    keys = ", ".join(repr(name) for name in [*inside][:5])
+    what = f"a dictionary with {keys}" if inside else f"a {type(state).__name__}"
+    raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name, got {what}")
 
 
 def _reason(error: Exception) -> str:

@@ -23,13 +23,15 @@ import mixwell
 from mixwell import models
 from mixwell.parse import known, nearest
 from mixwell.train import checkpoint
-from mixwell.train.config import Config
+from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, full_disk
+from mixwell.train.paths import expand
 from mixwell.train.recipes import FAMILIES, RECIPES
 
 ELSEWHERE = {  # commands whose arguments are read by the ``main(argv)`` of a module of their own
     "show": "picture of what a policy does to images",
     "report": "one HTML page about several runs",
+    "check": "read every image of a data set once, before training",
     "demo": "plain, CutMix and CutMix + SUMix on real digits, with table, pictures and report",
 }
 KINDS = {
@@ -94,12 +96,13 @@ def _parser(argv: Sequence[str]) -> Parser:
     train.add_argument("--resume", metavar="RUN", help="continue the run in this directory with its own settings")
     _add_fields(train, chosen())
     evaluate = commands.add_parser("eval", help="measure a trained run", description="Measure the classifier of a run.")
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
     evaluate.add_argument("--split", choices=("test", "val"), default="test", help="which images [test]")
     evaluate.add_argument("--bins", type=int, default=10, help="intervals of the calibration error [10]")
     evaluate.add_argument("--json", action="store_true", help="print one line of JSON")
     for name in ("data", "device"):
         evaluate.add_argument(f"--{name}", help=f"another {name} than the run's")
+    evaluate.add_argument("--bad_images", choices=BAD_IMAGES, help="what to do about images that cannot be read")
     commands.add_parser("list", help="what recipes, policies, methods and models there are")
     for name, text in ELSEWHERE.items():
         commands.add_parser(name, help=text)
@@ -125,12 +128,12 @@ def _train(given: dict[str, Any], command: str) -> None:
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     if resumed:
-        config, run = _resumed(Path(resumed), recipe, given), Path(resumed)
+        config, run = _resumed(expand(resumed), recipe, given), expand(resumed)
         if out:
             raise RunError("--resume continues a run in its own directory: leave out --out")
     elif recipe:
         config = replace(RECIPES[recipe](), **given)
-        run = Path(out or Path("runs", _run_name(config)))
+        run = expand(out or Path("runs", _run_name(config)))
         if (run / "config.json").exists() and _first_process():
             raise RunError(f"{run} already holds a run: continue it with --resume {run}, or choose another --out")
     else:
@@ -151,8 +154,8 @@ def _train(given: dict[str, Any], command: str) -> None:
 
 
 def _absolute(path: str) -> str:
-    """Return a path for a run that may go on somewhere else; what timm is to fetch is none."""
-    return path if not path or path.startswith("timm/") else str(Path(path).absolute())
+    """Return an absolute path, for a run that may be resumed from another folder; timm/TAG is not a path."""
+    return path if not path or path.startswith("timm/") else str(expand(path).absolute())
 
 
 def _told(run: Path, summary: dict[str, Any]) -> str:
@@ -191,8 +194,9 @@ def _resumed(run: Path, recipe: str | None, given: dict[str, Any]) -> Config:
 def _read_config(run: Path) -> Config:
     try:
         return Config.read((run / "config.json").read_text())
-    except OSError:
-        raise RunError(f"no run in {run}: expected {run / 'config.json'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        kind = " in UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise RunError(f"no run in {run}: expected {run / 'config.json'}{kind}") from None
 
 
 @contextlib.contextmanager
@@ -218,7 +222,7 @@ def _eval(args: argparse.Namespace) -> None:
     from mixwell.train.evaluate import evaluate_run
 
     config = _read_config(args.run)
-    changes = {name: getattr(args, name) for name in ("data", "device") if getattr(args, name)}
+    changes = {name: getattr(args, name) for name in ("data", "device", "bad_images") if getattr(args, name)}
     measures = evaluate_run(replace(config, **changes), args.run, args.split, args.bins)
     if not _first_process():
         return
@@ -226,6 +230,9 @@ def _eval(args: argparse.Namespace) -> None:
         print(json.dumps(measures))
     else:
         print(f"{args.run} on {measures['images']} {args.split} images")
+        if "map" in measures:
+            print(f"  mAP    {measures['map']:6.2f} %\n  BCE    {measures['loss']:6.4f}")
+            return
         print(f"  top-1  {measures['top1']:6.2f} %\n  top-5  {measures['top5']:6.2f} %")
         print(f"  NLL    {measures['loss']:6.4f}\n  ECE    {measures['ece']:6.4f} ({args.bins} bins)")
 

@@ -11,6 +11,7 @@ from mixwell.parse import nearest
 from mixwell.train.errors import RunError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+BAD_IMAGES = ("stop", "skip")
 
 
 def setting(default: Any, text: str) -> Any:
@@ -30,14 +31,18 @@ class Config:
         True
     """
 
-    MAY_CHANGE: ClassVar = frozenset({"data", "device", "threads", "workers", "save_every"})  # when a run is resumed
+    # When a run is resumed.
+    MAY_CHANGE: ClassVar = frozenset({"bad_images", "data", "device", "threads", "workers", "save_every"})
 
     recipe: str = setting("custom", "name of the recipe the other values came from")
     # what is learned
     dataset: str = setting("digits", "digits, cifar10, cifar100 or folder")
     data: str = setting("", "folder that holds the data set (path; digits needs none)")
-    subset: int = setting(0, "training images used, the same number of each class, fixed (images; 0 = all)")
-    val_split: float = setting(0.0, "share of the training images held out to validate on (0 to 0.9; 0 = test images)")
+    subset: int = setting(0, "training images used, the same share of each class, fixed (images; 0 = all)")
+    val_split: float = setting(
+        0.0, "share of each class's training images held out to validate on (0 to 0.9; 0 = val or test images)"
+    )
+    bad_images: str = setting("stop", "what to do about images that cannot be read, stop or skip; they are listed")
     image_size: int = setting(32, "side of the square the network sees; CIFAR is resized to it (pixels)")
     crop: int = setting(0, "random shift of small images, reflected at the border (pixels)")
     scale: float = setting(0.08, "smallest share of an image of another size that a random crop keeps (area, 0 to 1)")
@@ -90,6 +95,7 @@ class Config:
             self._expect(name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
         self._expect("erasing", 0 <= self.erasing <= 1, "between 0 and 1")
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
+        self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
         self._expect("precision", self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 
     def _expect(self, name: str, good: bool, expected: str) -> None:

@@ -20,6 +20,7 @@ from mixwell.report.page import write
 from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.paths import expand
 from mixwell.train.recipes import RECIPES
 from mixwell.train.runs import command, groups, read
 
@@ -165,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
         "mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
+        "--out", type=expand, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
     )
     parser.add_argument(
         "--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]"

@@ -1,56 +1,54 @@
-"""Top-1, top-5, negative log-likelihood and calibration error, over any number of processes."""
+"""Top-1 and top-5 accuracy, negative log-likelihood and calibration error, or mAP, over any number of processes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate.utils
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixwell.metrics import calibration_sums, mean_average_precision, top_k_hits
 from mixwell.train import build
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import load
+from mixwell.train.dataset import match_classes
 from mixwell.train.engine import engine
-from mixwell.train.loader import Place, loaders
+from mixwell.train.errors import RunError, first_line
+from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 
 
 def score(logits: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
-    """Return sums over a batch from which ``summarise`` makes the measures; sums of batches may be added.
+    """Return the sums over a batch from which :func:`summarise` computes the measures. Sums of batches may be added.
 
     Args:
         logits: Shape ``(B, N)``.
         labels: Class indices, shape ``(B,)``.
-        bins: Equal intervals of confidence, each open below and closed above.
+        bins: Number of bins of confidence, see :func:`mixwell.metrics.calibration_sums`.
 
     Returns:
-        Count, top-1 hits, top-5 hits, negative log-likelihood, then count, confidence and hits of every bin; float64
-        where the device has it.
+        Count, top-1 hits, top-5 hits, negative log-likelihood, then the sum of each bin; float64 where the device has
+        it.
     """
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    logits = logits.to(dtype)
-    confidence, first = logits.softmax(1).max(1)
-    top5 = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    hit = (first == labels).to(dtype)
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    sums = torch.zeros(3, bins, dtype=dtype, device=logits.device)
-    sums = sums.index_add(1, place, torch.stack([torch.ones_like(hit), confidence, hit]))
+    logits = logits.to(_precise(logits.device))
+    hits = [top_k_hits(logits, labels, k).sum() for k in (1, 5)]
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.cat([torch.stack([sums[0].sum(), hit.sum(), top5.sum().to(dtype), loss]), sums.flatten()])
+    sums = torch.stack([loss.new_tensor(len(labels)), *(hit.to(loss.dtype) for hit in hits), loss])
+    return torch.cat([sums, calibration_sums(logits, labels, bins)])
 
 
 def summarise(sums: Tensor) -> dict[str, float]:
-    """Turn sums of ``score`` into measures.
+    """Compute measures from the sums of :func:`score`.
 
     Returns:
         ``top1`` and ``top5`` in percent, ``loss`` (mean negative log-likelihood, nats) and ``ece`` (expected
-        calibration error, 0 to 1: ``sum_b n_b / N * |accuracy_b - confidence_b|``).
-
-    Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
+        calibration error, 0 to 1).
 
     Example:
         >>> logits = torch.tensor([[0.0, 10.0], [10.0, 0.0]])
@@ -58,52 +56,108 @@ def summarise(sums: Tensor) -> dict[str, float]:
         {'top1': 50.0, 'top5': 100.0, 'loss': 5.0, 'ece': 0.5}
     """
     count, top1, top5, loss = sums[:4].tolist()
-    _, confidence, hits = sums[4:].view(3, -1)
-    gap = (hits - confidence).abs().sum().item()
+    gap = sums[4:].abs().sum().item()
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss / count, "ece": gap / count}
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator, bins: int = 10
 ) -> dict[str, float]:
-    """Measure a classifier in evaluation mode; every process brings its own images, none of them twice.
+    """Measure a classifier in evaluation mode. Every process brings its own images, and each image counts once.
 
-    Only sums travel between processes, so no image has to be repeated to fill a last batch and none is counted twice.
+    Args:
+        model: Returns logits ``(B, N)``.
+        batches: Images, and class indices ``(B,)`` or 0 and 1 for several labels per image ``(B, N)``.
+        accelerator: Adds up the sums of all processes.
+        bins: Number of bins of the calibration error.
+
+    Returns:
+        What :func:`summarise` returns; for several labels per image ``map`` (mean average precision, percent) and
+        ``loss`` (mean binary cross-entropy over classes, nats) instead.
+
+    Raises:
+        RunError: There are no images.
     """
     training = model.training
     model.eval()
-    dtype = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    sums = torch.zeros(4 + 3 * bins, dtype=dtype, device=accelerator.device)
+    sums = torch.zeros(4 + bins, dtype=_precise(accelerator.device), device=accelerator.device)
+    several: list[tuple[Tensor, Tensor]] = []
     for images, labels in batches:
         with accelerator.autocast():
             logits = model(images)
-        sums += score(logits, labels, bins)
+        if labels.ndim == 2:  # average precision ranks all images, so it cannot be summed over batches
+            several.append((logits.float().cpu(), labels.float().cpu()))
+        else:
+            sums += score(logits, labels, bins)
     model.train(training)
-    return summarise(accelerator.reduce(sums, "sum"))  # type: ignore[arg-type]
+    everyone: list[tuple[Tensor, Tensor]] = accelerate.utils.gather_object(several)
+    if everyone:
+        logits, labels = (torch.cat(parts) for parts in zip(*everyone, strict=True))
+        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        return {"map": mean_average_precision(logits, labels).item(), "loss": loss.item()}
+    total: Tensor = accelerator.reduce(sums, "sum")  # type: ignore[assignment]
+    if not total[0]:
+        raise RunError("there are no images to measure the classifier on")
+    return summarise(total)
 
 
 def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10) -> dict[str, float]:
-    """Measure the classifier that a run has kept.
+    """Measure the classifier that a run has stored.
+
+    Only the split that is measured is read, and its classes are matched with those of the classifier by name.
 
     Args:
         config: The run's config.
         run: Its directory.
-        split: ``"test"``, or ``"val"`` for what was held out.
-        bins: Intervals of the calibration error.
+        split: ``"test"``, or ``"val"`` for the validation images.
+        bins: Number of bins of the calibration error.
 
     Returns:
-        What ``summarise`` returns, and ``images``.
+        What :func:`evaluate` returns, and ``images``.
 
     Raises:
-        RunError: there is no model yet, or its data set is missing.
+        RunError: There is no model yet, it is damaged, or the data set is missing or has other classes.
     """
+    if bins < 1:
+        raise RunError(f"bins must be at least 1, got {bins}")
+    path = run / "model.safetensors"
+    weights, classes = read_weights(path), stored_classes(path)
     accelerator = engine(config)
-    data = load(config)
+    data = load(config, only=split)
+    images = match_classes(data.test, data.classes, classes)
+    data = replace(data, classes=classes)
     model = build.classifier(replace(config, weights=""), data)
-    model.load_state_dict(read_weights(run / "model.safetensors"))
-    place = Place(accelerator.device, accelerator.process_index, accelerator.num_processes)
-    _, val, test = loaders(config, data, place)
-    batches = test if split == "test" else val
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        odd = str(error).splitlines()[1:2] or [first_line(error)]
+        raise RunError(f"the weights in {path} do not fit the model {config.model}: {odd[0].strip()}") from None
+    process = ProcessInfo(accelerator.device, accelerator.process_index, accelerator.num_processes)
+    bad = bad_images(config)
+    batches = evaluation_loader(images, data, config, process, bad)
     measures = evaluate(model.to(accelerator.device), batches, accelerator, bins)
-    return {**measures, "images": len(batches.split)}
+    skipped = len(set().union(*accelerate.utils.gather_object([set(bad.reasons)])))
+    return {**measures, "images": len(images) - skipped}
+
+
+def stored_classes(path: Path) -> list[str]:
+    """Return the class names in the file of a classifier.
+
+    Raises:
+        RunError: It has none, so it was not written by a training run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            classes = json.loads((file.metadata() or {})["mixwell"])["classes"]
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise RunError(f"{path} holds no class names: expected the model.safetensors of a training run")
+    return classes

@@ -1,26 +1,27 @@
-"""Batches: augmented on the device for small images in memory, made by a ``DataLoader`` of all others.
+"""Batches of images: small images in memory are augmented on the device, all others by a ``DataLoader``.
 
-Both loaders draw the order of an epoch (and the small one every crop and flip of it) from a generator of their own, on
-the CPU, before the epoch starts. Its state between epochs is all that a checkpoint has to keep.
+Both loaders draw the order of an epoch from their own generator, on the CPU, before the epoch starts; the one for small
+images draws all crops and flips of the epoch as well. A checkpoint stores the generator's state between epochs.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mixwell.train.config import Config
-from mixwell.train.data import DataSet, Split
+from mixwell.train.dataset import DataSet, Split
 from mixwell.train.errors import RunError
+from mixwell.train.image_files import ImageFiles, collate, has_size
+from mixwell.train.images import BadImages
 
 
 def reflect(images: Tensor, pad: int) -> Tensor:
@@ -52,8 +53,8 @@ def augment(padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, mirror: Ten
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process computes, and which of how many it is."""
+class ProcessInfo:
+    """The device of a process, its number (rank) and the number of all processes (world)."""
 
     device: torch.device
     rank: int = 0
@@ -61,25 +62,34 @@ class Place:
 
 
 class Loader(ABC):
-    """Yields ``(images, labels)``, normalised, on the device; subclasses say how a batch is made.
+    """Yields ``(images, labels)``, normalised, on the device. Subclasses define how a batch is made.
 
-    With a generator an epoch is a random order without its incomplete last batch, and every process gets its share of
-    every batch in ``accumulate`` pieces; without one it is the plain order, of which a process sees every
-    ``world``-th row once, however many that are.
+    With a generator (training) an epoch is in random order, without its incomplete last batch, and every process gets
+    its share of every batch in ``accumulate`` pieces. Without one (evaluation) the order is that of the split; every
+    process gets every ``world``-th row, so that each image is seen exactly once.
 
     Args:
         split: Images and labels.
-        data: The data set they come from, for its statistics.
+        data: The data set they come from; its mean and standard deviation normalise the images.
         config: Batch size, pieces, augmentation.
-        place: This process.
+        process: This process.
         generator: Source of the random order and augmentation; None for evaluation.
+        bad: What happens to image files that cannot be read; None to stop at the first one.
     """
 
     def __init__(
-        self, split: Split, data: DataSet, config: Config, place: Place, generator: torch.Generator | None = None
+        self,
+        split: Split,
+        data: DataSet,
+        config: Config,
+        process: ProcessInfo,
+        generator: torch.Generator | None = None,
+        bad: BadImages | None = None,
     ) -> None:
-        self.split, self.config, self.place, self.generator = split, config, place, generator
-        self.mean, self.std = (torch.tensor(x, device=place.device).view(-1, 1, 1) * 255 for x in (data.mean, data.std))
+        self.split, self.config, self.process, self.generator = split, config, process, generator
+        self.bad = bad or BadImages()
+        self.device = process.device
+        self.mean, self.std = (torch.tensor(x, device=self.device).view(-1, 1, 1) * 255 for x in (data.mean, data.std))
         self.erase = None
         if config.erasing and generator is not None:
             from torchvision.transforms import v2
@@ -88,13 +98,13 @@ class Loader(ABC):
 
     def __len__(self) -> int:
         if self.generator is None:
-            mine = range(self.place.rank, len(self.split), self.place.world)
+            mine = range(self.process.rank, len(self.split), self.process.world)
             return math.ceil(len(mine) / self.config.batch_size)
         return len(self.split) // self.config.batch_size * self.config.accumulate
 
     def rows(self) -> list[Tensor]:
         """Draw the rows of every batch of an epoch."""
-        rank, world, size = self.place.rank, self.place.world, self.config.batch_size
+        rank, world, size = self.process.rank, self.process.world, self.config.batch_size
         if self.generator is None:
             mine = torch.arange(len(self.split))[rank::world]
             return list(mine.split(size)) if len(mine) else []
@@ -102,33 +112,39 @@ class Loader(ABC):
         return list(order.view(len(self), world, -1)[:, rank])
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return uint8 images as float32 ones of mean zero and deviation one."""
+        """Return uint8 images as float32, with mean zero and standard deviation one over the data set."""
         return images.float().sub_(self.mean).div_(self.std)
 
     def erased(self, images: Tensor) -> Tensor:
-        """Fill a random box of some training images with noise, where that is wanted."""
+        """Fill a random box of some training images with noise, if the config asks for it."""
         return images if self.erase is None else torch.stack([self.erase(image) for image in images])
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Walk an epoch: normalised images ``(B, C, H, W)`` and class indices ``(B,)``, on the device."""
+        """Yield the batches of an epoch: normalised images ``(B, C, H, W)`` and labels ``(B,)``, on the device."""
 
 
 class ArrayLoader(Loader):
     """Keeps the whole split on the device and crops, mirrors and normalises there, a batch at a time."""
 
     def __init__(
-        self, split: Split, data: DataSet, config: Config, place: Place, generator: torch.Generator | None = None
+        self,
+        split: Split,
+        data: DataSet,
+        config: Config,
+        process: ProcessInfo,
+        generator: torch.Generator | None = None,
+        bad: BadImages | None = None,
     ) -> None:
-        super().__init__(split, data, config, place, generator)
+        super().__init__(split, data, config, process, generator, bad)
         assert isinstance(split.images, Tensor)
-        images = split.images.to(place.device)
+        images = split.images.to(self.device)
         self.size = (images.shape[2], images.shape[3])
         self.images = images if generator is None else reflect(images, config.crop)
-        self.labels = split.labels.to(place.device)
+        self.labels = split.labels.to(self.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches, device, count = self.rows(), self.place.device, len(self.split)
+        batches, device, count = self.rows(), self.device, len(self.split)
         if self.generator is None:
             for rows in batches:
                 rows = rows.to(device)
@@ -142,112 +158,52 @@ class ArrayLoader(Loader):
             yield self.erased(self.normalise(images)), self.labels[rows]
 
 
-class _Files(Dataset):
-    """Reads images, from files or memory, and brings them to one size, as uint8 tensors."""
-
-    def __init__(self, split: Split, config: Config, train: bool, fill: tuple[int, ...]) -> None:
-        from torchvision.transforms import v2
-
-        size, cubic, files = config.image_size, v2.InterpolationMode.BICUBIC, not isinstance(split.images, Tensor)
-        if not train:
-            steps = [v2.Resize(round(size / config.eval_crop), cubic) if files else v2.Resize((size, size), cubic)]
-            steps += [v2.CenterCrop(size)]
-        else:
-            small = not files and has_size(split, size)
-            shift = v2.RandomCrop(size, config.crop, padding_mode="reflect")
-            steps = [shift if small else v2.RandomResizedCrop(size, (config.scale, 1), interpolation=cubic)]
-            steps += [v2.RandomHorizontalFlip()] if config.flip else []
-            steps += [_augmentation(config, fill)] if config.augment else []
-        self.split, self.transform = split, v2.Compose([*steps, v2.PILToTensor()])
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        from PIL import Image
-        from torchvision.transforms.v2.functional import to_pil_image
-
-        label, images = int(self.split.labels[row]), self.split.images
-        if isinstance(images, Tensor):
-            return self.transform(to_pil_image(images[row])), label
-        try:
-            with Image.open(images[row]) as image:
-                return self.transform(image.convert("RGB")), label
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            path = images[row]
-            reason = str(error).replace(f" {str(path)!r}", "").replace(str(path), "").splitlines()
-            raise RunError(f"cannot read the image {path}: {reason[0] if reason else type(error).__name__}") from None
-
-
-def has_size(split: Split, size: int) -> bool:
-    """Tell whether images in memory have a size already, which their longer side decides."""
-    return isinstance(split.images, Tensor) and max(split.images.shape[2:]) == size
-
-
-def _augmentation(config: Config, fill: tuple[int, ...]) -> Callable[[Any], Any]:
-    """Return RandAugment as timm has it; what a shift or a turn lets in has the colour ``fill``.
-
-    Raises:
-        RunError: there is no such augmentation.
-    """
-    try:
-        from timm.data.auto_augment import rand_augment_transform
-    except ImportError:
-        raise RunError("augment needs timm: pip install timm, or leave augment out") from None
-    from PIL import Image
-
-    if not re.fullmatch(r"rand(-(m|n|inc|mmax)\d+|-(p|mstd)\d+(\.\d+)?|-t\w+)*", config.augment):
-        raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, and is {config.augment!r}")
-    settings = {
-        "translate_const": int(0.45 * config.image_size),
-        "img_mean": fill,
-        "interpolation": Image.Resampling.BICUBIC,
-    }
-    try:
-        return rand_augment_transform(config.augment, settings)
-    except (AssertionError, ValueError, KeyError):
-        raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, and is {config.augment!r}") from None
-
-
 class FolderLoader(Loader):
     """Streams images through ``torch.utils.data.DataLoader`` as uint8, and normalises on the device.
 
-    Images are files, or arrays that are to be resized or augmented one by one.
+    The images are files, or arrays that are resized or augmented one by one.
     """
 
     def __init__(
-        self, split: Split, data: DataSet, config: Config, place: Place, generator: torch.Generator | None = None
+        self,
+        split: Split,
+        data: DataSet,
+        config: Config,
+        process: ProcessInfo,
+        generator: torch.Generator | None = None,
+        bad: BadImages | None = None,
     ) -> None:
-        super().__init__(split, data, config, place, generator)
+        super().__init__(split, data, config, process, generator, bad)
         fill = tuple(round(255 * value) for value in data.mean)
-        self.files = _Files(split, config, generator is not None, fill)
+        self.files = ImageFiles(split, config, generator is not None, fill)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        device = self.place.device
         loader = DataLoader(
             self.files,
             batch_sampler=[rows.tolist() for rows in self.rows()],
             num_workers=self.config.workers,
-            pin_memory=device.type == "cuda",
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
             generator=self._seeds(),
             worker_init_fn=_ignore_interrupt,
         )
-        try:
-            for images, labels in loader:
-                images = self.erased(self.normalise(images.to(device, non_blocking=True)))
-                yield images, labels.to(device, non_blocking=True)
-        except RunError as error:  # from a worker it comes wrapped in that worker's traceback
-            raise RunError(str(error).strip().splitlines()[-1].split("RunError: ")[-1]) from None
+        for images, labels, bad in loader:
+            self.bad.add(bad)
+            if images is not None:
+                images = self.erased(self.normalise(images.to(self.device, non_blocking=True)))
+                yield images, labels.to(self.device, non_blocking=True)
+            elif self.generator is not None:
+                raise RunError(f"none of the {len(self.split)} training images can be read")
 
     def _seeds(self) -> torch.Generator:
-        """Return what seeds the workers; without one they would draw from the global generator.
+        """Return the generator that seeds the workers; the default would be torch's global generator.
 
-        The order of rows is the same in all processes, what happens to an image is not.
+        The order of rows is the same in all processes, the augmentation is not.
         """
         if self.generator is None:
             return torch.Generator()
         drawn = int(torch.randint(2**48, (), generator=self.generator))
-        return torch.Generator().manual_seed(drawn + 1_000_003 * self.place.rank)
+        return torch.Generator().manual_seed(drawn + 1_000_003 * self.process.rank)
 
 
 def _ignore_interrupt(worker: int) -> None:
@@ -255,21 +211,43 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def loaders(config: Config, data: DataSet, place: Place) -> tuple[Loader, Loader, Loader]:
+def evaluation_loader(
+    split: Split, data: DataSet, config: Config, process: ProcessInfo, bad: BadImages | None = None
+) -> Loader:
+    """Return a loader that yields each image of a split once, in order."""
+    kind = ArrayLoader if has_size(split, config.image_size) else FolderLoader
+    return kind(split, data, config, process, None, bad)
+
+
+def loaders(
+    config: Config, data: DataSet, process: ProcessInfo, run: Path | None = None
+) -> tuple[Loader, Loader, Loader]:
     """Return the loaders of the training, validation and test images.
 
+    Args:
+        config: Batch size, pieces, augmentation, what happens to bad images.
+        data: The data set.
+        process: This process.
+        run: Directory that gets a list of the images that cannot be read; None for no list.
+
     Raises:
-        RunError: the batch cannot be shared out evenly, or is larger than the training set.
+        RunError: The batch cannot be divided evenly, or is larger than the training set.
     """
-    pieces = place.world * config.accumulate
+    pieces = process.world * config.accumulate
     if config.batch_size % pieces:
         raise RunError(f"batch_size {config.batch_size} must divide by {pieces} (processes times accumulate)")
     if config.batch_size > len(data.train):
         raise RunError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images: lower it")
     if config.augment and data.channels != 3:
         raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
-    kind = ArrayLoader if has_size(data.train, config.image_size) else FolderLoader
-    generator = torch.Generator().manual_seed(config.seed)
-    train = (FolderLoader if config.augment else kind)(data.train, data, config, place, generator)
-    val = kind(data.val, data, config, place)
-    return train, val, val if data.test is data.val else kind(data.test, data, config, place)
+    bad = bad_images(config, run)
+    kind = ArrayLoader if has_size(data.train, config.image_size) and not config.augment else FolderLoader
+    train = kind(data.train, data, config, process, torch.Generator().manual_seed(config.seed), bad)
+    val = evaluation_loader(data.val, data, config, process, bad)
+    test = val if data.test is data.val else evaluation_loader(data.test, data, config, process, bad)
+    return train, val, test
+
+
+def bad_images(config: Config, run: Path | None = None) -> BadImages:
+    """Return what happens to bad images as a config says, with a list of them in a run directory."""
+    return BadImages(config.bad_images == "skip", run and run / "bad_images.txt")

@@ -22,12 +22,14 @@ from mixwell.report import masks
 from mixwell.train import build, checkpoint
 from mixwell.train.average import Average
 from mixwell.train.config import Config
-from mixwell.train.data import DataSet, load
+from mixwell.train.data import load
+from mixwell.train.dataset import DataSet
 from mixwell.train.display import Display
 from mixwell.train.engine import engine, environment, seed_everything
 from mixwell.train.errors import RunError
 from mixwell.train.evaluate import evaluate
-from mixwell.train.loader import Place, loaders
+from mixwell.train.images import summary as skipped_files
+from mixwell.train.loader import ProcessInfo, loaders
 from mixwell.train.runs import curve
 
 Record = dict[str, Any]
@@ -49,9 +51,14 @@ class Training:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seed_everything(config.seed)
         self.data: DataSet = load(config)
-        self.train, self.val, self.test = loaders(config, self.data, Place(self.accelerator.device, rank, world))
-        # A run that goes on has all weights in its checkpoint.
-        start = config if checkpoint.latest(run) is None else replace(config, weights="")
+        process = ProcessInfo(self.accelerator.device, rank, world)
+        self.train, self.val, self.test = loaders(config, self.data, process, run)
+        folder = checkpoint.latest(run)
+        self.restored = None if folder is None else checkpoint.load(folder, config, world)
+        if self.restored is not None:
+            self.data.check_fingerprint(self.restored[1].get("data"))
+        # A resumed run has all weights in its checkpoint.
+        start = config if folder is None else replace(config, weights="")
         model = build.classifier(start, self.data).to(self.accelerator.device)
         self.average = Average(model, config.ema) if config.ema else None
         self.method = build.method(config, model, len(self.data.classes)).to(self.accelerator.device)
@@ -74,6 +81,8 @@ class Training:
     def __call__(self) -> Record:
         """Train from the newest checkpoint, or from the start, to the end; return the summary."""
         self.resume()
+        if self.main and self.data.skipped.total():
+            print(skipped_files(self.data.skipped), flush=True)
         epochs, images = self.config.epochs, self.steps * self.config.batch_size
         with Display(epochs, images, len(self.history), silent=not self.main) as display:
             for epoch in range(len(self.history) + 1, epochs + 1):
@@ -186,6 +195,7 @@ class Training:
             "config": self.config.json(),
             "command": self.command,
             "world": self.accelerator.num_processes,
+            "data": self.data.fingerprint(),
             "history": self.history,
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -203,9 +213,9 @@ class Training:
 
     def resume(self) -> None:
         """Continue where the newest checkpoint ends; without one, start."""
-        folder = checkpoint.latest(self.run)
-        if folder is not None:
-            weights, state = checkpoint.load(folder, self.config, self.accelerator.num_processes)
+        if self.restored is not None:
+            weights, state = self.restored
+            self.restored = None  # frees the memory
             self.method.load_state_dict(weights)
             kinds = [group.get("fused") for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -248,11 +258,13 @@ class Training:
             **{name: getattr(config, name) for name in ("recipe", "dataset", "model", "method", "seed", "epochs")},
             "policy": repr(build.policy(config) or "none").strip("'"),
             **{name: curve(self.history, name) for name in ("val_top1", "ema_top1") if name in self.history[-1]},
-            "validated_on": "test images" if data.val is data.test else "held-out images",
+            "validated_on": "held-out images" if config.val_split or data.val is not data.test else "test images",
             "test": test,
             "parameters": sum(p.numel() for p in self.method.model.parameters()),
             "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
             "classes": len(data.classes),
+            "skipped_files": dict(data.skipped),
+            "bad_images": len(self.train.bad.reasons),
             "seconds": sum(record["seconds"] for record in self.history),
             "images_per_second": statistics.median(record["images_per_second"] for record in self.history),
             "command": self.command,

@@ -1,0 +1,160 @@
+"""What a data set is: images, labels, the names of its classes, and the fingerprint by which a run knows it again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixwell.train.errors import RunError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8 tensor of shape ``(N, C, H, W)``, or the paths of N image files.
+        labels: Class indices, int64, shape ``(N,)``; or 0 and 1 for several labels per image, shape ``(N, classes)``.
+    """
+
+    images: Tensor | list[Path]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: Tensor) -> Split:
+        """Return the given rows, in their order."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else [self.images[i] for i in rows.tolist()]
+        return Split(images, self.labels[rows])
+
+    def counts(self, classes: int) -> list[int]:
+        """Return the number of images of each class."""
+        if self.labels.ndim == 2:
+            return self.labels.sum(0).long().tolist()
+        return torch.bincount(self.labels, minlength=classes).tolist()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set on the disk. Its splits are read when they are needed.
+
+    Attributes:
+        splits: What reads each split that exists, of ``"train"``, ``"val"`` and ``"test"``.
+        classes: Name of each class, by index.
+        channels: Channels of the images.
+        mean, std: Per channel, of pixel values scaled to [0, 1].
+        skipped: Number of files that are not images, by kind; complete once the splits are read.
+        where: Where it lies, for error messages.
+    """
+
+    splits: Mapping[str, Callable[[], Split]]
+    classes: list[str]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    where: str
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a run is trained and measured on.
+
+    Attributes:
+        train, val, test: The splits; ``val`` and ``test`` are the same object if there is only one of them.
+        classes: Name of each class, by index.
+        channels: Channels of the images.
+        mean, std: Per channel, of pixel values scaled to [0, 1].
+        skipped: Number of files in the folders of the data set that are not images, by kind.
+    """
+
+    train: Split
+    val: Split
+    test: Split
+    classes: list[str]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the class names and the number of images of each class in each split, as plain values.
+
+        Example:
+            >>> split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1]))
+            >>> DataSet(split, split, split, ["ant", "bee"], 1, (0.5,), (0.5,)).fingerprint()["train"]
+            [1, 2]
+        """
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {"classes": self.classes} | {name: split.counts(len(self.classes)) for name, split in splits.items()}
+
+    def check_fingerprint(self, theirs: object) -> None:
+        """Compare with the fingerprint that a run has stored.
+
+        Raises:
+            RunError: The data set has other classes or other numbers of images now, or what is stored is damaged.
+        """
+        mine = self.fingerprint()
+        if not isinstance(theirs, dict) or not all(isinstance(theirs.get(key), list) for key in mine):
+            raise RunError("the checkpoint does not say which data set it was made with: start a new run with --out")
+        change = "the data set has changed since the run began"
+        fix = "restore it, name the right folder with --data, or start a new run with --out"
+        if mine["classes"] != theirs["classes"]:
+            raise RunError(f"{change}: {difference(theirs['classes'], mine['classes'])}; {fix}")
+        for split in ("train", "val", "test"):
+            for name, now, before in zip(self.classes, mine[split], theirs[split], strict=False):
+                if now != before:
+                    raise RunError(f"{change}: class {name!r} has {now} {split} images, {before} before; {fix}")
+
+
+def difference(expected: Sequence[str], found: Sequence[str]) -> str:
+    """Say how two lists of class names differ.
+
+    Example:
+        >>> difference(["ant", "bee"], ["ant", "wasp"]), difference(["ant", "bee"], ["bee", "ant"])
+        ("class 'bee' is missing, class 'wasp' is new", 'the classes are in another order')
+    """
+    missing, new = (
+        [name for name in these if name not in set(others)] for these, others in ((expected, found), (found, expected))
+    )
+    parts = [_named(names, words) for names, words in ((missing, "missing"), (new, "new")) if names]
+    return ", ".join(parts) or "the classes are in another order"
+
+
+def _named(names: list[str], word: str) -> str:
+    shown = ", ".join(repr(name) for name in names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    return f"class {shown} is {word}" if len(names) == 1 else f"classes {shown} are {word}"
+
+
+def match_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -> Split:
+    """Return a split with the class indices of another list of the same class names.
+
+    Args:
+        split: Images and labels.
+        classes: Names that the labels index.
+        wanted: Names that the labels are to index.
+
+    Raises:
+        RunError: The names are not the same.
+
+    Example:
+        >>> split = Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> match_classes(split, ["bee", "ant"], ["ant", "bee"]).labels
+        tensor([1, 0])
+    """
+    if list(classes) == list(wanted):
+        return split
+    if sorted(classes) != sorted(wanted) or len(set(wanted)) < len(wanted):
+        raise RunError(f"the images have other classes than the model: {difference(wanted, classes)}")
+    places = {name: index for index, name in enumerate(wanted)}
+    order = torch.tensor([places[name] for name in classes])
+    if split.labels.ndim == 2:
+        return Split(split.images, split.labels[:, order.argsort()])
+    return Split(split.images, order[split.labels])

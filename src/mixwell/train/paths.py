@@ -1,0 +1,23 @@
+"""Paths that a user types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixwell.train.errors import RunError
+
+
+def expand(path: str | Path) -> Path:
+    """Return a path with a leading ``~`` or ``~USER`` replaced by that home directory.
+
+    Raises:
+        RunError: There is no such user.
+
+    Example:
+        >>> expand("~/photos") == Path.home() / "photos", expand("a/~b") == Path("a/~b")
+        (True, True)
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise RunError(f"cannot find the home directory in {str(path)!r}: give the full path") from None
