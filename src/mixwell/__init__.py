@@ -57,6 +57,7 @@ from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
 from mixwell.saliency import Activation, ClassActivation, FineGrained, InputGradient, Saliency, SpectralResidual
 from mixwell.spec import names, parse
+from mixwell.step_guard import StepGuard
 from mixwell.taps import Tap, classifier_of, pooled
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
@@ -133,6 +134,7 @@ __all__ = [
     "SoftTargets",
     "Sometimes",
     "SpectralResidual",
+    "StepGuard",
     "Tap",
     "Targets",
     "ThresholdTargets",

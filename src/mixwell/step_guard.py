@@ -89,7 +89,8 @@ class StepGuard:
         self._skipped = self._longest = torch.zeros_like(self._skipped)
         if longest >= self.patience:
             raise FloatingPointError(
-                f"{longest} steps in a row had a NaN or Inf loss or gradient: lower the learning rate, or clip gradients."
+                f"{longest} steps in a row had a NaN or Inf loss or gradient: lower the learning rate, or clip the "
+                "gradients."
             )
         return skipped
 

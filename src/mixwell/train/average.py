@@ -1,4 +1,4 @@
-"""A moving average of a classifier's weights, kept beside it during training."""
+"""Exponential moving average (EMA) of the weights of a classifier."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 
 class Average(nn.Module):
-    """An exponential moving average of every weight and buffer of a model.
+    """Exponential moving average of the weights and buffers of a model.
 
-    Its memory grows with training, ``min(decay, (1 + step) / (10 + step))``, so that a short run does not average in
-    its own beginning. torch's ``AveragedModel`` reads a counter back from the device at each update; this one does not.
+    The decay is ``min(decay, (1 + step) / (10 + step))``, so that the initial weights are soon forgotten. Unlike
+    torch's ``AveragedModel``, an update reads nothing from the device.
 
     Args:
-        model: The classifier, copied; make the copy before hooks are attached to it.
-        decay: Weight of the past at each step, in [0, 1).
+        model: The classifier, which is copied; create the average before hooks are added to the model.
+        decay: EMA decay per step, in [0, 1).
 
     Example:
         >>> model = nn.Linear(1, 1)
@@ -35,7 +35,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards the model; ``step`` counts optimiser steps from 0."""
+        """Update the average; ``step`` counts optimizer steps from 0."""
         own, other = self.module.state_dict(), model.state_dict()
         floats = [name for name, value in own.items() if value.is_floating_point()]
         decay = min(self.decay, (1 + step) / (10 + step))

@@ -1,56 +1,48 @@
 """Checkpoints that survive a kill at any moment and a full disk.
 
-``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (the
-rest). A folder gets that name only when everything in it is on the disk, and only then does the one before it go.
-Nothing is unpickled that could run code.
+``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (all other
+state). A folder is renamed to its final name once its files are on the disk; then the previous one is removed. No file
+is unpickled in a way that could run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
+from mixwell.train.files import write as write  # noqa: PLC0414  (for the modules that write other files)
+from mixwell.train.files import write_through
 
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: whoever looks finds the old content or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    _write_through(part, content)
-    part.replace(path)
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+KEYS = {"config", "command", "world", "history", "optimizer", "average", "scaler", "random", "loader"}  # of state.pt
 
 
 def weights(state: dict[str, Tensor], card: dict[str, Any] | None = None) -> bytes:
-    """Return tensors as safetensors, the same bytes every time; shared or strided ones are stored whole."""
+    """Return tensors as safetensors, the same bytes every time; shared or strided tensors are copied."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    # One entry, because several would be written in a random order.
+    # One entry of metadata, because safetensors writes several in a random order.
     return safetensors.torch.save(plain, None if card is None else {"mixwell": json.dumps(card)})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a weights file, ``.safetensors`` or a pickle of plain tensors.
+    """Read a weights file: ``.safetensors``, or a pickle of tensors.
 
     Raises:
-        RunError: the file is missing, damaged, or would have to run code to be read.
+        RunError: The file is missing, damaged, or would have to run code to be read.
     """
     if not path.is_file():
         raise RunError(f"no weights at {path}: expected a .safetensors or .pth file")
@@ -60,14 +52,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every format has its own exceptions
         raise RunError(f"cannot read the weights in {path}: {_reason(error)}") from None
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
+    for name in ("model_state_dict", "state_dict", "model"):
+        state = state.get(name, state) if isinstance(state, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name")
-    return state
+    prefixed = all(name.startswith("module.") for name in state)  # saved from DistributedDataParallel
+    return {name.removeprefix("module."): value for name, value in state.items()} if prefixed else state
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a file that holds every weight of a module.
+
+    Raises:
+        RunError: The file cannot be read, or its names or shapes are others.
+    """
+    theirs, ours = read_weights(path), module.state_dict()
+    shapes = {name: getattr(value, "shape", None) for name, value in ours.items()}
+    different = sorted(name for name in ours.keys() | theirs.keys() if _shape(theirs, name) != shapes.get(name))
+    if different:
+        raise RunError(
+            f"the weights in {path} do not fit the model: {len(different)} differ in name or shape, such as "
+            f"{different[0]}"
+        )
+    module.load_state_dict(theirs)
+
+
+def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
 
 
 def _reason(error: Exception) -> str:
-    """Say why a file cannot be read; torch's own words recommend to trust it."""
+    """Return why a file cannot be read; torch's own message recommends to trust the file."""
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or would have to run code to be read"
     return first_line(error)
@@ -86,7 +101,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Continue the random numbers where ``random_state`` was taken."""
+    """Restore the state that ``random_state`` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state["numpy"]
@@ -103,7 +118,7 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
         run: The run directory.
         epoch: Epochs completed.
         model: State of the method.
-        state: Everything else: tensors and plain values, arbitrarily nested.
+        state: All other state: tensors and plain values, arbitrarily nested.
     """
     folder = run / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,10 +128,10 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
     content = io.BytesIO()
     torch.save(state, content)
     try:
-        _write_through(part / "model.safetensors", weights(model))
-        _write_through(part / "state.pt", content.getvalue())
+        write_through(part / "model.safetensors", weights(model))
+        write_through(part / "state.pt", content.getvalue())
     except OSError:
-        shutil.rmtree(part, ignore_errors=True)  # a full disk can use the room
+        shutil.rmtree(part, ignore_errors=True)  # make room on a full disk
         raise
     _sync_folder(part)
     part.rename(final)
@@ -127,7 +142,7 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the system can do that."""
+    """Make renames in a folder survive a power cut, on systems that can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -137,12 +152,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def latest(run: Path) -> Path | None:
-    """Return the folder of the newest complete checkpoint, if there is one."""
+    """Return the folder of the newest complete checkpoint, or None."""
     return max((run / "checkpoint").glob("epoch-*"), default=None)
 
 
 def epochs(folder: Path) -> int:
-    """Return the number of epochs behind a checkpoint.
+    """Return the number of epochs that a checkpoint has been trained for.
 
     Example:
         >>> epochs(Path("run/checkpoint/epoch-00012"))
@@ -151,29 +166,44 @@ def epochs(folder: Path) -> int:
     return int(folder.name.removeprefix("epoch-"))
 
 
-def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint of the same config and number of processes.
-
-    Returns:
-        State of the method, and everything else that was saved.
+def load(folder: Path, config: Config, world: int) -> dict[str, Any]:
+    """Read the state beside the weights of a checkpoint, made with the same config and number of processes.
 
     Raises:
-        RunError: the checkpoint is damaged, or belongs to another recipe, config or number of processes.
+        RunError: The checkpoint is damaged, or of another recipe, config or number of processes.
     """
     try:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        theirs = Config.read(state["config"])
-    except RunError:
-        raise
-    except Exception as error:
+    except Exception as error:  # of the file system, zip, pickle
         raise RunError(f"cannot read the checkpoint {folder}: {_reason(error)}") from None
+    with damage(folder):
+        require(state, KEYS)
+        theirs = Config.read(state["config"])
     if theirs.recipe != config.recipe:
         raise RunError(
             f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume the run it is from"
         )
-    changed = [d for d in theirs.differences(config) if d.split()[0] not in Config.MAY_CHANGE]
+    changed = theirs.fixed_differences(config)
     if changed:
         raise RunError(f"{folder} was made with another config ({'; '.join(changed)}): start a new run with --out")
     if state["world"] != world:
-        raise RunError(f"{folder} was written by {state['world']} processes, and here are {world}: start as many")
-    return read_weights(folder / "model.safetensors"), state
+        raise RunError(
+            f"this launch has {world} process(es), but {folder} was written by {state['world']}: "
+            f"launch {state['world']}"
+        )
+    return state
+
+
+def require(record: dict[str, Any], keys: set[str]) -> None:
+    """Raise unless a dictionary has all keys."""
+    for name in sorted(keys - record.keys()):
+        raise KeyError(f"no entry {name!r}")
+
+
+@contextlib.contextmanager
+def damage(folder: Path) -> Iterator[None]:
+    """Turn any error while the state of a checkpoint is restored into a sentence: the file holds something else."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"cannot restore the checkpoint {folder}, state.pt is damaged: {first_line(error)}") from error

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixwell.train import build
-from mixwell.train.checkpoint import read_weights
+from mixwell.train.accelerator import start
+from mixwell.train.checkpoint import load_weights
 from mixwell.train.config import Config
 from mixwell.train.data import load
-from mixwell.train.engine import engine
 from mixwell.train.loader import Place, loaders
 
 
@@ -98,10 +98,10 @@ def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10)
     Raises:
         RunError: there is no model yet, or its data set is missing.
     """
-    accelerator = engine(config)
+    accelerator = start(config)
     data = load(config)
     model = build.classifier(replace(config, weights=""), data)
-    model.load_state_dict(read_weights(run / "model.safetensors"))
+    load_weights(model, run / "model.safetensors")
     place = Place(accelerator.device, accelerator.process_index, accelerator.num_processes)
     _, val, test = loaders(config, data, place)
     batches = test if split == "test" else val

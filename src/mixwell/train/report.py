@@ -169,7 +169,7 @@ def _environments(runs: Sequence[Run]) -> str:
     """Return the facts about the machine, once for all runs that share them."""
     places: dict[str, list[str]] = {}
     for run in runs:
-        places.setdefault(json.dumps(run.summary.get("environment", {})), []).append(str(run.path))
+        places.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(str(run.path))
     parts = []
     for facts, paths in places.items():
         known = {name: str(value) for name, value in json.loads(facts).items() if value is not None}

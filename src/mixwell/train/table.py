@@ -28,7 +28,7 @@ def shown(spread: tuple[float, float | None] | None, digits: int = 2) -> str:
 
 def columns(found: Sequence[Group]) -> list[tuple[str, Callable[[Group], str]]]:
     """Return the title of every column, and what stands in it for a group."""
-    held_out = any(run.summary.get("validated_on") == HELD_OUT for group in found for run in group.finished)
+    held_out = any(run.summary and run.summary.validated_on == HELD_OUT for group in found for run in group.finished)
     return [
         ("recipe", lambda group: group.recipe),
         ("training", lambda group: group.name),
@@ -66,7 +66,7 @@ def remarks(found: Sequence[Group]) -> list[str]:
         for group in found
         if (text := _differences(group))
     ]
-    if any(run.summary.get("validated_on") == "test images" for run in runs):
+    if any(run.summary and run.summary.validated_on == "test images" for run in runs):
         said.append(
             "Accuracy is measured on the test images after every epoch, so the best epoch is chosen by them: compare "
             "last or median."
