@@ -49,8 +49,8 @@ def ignored(config: Config, steps: int, resized: bool) -> Iterator[str]:
     ):
         if without_effect and getattr(config, name) != getattr(plain, name):
             yield f"{name} {getattr(config, name)} has no effect: {reason}"
-    if 2 * config.warmup > epochs:
-        yield f"warmup {config.warmup:g} is more than half of the {epochs} epochs: it ends after {epochs / 2:g}"
+    if config.warmup > epochs:
+        yield f"warmup {config.warmup:g} is longer than the run of {epochs} epochs: it ends after {epochs / 2:g}"
     if config.lr == 0:
         yield "lr 0 trains nothing"
     if config.ema and epochs * steps * (1 - config.ema) < 1:

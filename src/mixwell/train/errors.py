@@ -63,7 +63,7 @@ def closest(name: str, choices: Iterable[str]) -> str:
         ('; did you mean epochs?', '')
     """
     lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(name.lower(), lower, 1, 0.5)
+    close = difflib.get_close_matches(name.lower(), lower, 1, 0.6)
     return f"; did you mean {lower[close[0]]}?" if close else ""
 
 
