@@ -36,7 +36,7 @@ ORDER = [
     {"losses", "labels", "metrics"},
     {"models"},
     {"methods"},
-    {"integrations", "spec"},
+    {"integrations", "spec", "step_guard"},
     {""},
     {"train", "__main__"},
 ]
@@ -45,7 +45,9 @@ MAY_IMPORT = {
     "models": {"timm", "torchvision"},
     "methods": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
+    "__main__": {"mixwell_cli"},
     "train": {
+        "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
         *("sklearn", "tensorboard", "timm", "torchvision"),
     },

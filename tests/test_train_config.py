@@ -225,7 +225,7 @@ def test_settings_without_effect(settings, words):
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_recipes_have_no_setting_without_effect(recipe):
     config = recipe()
-    resized = config.dataset == "folder" or config.dataset.startswith("cifar") and config.image_size != 32
+    resized = config.dataset == "folder" or (config.dataset.startswith("cifar") and config.image_size != 32)
     assert list(conflicts.ignored(config, 500, resized)) == []
 
 
@@ -237,7 +237,7 @@ def test_pieces_of_a_batch(policy, batch, refused):
     config = Config(policy=policy, batch_size=batch, accumulate=2)
     method = build.method(config, nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 4)
     if refused:
-        with pytest.raises(RunError, match="batch_size 4 in 4 pieces .* leaves 1 image per forward pass"):
+        with pytest.raises(RunError, match=r"batch_size 4 in 4 pieces .* leaves 1 image per forward pass"):
             conflicts.check_pieces(config, method, 2)
     else:
         few = conflicts.check_pieces(config, method, 2)

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate")
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from mixwell.train import checkpoint, display
+from mixwell.train import checkpoint, display, runs
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
+from mixwell.train.lock import locked
 
 EPOCHS = 4
 TINY = ["--subset", "60", "--batch_size", "20", "--image_size", "8", "--threads", "1", "--device", "cpu"]
@@ -131,7 +132,7 @@ def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(display.Display, "step", step)
     assert main([*ARGS, "--out", str(run)]) == 130
     said = capsys.readouterr().err.strip()
-    assert said == f"mixwell: stopped: epoch 2 is kept; go on with: mixwell train --resume {run}"
+    assert said == f"mixwell: stopped: epoch 2 is saved; resume with: mixwell train --resume {run}"
     assert main(["train", *said.split()[-2:]]) == 0
     same(run, undisturbed)
 
@@ -171,7 +172,7 @@ def test_ctrl_c_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
-    run, real = tmp_path / "run", checkpoint._write_through
+    run, real = tmp_path / "run", checkpoint.write_through
 
     def full(path: Path, content: bytes) -> None:
         if (run / "checkpoint" / "epoch-00002").exists() and path.parent.name == "part":
@@ -180,13 +181,13 @@ def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_through", full)
+        patch.setattr(checkpoint, "write_through", full)
         assert main([*ARGS, "--out", str(run)]) == 2
     said = capsys.readouterr().err
     assert (
         said.count("\n") == 1
         and "no space left" in said
-        and f"epoch 2 is kept; go on with: mixwell train --resume {run}" in said
+        and f"epoch 2 is saved; resume with: mixwell train --resume {run}" in said
     )
     assert [path.name for path in (run / "checkpoint").iterdir()] == ["epoch-00002"]
     assert main(["train", "--resume", str(run)]) == 0
@@ -207,7 +208,7 @@ OPERATIONS = [(os, "fsync"), (Path, "mkdir"), (Path, "rename"), (Path, "replace"
 def test_kill_before_every_file_operation(tmp_path: Path, monkeypatch):
     """A checkpoint is whole and either the old or the new one, wherever saving ends."""
     config = Config()
-    state = {"config": config.json(), "world": 1, "random": [checkpoint.random_state()]}
+    state = dict.fromkeys(checkpoint.KEYS) | {"config": config.json(), "world": 1}
     seen = set()
     for fatal in range(100):
         run, count = tmp_path / str(fatal), 0
@@ -233,7 +234,7 @@ def test_kill_before_every_file_operation(tmp_path: Path, monkeypatch):
             else:
                 finished = count < fatal
         folder = checkpoint.latest(run)
-        weights, loaded = checkpoint.load(folder, config, 1)
+        weights, loaded = checkpoint.read_weights(folder / "model.safetensors"), checkpoint.load(folder, config, 1)
         assert loaded["epoch"] == checkpoint.epochs(folder) == weights["w"].unique().item()
         checkpoint.save(run, 3, {"w": torch.ones(9)}, state | {"epoch": 3})  # what was left lying about is no obstacle
         assert checkpoint.epochs(checkpoint.latest(run)) == 3
@@ -249,8 +250,8 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
     shutil.copytree(undisturbed, run)
     for args, sentence in [
         (["cifar100_mini", "--resume", str(run)], "holds a run of recipe 'digits', not of 'cifar100_mini'"),
-        (["--resume", str(run), "--lr", "0.2"], "lr is 0.05, not 0.2"),
-        (["--resume", str(run), "--out", "x"], "leave out --out"),
+        (["--resume", str(run), "--lr", "0.2"], "lr is 0.05, not 0.2: start a new run"),
+        (["--resume", str(run), "--out", "x"], "remove --out"),
         (["--resume", str(tmp_path / "none")], "no run in"),
         (["digits", "--out", str(run)], "already holds a run"),
     ]:
@@ -258,6 +259,7 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1
     text = (run / "config.json").read_text()
+    (run / "lock").unlink()
     for old, new, sentence in [
         ('"digits"', '"other"', "checkpoint of recipe 'digits'"),
         ("0.05", "0.07", "lr is 0.05"),
@@ -266,28 +268,166 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
         assert main(["train", "--resume", str(run)]) == 2
         assert sentence in capsys.readouterr().err
     config = Config.read(text)
-    with pytest.raises(RunError, match="written by 1 processes, and here are 2"):
+    with pytest.raises(RunError, match=r"this launch has 2 process\(es\), but .* was written by 1: launch 1"):
         checkpoint.load(checkpoint.latest(undisturbed), config, 2)
 
 
-def test_a_damaged_or_hostile_checkpoint_is_refused(undisturbed: Path, tmp_path: Path, capsys):
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def changed(file: Path, **entries: object) -> None:
+    """Replace entries of ``state.pt``; None removes one."""
+    state = torch.load(file, weights_only=True) | entries
+    torch.save({name: value for name, value in state.items() if value is not None or name not in entries}, file)
+
+
+def weights(file: Path, change) -> None:
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+
+
+def folder_instead(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+STATE, WEIGHTS = f"checkpoint/epoch-{EPOCHS:05d}/state.pt", f"checkpoint/epoch-{EPOCHS:05d}/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "sentence"),
+    [
+        (STATE, lambda f: f.write_bytes(f.read_bytes()[:1000]), "cannot read the checkpoint"),
+        (
+            STATE,
+            lambda f: torch.save({"config": Hostile(f.parent.parent.parent / "harm")}, f),
+            "would have to run code",
+        ),
+        (STATE, lambda f: torch.save([1], f), "state.pt is damaged"),
+        (STATE, folder_instead, "cannot read the checkpoint"),
+        *((STATE, lambda f, k=k: changed(f, **{k: None}), f"no entry '{k}'") for k in sorted(checkpoint.KEYS)),
+        (STATE, lambda f: changed(f, config=3), "state.pt is damaged"),
+        (STATE, lambda f: changed(f, world="two"), "was written by two"),
+        (STATE, lambda f: changed(f, history=[{"epoch": 1}]), "no entry 'images_per_second'"),
+        (STATE, lambda f: changed(f, history=7), "state.pt is damaged"),
+        (STATE, lambda f: changed(f, optimizer={"state": {}}), "state.pt is damaged"),
+        (STATE, lambda f: changed(f, random=[]), "state.pt is damaged"),
+        (STATE, lambda f: changed(f, loader=torch.zeros(3)), "state.pt is damaged"),
+        (STATE, lambda f: changed(f, average={"x": torch.zeros(3)}), "state.pt is damaged"),
+        (WEIGHTS, lambda f: f.write_bytes(b"{"), "cannot read the weights"),
+        (WEIGHTS, lambda f: weights(f, lambda s: s.popitem()), "1 differ in name or shape, such as "),
+        (WEIGHTS, lambda f: weights(f, lambda s: s.update(x=torch.zeros(1))), "1 differ in name or shape, such as x"),
+        (WEIGHTS, lambda f: weights(f, lambda s: s.update({"model.fc.bias": torch.zeros(3)})), "such as model.fc.bias"),
+        (WEIGHTS, folder_instead, "no weights at"),
+        ("config.json", lambda f: f.write_bytes(b"\xff\xfe"), "it is not UTF-8 text"),
+        ("config.json", lambda f: f.write_text("[1]"), "config.json: the config must be a JSON object"),
+        ("config.json", lambda f: f.write_text(f.read_text().replace("0.05", "NaN")), "lr must be a number"),
+        ("config.json", folder_instead, "is a directory"),
+        ("lock", folder_instead, "cannot start a run in"),
+        ("metrics.jsonl", folder_instead, "metrics.jsonl"),
+    ],
+)
+def test_damaged_files_are_one_sentence(name: str, damage, sentence: str, undisturbed: Path, tmp_path: Path, capsys):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
-    state = checkpoint.latest(run) / "state.pt"
+    damage(run / name)
+    assert main(["train", "--resume", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "weights_only" not in said and said.count("\n") == 1, said
+    assert not (run / "harm").exists()
 
-    class Hostile:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "harm"),)
 
-    for damage in (
-        lambda: state.write_bytes(state.read_bytes()[:1000]),
-        lambda: torch.save({"config": Hostile()}, state),
-    ):
-        damage()
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("metrics.jsonl", b"\xff", "it is not UTF-8 text"),
+        ("metrics.jsonl", b'{"epoch": "1", "train_loss": 1, "seconds": 1}', "epoch in line 1 of "),
+        ("metrics.jsonl", b'{"epoch": 1, "train_loss": NaN, "seconds": 1}', "train_loss in line 1 of "),
+        ("metrics.jsonl", b'{"epoch": 1, "train_loss": 1}', "has no seconds"),
+        ("metrics.jsonl", b"[1]", "must be a JSON object"),
+        ("summary.json", b"\xff", "it is not UTF-8 text"),
+        ("summary.json", b"[]", "must be a JSON object"),
+        ("summary.json", b'{"test": 5}', "test in "),
+        ("summary.json", b'{"environment": "x"}', "environment in "),
+        ("summary.json", None, "is a directory"),
+        ("metrics.jsonl", None, "is a directory"),
+    ],
+)
+def test_damaged_results_are_one_sentence(name: str, content: bytes | None, sentence: str, undisturbed, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    folder_instead(run / name) if content is None else (run / name).write_bytes(content)
+    with pytest.raises(RunError, match=sentence) as error:
+        runs.read(run)
+    assert "\n" not in str(error.value)
+
+
+def test_one_run_owns_its_directory(undisturbed: Path, tmp_path: Path, capsys):
+    """A second run into the same directory is refused while the first one goes on, and writes nothing."""
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"}
+    with locked(run):
         assert main(["train", "--resume", str(run)]) == 2
         said = capsys.readouterr().err
-        assert "cannot read the checkpoint" in said and "weights_only" not in said and said.count("\n") == 1
-    assert not (tmp_path / "harm").exists()
+        assert said.startswith(f"mixwell: process {os.getpid()} on ") and f"is training in {run}" in said
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "lock"} == before
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks and kills")
+def test_a_dead_process_keeps_no_lock(tmp_path: Path):
+    """Neither does a worker that it has forked, and that outlives it."""
+    code = (
+        "import os, time, pathlib\nfrom mixwell.train.lock import locked\n"
+        f"with locked(pathlib.Path({str(tmp_path)!r})):\n"
+        "    worker = os.fork()\n    print(worker, flush=True) if worker else None\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        try:
+            with pytest.raises(RunError, match=f"process {process.pid} on "), locked(tmp_path):
+                pass
+            process.kill()
+            process.wait()
+            os.kill(worker, 0)  # it is still there
+            with locked(tmp_path):
+                pass
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_process_that_ends_ends_the_others(tmp_path: Path):
+    """Each process of the run says why in one line; without a traceback of gloo's."""
+    run = tmp_path / "run"
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random().randint(20_000, 60_000)), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "mixwell", *ARGS[:2], "--epochs", "1000", *TINY, "--out", str(run)]
+    processes = [
+        subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    deadline = time.monotonic() + 120
+    while checkpoint.latest(run) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 143]
+    assert "mixwell: another process of this run has ended: epoch" in said[0] and "resume with: mixwell" in said[0]
+    assert "mixwell: stopped: epoch" in said[1] and not any("Traceback" in text for text in said)
 
 
 def test_a_finished_run_stays_as_it_is(undisturbed: Path, tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import random
@@ -10,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
@@ -120,15 +118,10 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@contextlib.contextmanager
-def other_processes() -> Iterator[None]:
-    """Turn the failure of a collective operation into a sentence: another process of the run has ended."""
-    try:
-        yield
-    except (RuntimeError, torch.distributed.DistError) as error:
-        if not (torch.distributed.is_initialized() and re.search("gloo|nccl|connection|socket", str(error), re.I)):
-            raise
-        raise RunError(f"another process of this run has ended ({first_line(error)[-80:]})") from None
+def lost_process(error: Exception) -> bool:
+    """Return whether a collective operation failed because another process of the run has ended."""
+    pattern = "gloo|nccl|broken pipe|socket|connection (closed|reset|refused)"
+    return torch.distributed.is_initialized() and re.search(pattern, str(error), re.IGNORECASE) is not None
 
 
 def seed_everything(seed: int) -> None:

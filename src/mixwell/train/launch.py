@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import accelerate.utils
+import torch
 
 from mixwell.train import accelerator as processes
 from mixwell.train import build, checkpoint
@@ -29,7 +30,7 @@ def train(config: Config, run: Path, *, resume: bool = False, command: str = "")
         if changed := read_config(run).fixed_differences(config):
             raise RunError(f"a resumed run keeps its settings, and in {run} {changed[0]}: start a new run with --out")
     build.check_expressions(config)
-    with enough_memory(), processes.other_processes(), _stopped(run):
+    with enough_memory(), _stopped(run):
         training = Training(config, run, command or command_of(config, run))  # checks before anything is written
         with _owned(run, config, training.main, resume):
             return training()
@@ -63,7 +64,7 @@ def _owned(run: Path, config: Config, main: bool, resume: bool) -> Iterator[None
 
 @contextlib.contextmanager
 def _stopped(run: Path) -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and a full disk into a sentence that says how to resume the run."""
+    """Turn Ctrl-C, SIGTERM, a full disk and a lost process into a sentence that says how to resume the run."""
 
     def saved() -> str:
         if not (run / "config.json").exists():
@@ -76,6 +77,10 @@ def _stopped(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise type(error)(f"stopped: {saved()}") from None
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if not processes.lost_process(error):
+            raise
+        raise RunError(f"another process of this run has ended: {saved()}") from None
     except OSError as error:
         if not full_disk(error):
             raise
