@@ -420,7 +420,7 @@ def test_a_process_that_ends_ends_the_others(tmp_path: Path):
         )
         for rank in "01"
     ]  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while checkpoint.latest(run) is None and time.monotonic() < deadline:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)

@@ -82,6 +82,8 @@ def _stopped(run: Path) -> Iterator[None]:
             raise
         raise RunError(f"another process of this run has ended: {saved()}") from None
     except OSError as error:
-        if not full_disk(error):
+        if full_disk(error):
+            raise RunError(f"no space left to write {error.filename or run}: free some; {saved()}") from None
+        if run not in Path(str(error.filename)).parents:
             raise
-        raise RunError(f"no space left to write {error.filename or run}: free some; {saved()}") from None
+        raise RunError(f"cannot write {error.filename}: {error.strerror}; {saved()}") from None
