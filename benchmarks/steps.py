@@ -26,9 +26,9 @@ import mixwell as mw
 from mixwell import models
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.learnedmask import LearnedMask
-from mixwell.methods.maskfile import save_mask
 from mixwell.methods.samix import SAMix, SAMixPretrained
+from mixwell.mixers.learnedmask import LearnedMask
+from mixwell.mixers.maskfile import save_mask
 
 # The most a step may cost, in plain steps of the same run.
 BARS = {"AutoMix": 3.2, "AdAutoMix, K = 2": 3.2, "SAMix, pretrained": 2.4}

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 import mixwell as mw
-from mixwell.methods.adaptivemask import AdaptiveMask, SourceAttention
 from mixwell.methods.adautomix import adversarial, source_cosine
 from mixwell.methods.automix import AutoMix, both
-from mixwell.methods.masklosses import published
-from mixwell.methods.masks import adjusted, even_where, near_pure
-from mixwell.methods.mixblock import MixBlock, PairAttention
-from mixwell.methods.momentum import Cosine, Momentum, average
+from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
+from mixwell.mixers.masklosses import published
+from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixers.teacher import Cosine, Momentum, average
 from mixwell.plan.shares import SharePlan
 
 NORMS = {None: None, "BN": "batch", "LN2d": "layer"}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from learned import Net, awake, grads, terms_of
 from mixwell import Constant, MixUp, Roll
-from mixwell.methods.adaptivemask import SourceAttention
 from mixwell.methods.adautomix import AdAutoMix, adversarial, normalised, source_cosine
+from mixwell.mixers.adaptivemask import SourceAttention
 from steps import data
 
 

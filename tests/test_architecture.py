@@ -28,22 +28,23 @@ ORDER = [
     {"value"},
     {"batch"},
     {"plan"},
-    {"ratio", "pairing", "taps"},
+    {"ratio", "pairing", "features"},
     {"saliency"},
     {"policy"},
     {"policies"},
     {"targets"},
     {"losses", "labels", "metrics"},
-    {"models"},
+    {"models", "step_guard"},
+    {"mixers"},
     {"methods"},
-    {"integrations", "spec", "step_guard"},
+    {"integrations", "parse"},
     {""},
     {"train", "__main__"},
 ]
 RANK = {part: rank for rank, row in enumerate(ORDER) for part in row}
 MAY_IMPORT = {
     "models": {"timm", "torchvision"},
-    "methods": {"safetensors"},  # a learned mask is a file; imported when one is read or written
+    "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
     "__main__": {"mixwell_cli"},
     "train": {
@@ -253,7 +254,7 @@ BRANCHES = "def f(x):\n" + "".join(f"    if x == {n}:\n        return {n}\n" for
         (one_way, "policies/cutmix.py", "from ..methods import sumix\n", 1),
         (one_way, "policies/cutmix.py", "from mixwell import CutMix\n", 1),
         (one_way, "policies/cutmix.py", "from .mixup import MixUp\n", 0),
-        (one_way, "spec.py", "from importlib import import_module\nimport_module('mixwell.train.cli')\n", 1),
+        (one_way, "parse.py", "from importlib import import_module\nimport_module('mixwell.train.cli')\n", 1),
         (one_way, "novelty.py", "", 1),
         (third_party, "plan.py", "import math\nimport torch.nn.functional as F\n", 0),
         (third_party, "plan.py", "def f():\n    import numpy\n", 1),

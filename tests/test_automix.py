@@ -14,9 +14,9 @@ from torch import Tensor
 from learned import Net, awake, grads, moved, terms_of
 from mixwell import Constant, Given, MixUp, Roll
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.masklosses import published
-from mixwell.methods.mixblock import PairAttention
 from mixwell.methods.samix import SAMix
+from mixwell.mixers.masklosses import published
+from mixwell.mixers.mixblock import PairAttention
 from mixwell.models import mini_resnet
 from steps import data, joint_step, second_process
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from learned import Net, awake, grads, moved, terms_of
 from mixwell import BlendPlan, CutMix, MixUp, OneOf
+from mixwell.features.maps import MapTap, channels_of, middle_layer
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.encoder import MapTap, channels_of, middle_layer
-from mixwell.methods.momentum import Cosine
 from mixwell.methods.samix import SAMixPretrained
+from mixwell.mixers.teacher import Cosine
 from mixwell.models import build
 from steps import data
 

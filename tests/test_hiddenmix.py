@@ -25,7 +25,7 @@ from mixwell import (
     ResizeMix,
     SemanticShare,
 )
-from mixwell.methods.gates import Gate
+from mixwell.features.mixing import Gate
 from mixwell.methods.hiddenmix import HiddenMix
 from steps import process_group, second_process
 

@@ -15,9 +15,9 @@ from learned import Net, awake
 from mixwell import BatchPolicy, Constant, LearnedMask, Mixing, Plan, Roll, SUMix, save_mask
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.maskfile import read_card
-from mixwell.methods.mixblock import PairAttention
 from mixwell.methods.samix import SAMix, SAMixPretrained
+from mixwell.mixers.maskfile import read_card
+from mixwell.mixers.mixblock import PairAttention
 from mixwell.models import mini_resnet
 from steps import data
 

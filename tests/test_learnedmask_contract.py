@@ -17,7 +17,7 @@ import test_contract as contract
 import test_contract_replay as replay
 from cases import SOME_CASES
 from catalogue import LABELS, METHODS, PAIRINGS, RATIOS
-from mixwell.methods.adaptivemask import SourceAttention
+from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.models import mini_resnet
 
 LAWS: list[Callable[..., None]] = [

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import MaskPlan, Pairs
-from mixwell.methods.adaptivemask import AdaptiveMask, SourceAttention
-from mixwell.methods.masklosses import AreaHinge, Sparsity, SumOf, VarianceBonus, published
-from mixwell.methods.masks import adjusted, even_where, near_pure
-from mixwell.methods.mixblock import BlockSettings, MixBlock, PairAttention, ease
+from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
+from mixwell.mixers.masklosses import AreaHinge, Sparsity, SumOf, VarianceBonus, published
+from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.mixers.mixblock import BlockSettings, MixBlock, PairAttention, ease
 from mixwell.plan.shares import SharePlan
 
 SETTINGS = [

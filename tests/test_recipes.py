@@ -15,8 +15,8 @@ import torch
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
 from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
-from mixwell.methods.masklosses import VarianceBonus
-from mixwell.methods.momentum import Schedule
+from mixwell.mixers.masklosses import VarianceBonus
+from mixwell.mixers.teacher import Schedule
 from mixwell.train import build
 from mixwell.train.cli import main
 from mixwell.train.config import Config

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import mixwell
 from learned import awake
 from mixwell import LearnedMask, models
-from mixwell.methods.maskfile import read_card
+from mixwell.mixers.maskfile import read_card
 from mixwell.train import masks, report, samples, show
 from mixwell.train.cli import main
 from mixwell.train.config import Config

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixwell.features.hooks import frozen_statistics, undisturbed
 from mixwell.saliency import InputGradient
-from mixwell.taps import frozen_statistics, undisturbed
 
 
 @pytest.fixture

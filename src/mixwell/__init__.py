@@ -1,6 +1,7 @@
 """Mix samples and labels, and train stronger image classifiers with it."""
 
 from mixwell.batch import Batch, MixedBatch, Pairs
+from mixwell.features.hooks import Tap, classifier_of, pooled
 from mixwell.labels import LabelPolicy, PixelShare, SemanticShare, View
 from mixwell.losses import binary_cross_entropy, cross_entropy, target_weights
 from mixwell.methods import (
@@ -24,7 +25,6 @@ from mixwell.methods import (
     save_mask,
     sumix_terms,
 )
-from mixwell.methods.mixblock import MixBlock, PairAttention
 from mixwell.metrics import (
     expected_calibration_error,
     mixed_accuracy,
@@ -32,7 +32,9 @@ from mixwell.metrics import (
     ranked_accuracy,
     top_k_accuracy,
 )
+from mixwell.mixers.mixblock import MixBlock, PairAttention
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
@@ -56,13 +58,17 @@ from mixwell.policies import (
 from mixwell.policy import BatchPolicy, NoMix, OneOf, Policy, Sometimes
 from mixwell.ratio import Beta, Constant, Folded, Ratio, Uniform
 from mixwell.saliency import Activation, ClassActivation, FineGrained, InputGradient, Saliency, SpectralResidual
-from mixwell.spec import names, parse
 from mixwell.step_guard import StepGuard
-from mixwell.taps import Tap, classifier_of, pooled
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    hint = "" if name.startswith("_") else nearest(name, __all__).partition("; mixwell")[0]
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{hint}")
+
 
 __all__ = [
     "Activation",

@@ -69,3 +69,17 @@ def check_classes(labels: Tensor, num_classes: int) -> None:
                 f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}; check "
                 "num_classes."
             )
+
+
+def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Tell whether a map ``(h, w)`` can show images of this height and width: as large, or coarser alike.
+
+    The step from place to place must be the same in both directions, up to the rounding of a network that pads or cuts.
+
+    Example:
+        >>> in_proportion((7, 10), (224, 300)), in_proportion((7, 7), (224, 300))
+        (True, False)
+    """
+    (height, width), (h, w) = size, shape
+    alike = height * (w - 1) < width * (h + 1) and width * (h - 1) < height * (w + 1)
+    return 1 <= h <= height and 1 <= w <= width and alike

@@ -150,3 +150,27 @@ def _alike(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
     for t in tensors:
         groups[t.device, t.dtype].append(t)
     return list(groups.values())
+
+
+# The rest is for methods/pipeline.py alone, and goes with it.
+flat, restore = _flat, _restore
+
+
+def all_finite(tensors: Sequence[Tensor], good: Tensor) -> Tensor:
+    """Return whether it was good so far and all values are finite, in all processes."""
+    return _all_finite([*tensors, torch.where(good, 0.0, torch.nan)])
+
+
+def leave_out(optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], good: Tensor) -> None:
+    """Make the next step of a fused optimizer do nothing unless it is good; others get no gradient."""
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        _skip_fused(optimizer, ~good)
+    else:
+        for gradient in gradients:
+            gradient.copy_(torch.where(_on(good, gradient), gradient, 0.0))
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Return the running statistics of normalization layers."""
+    found = (getattr(m, name, None) for m in module.modules() for name in ("running_mean", "running_var"))
+    return [statistic for statistic in found if isinstance(statistic, Tensor)]

@@ -6,8 +6,6 @@ from mixwell.methods.augmix import AugMix, AugMixViews, jensen_shannon
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.gridloss import GridLoss
 from mixwell.methods.hiddenmix import HiddenMix
-from mixwell.methods.learnedmask import LearnedMask
-from mixwell.methods.maskfile import save_mask
 from mixwell.methods.method import Method
 from mixwell.methods.mixing import Mixing
 from mixwell.methods.perturbed import PerturbedMixing
@@ -15,6 +13,8 @@ from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.samix import SAMix, SAMixPretrained
 from mixwell.methods.sumix import SUMix
 from mixwell.methods.sumixloss import SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
+from mixwell.mixers.learnedmask import LearnedMask
+from mixwell.mixers.maskfile import save_mask
 
 __all__ = [
     "AdAutoMix",

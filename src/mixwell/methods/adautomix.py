@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch, Pairs
 from mixwell.losses import cross_entropy
-from mixwell.methods.adaptivemask import SourceAttention
-from mixwell.methods.masks import even_where, near_pure
-from mixwell.methods.momentum import Schedule, at
 from mixwell.methods.pipeline import MomentumPipeline
-from mixwell.methods.seer import Seer
 from mixwell.methods.twoheads import reported
+from mixwell.mixers.adaptivemask import SourceAttention
+from mixwell.mixers.masks import even_where, near_pure
+from mixwell.mixers.predictor import Seer
+from mixwell.mixers.teacher import Schedule, at
 from mixwell.plan.shares import SharePlan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.layers import last_map
+from mixwell.features.mixing import Gate, channels_come_last
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import cross_entropy
-from mixwell.methods.gates import Gate, channels_come_last
 from mixwell.methods.mixing import Loss, Mixing
-from mixwell.methods.stages import last_map
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from mixwell.batch import Pairs
 from mixwell.losses import binary_cross_entropy, cross_entropy
-from mixwell.methods.masklosses import AreaHinge, MaskLoss
-from mixwell.methods.masks import adjusted, even_where, near_pure
-from mixwell.methods.mixblock import PairAttention
-from mixwell.methods.momentum import Schedule, at
 from mixwell.methods.pipeline import MomentumPipeline
 from mixwell.methods.twoheads import reported
+from mixwell.mixers.masklosses import AreaHinge, MaskLoss
+from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.teacher import Schedule, at
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import BatchPolicy
 

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch, check_classes
+from mixwell.features.hooks import undisturbed, unwrapped
+from mixwell.features.layers import convolutional, last_map
+from mixwell.features.maps import MapTap
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import cross_entropy
-from mixwell.methods.encoder import MapTap
 from mixwell.methods.mixing import Loss, Mixing
-from mixwell.methods.stages import convolutional, last_map
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
-from mixwell.taps import undisturbed, unwrapped
 
 _SIDES = (32, 64, 224)  # of images that networks are made for
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.layers import stages_of
+from mixwell.features.mixing import Gate, mix_features
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import cross_entropy
-from mixwell.methods.gates import Gate, mix_features
 from mixwell.methods.mixing import Loss, Mixing
-from mixwell.methods.stages import stages_of
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy

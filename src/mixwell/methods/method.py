@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.methods.seer import Seer
+from mixwell.features.hooks import frozen_statistics
+from mixwell.mixers.predictor import Seer
 from mixwell.policies.schedule import at
 from mixwell.policy import BatchPolicy
-from mixwell.taps import frozen_statistics
 from mixwell.typecheck import hints_of, typechecked
 
 

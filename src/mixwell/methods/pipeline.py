@@ -15,17 +15,17 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import unserializable_hook
 
 from mixwell.batch import MixedBatch
-from mixwell.methods.encoder import MapTap, channels_of
-from mixwell.methods.leftout import all_finite, flat, leave_out, restore, running_statistics
+from mixwell.features.hooks import frozen_statistics
+from mixwell.features.maps import MapTap, channels_of
 from mixwell.methods.method import check_policy
-from mixwell.methods.mixblock import BlockSettings
-from mixwell.methods.momentum import BUFFERS, Momentum, Schedule, at, copy_of, follow
-from mixwell.methods.seer import Seer
 from mixwell.methods.twoheads import TwoHeads
+from mixwell.mixers.mixblock import BlockSettings
+from mixwell.mixers.predictor import Seer
+from mixwell.mixers.teacher import BUFFERS, Momentum, Schedule, at, copy_of, follow
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.taps import frozen_statistics
+from mixwell.step_guard import all_finite, flat, leave_out, restore, running_statistics
 
 
 class MomentumPipeline(TwoHeads):

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
 from mixwell.methods.automix import AutoMix, both
-from mixwell.methods.learnedmask import LearnedMask
-from mixwell.methods.masklosses import AreaHinge, MaskLoss, SumOf, VarianceBonus
 from mixwell.methods.method import check_policy
-from mixwell.methods.mixblock import PairAttention
 from mixwell.methods.twoheads import TwoHeads, reported
+from mixwell.mixers.learnedmask import LearnedMask
+from mixwell.mixers.masklosses import AreaHinge, MaskLoss, SumOf, VarianceBonus
+from mixwell.mixers.mixblock import PairAttention
 from mixwell.policy import BatchPolicy
 
 BLOCK = PairAttention(lam_multiply=1.0, pair=True, neck=True, upsampling="bilinear")

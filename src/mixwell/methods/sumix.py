@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.hooks import Tap
 from mixwell.labels import SemanticShare, Similarity, View
 from mixwell.losses import check_smoothing
 from mixwell.methods.method import Method, check_policy, clean_pass
 from mixwell.methods.sumixloss import UncertaintyHead, form_of, sumix_terms, target_of
 from mixwell.policy import BatchPolicy
-from mixwell.taps import Tap
 
 
 class _Waiting(SemanticShare):

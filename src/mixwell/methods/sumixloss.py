@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.hooks import pooled
 from mixwell.labels import SemanticShare, View
 from mixwell.losses import check_logits, cross_entropy
-from mixwell.taps import pooled
 
 
 class UncertaintyHead(nn.Module):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.features.hooks import Tap
 from mixwell.losses import check_logits, check_smoothing, cross_entropy
 from mixwell.methods.method import Method
-from mixwell.taps import Tap
 
 HEADS = ("clean", "mixed", "both")
 

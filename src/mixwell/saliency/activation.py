@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixwell.features.hooks import classifier_of, module_of, undisturbed, unwrapped
 from mixwell.saliency.base import Saliency, check_floating, check_rank
-from mixwell.taps import classifier_of, module_of, undisturbed, unwrapped
 
 _REDUCTIONS = {
     "mean": lambda maps: maps.mean(1),

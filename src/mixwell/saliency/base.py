@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from mixwell.checks import in_proportion
 from mixwell.value import Value
 
 
@@ -43,20 +44,6 @@ def check_floating(source: Saliency, images: Tensor) -> None:
             f"{type(source).__name__} needs floating-point images as the model takes them, got {images.dtype}: "
             "pass saliency= maps"
         )
-
-
-def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Tell whether a map ``(h, w)`` can show images of this height and width: as large, or coarser alike.
-
-    The step from place to place must be the same in both directions, up to the rounding of a network that pads or cuts.
-
-    Example:
-        >>> in_proportion((7, 10), (224, 300)), in_proportion((7, 7), (224, 300))
-        (True, False)
-    """
-    (height, width), (h, w) = size, shape
-    alike = height * (w - 1) < width * (h + 1) and width * (h - 1) < height * (w + 1)
-    return 1 <= h <= height and 1 <= w <= width and alike
 
 
 def check_fit(maps: Tensor, size: tuple[int, int]) -> None:

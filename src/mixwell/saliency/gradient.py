@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mixwell.features.hooks import undisturbed
 from mixwell.saliency.base import Saliency, check_floating, check_rank
-from mixwell.taps import undisturbed
 
 
 class InputGradient(Saliency):

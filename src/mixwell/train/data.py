@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.spec import nearest
+from mixwell.parse import nearest
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell import LearnedMask, Pairs, SharePlan
-from mixwell.methods.maskfile import packed
-from mixwell.methods.seer import Seer
+from mixwell.mixers.maskfile import packed
+from mixwell.mixers.predictor import Seer
 from mixwell.train import checkpoint, samples
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet

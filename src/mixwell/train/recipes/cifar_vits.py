@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mixwell.methods.mixblock import PairAttention
-from mixwell.methods.momentum import Momentum
+from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
 from mixwell.train.recipes.learned import FADING, adautomix, automix, samix
 

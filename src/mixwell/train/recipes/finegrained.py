@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mixwell.methods.masklosses import AreaHinge, SumOf, VarianceBonus
-from mixwell.methods.mixblock import PairAttention
-from mixwell.methods.momentum import Momentum
+from mixwell.mixers.masklosses import AreaHinge, SumOf, VarianceBonus
+from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
 from mixwell.train.recipes.learned import FADING, adautomix, automix, samix
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixwell.methods.adaptivemask import SourceAttention
-from mixwell.methods.mixblock import PairAttention
-from mixwell.methods.momentum import Cosine
+from mixwell.mixers.adaptivemask import SourceAttention
+from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.teacher import Cosine
 
 FADING = Cosine(0.1, 0.0)  # weight of the masks' cost, but for residual networks on CIFAR and Tiny-ImageNet
 
@@ -37,7 +37,7 @@ def samix(
     """Name SAMix with some settings.
 
     Args:
-        k: See :class:`mixwell.methods.mixblock.PairAttention`.
+        k: See :class:`mixwell.mixers.mixblock.PairAttention`.
         dropout: See there.
         upsampling: See there.
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.
@@ -62,7 +62,7 @@ def adautomix(
     """Name AdAutoMix with some settings.
 
     Args:
-        lam_concat: See :class:`mixwell.methods.adaptivemask.SourceAttention`.
+        lam_concat: See :class:`mixwell.mixers.adaptivemask.SourceAttention`.
         norm: See there.
         upsampling: See there.
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mixwell.methods.mixblock import PairAttention
-from mixwell.methods.momentum import Momentum
+from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
 from mixwell.train.recipes.learned import automix
 

@@ -13,10 +13,10 @@ from typing import Any
 import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
-import mixwell.methods.adaptivemask as adaptivemask
-import mixwell.methods.masklosses as masklosses
-import mixwell.methods.mixblock as mixblock
-import mixwell.methods.momentum as momentum
+import mixwell.mixers.adaptivemask as adaptivemask
+import mixwell.mixers.masklosses as masklosses
+import mixwell.mixers.mixblock as mixblock
+import mixwell.mixers.teacher as momentum
 import mixwell.pairing as pairing
 import mixwell.policies as policies
 import mixwell.policy as policy
@@ -168,6 +168,10 @@ def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str
     what, keywords = make.__name__, dict(named)
     if partial and positional:
         raise ValueError(f"{what} takes settings by name here: {', '.join(settings)}.")
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if any(p.kind is keyword for p in list(inspect.signature(make).parameters.values())[: len(positional)]):
+        first = ", ".join(f"{name}={value!r}" for name, value in zip(settings, positional, strict=False))
+        raise ValueError(f"{what} takes settings by name; did you mean {what}({first})?")
     for name, _ in named:
         if name not in settings:
             raise ValueError(f"{what} has no setting {name!r} here{nearest(name, settings)}")

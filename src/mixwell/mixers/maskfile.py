@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixwell.methods.adaptivemask import AdaptiveMask, SourceAttention
-from mixwell.methods.mixblock import BlockSettings, MixBlock, PairAttention
-from mixwell.taps import classifier_of
+from mixwell.features.hooks import classifier_of
+from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
+from mixwell.mixers.mixblock import BlockSettings, MixBlock, PairAttention
 
 KINDS: dict[str, type[BlockSettings]] = {kind.__name__: kind for kind in (PairAttention, SourceAttention)}
 FORMAT = 1

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mixwell.features.hooks import Tap, classifier_of, pooled
 from mixwell.saliency import InputGradient
-from mixwell.taps import Tap, classifier_of, pooled
 from steps import process_group
 
 

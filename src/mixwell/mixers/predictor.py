@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixwell.methods.adaptivemask import AdaptiveMask
-from mixwell.methods.encoder import MapTap
-from mixwell.taps import undisturbed
+from mixwell.features.hooks import undisturbed
+from mixwell.features.maps import MapTap
+from mixwell.mixers.adaptivemask import AdaptiveMask
 
 
 class Seer:

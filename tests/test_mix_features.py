@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mixwell import BatchPolicy, Constant, CutMix, Derangement, FMix, MixUp, OneOf, PuzzleMix, ResizeMix
-from mixwell.methods.gates import channels_come_last, grid_of, mix_features
+from mixwell.features.mixing import channels_come_last, grid_of, mix_features
 from mixwell.methods.hiddenmix import HiddenMix
 
 PUZZLES = [

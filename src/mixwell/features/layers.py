@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from mixwell.taps import unwrapped
+from mixwell.features.hooks import unwrapped
 
 _LISTS = ("stages", "layers", "blocks")
 _DEPTH = 2  # a model in a wrapper of its owner's, and in that of torch.compile

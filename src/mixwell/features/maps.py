@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.methods.gates import channels_come_last, grid_of
-from mixwell.methods.stages import stages_of
-from mixwell.taps import Tap, module_of
+from mixwell.features.hooks import Tap, module_of
+from mixwell.features.layers import stages_of
+from mixwell.features.mixing import channels_come_last, grid_of
 
 
 class Reached(Exception):  # noqa: N818  (no error: it ends a forward pass that has gone far enough)

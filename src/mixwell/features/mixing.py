@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Pairs
+from mixwell.checks import in_proportion
+from mixwell.features.hooks import module_of
 from mixwell.plan import BlendPlan, ChoicePlan, MaskPlan, PatchPlan, Plan
-from mixwell.saliency.base import in_proportion
-from mixwell.taps import module_of
 
 Change = Callable[[Tensor], Tensor]
 _LOOSE_TOKENS = 16  # class, distillation and register tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixwell.methods.momentum import Cosine, Momentum, at, average, copy_of, follow
+from mixwell.mixers.teacher import Cosine, Momentum, at, average, copy_of, follow
 
 
 def test_published_values() -> None:

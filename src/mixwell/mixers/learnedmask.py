@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Pairs
-from mixwell.methods.encoder import MapTap
-from mixwell.methods.maskfile import KINDS, read
-from mixwell.methods.masks import even_where, near_pure
-from mixwell.methods.momentum import copy_of
-from mixwell.methods.seer import Seer
+from mixwell.features.maps import MapTap
+from mixwell.mixers.maskfile import KINDS, read
+from mixwell.mixers.masks import even_where, near_pure
+from mixwell.mixers.predictor import Seer
+from mixwell.mixers.teacher import copy_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio

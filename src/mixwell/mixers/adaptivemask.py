@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.methods.mixblock import BlockSettings, check_maps, initialise, projection
+from mixwell.mixers.mixblock import BlockSettings, check_maps, initialise, projection
 from mixwell.value import set_field
 
 

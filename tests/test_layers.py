@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import Constant, CutMix, MixUp, Roll, models
+from mixwell.features.hooks import Tap
+from mixwell.features.layers import convolutional, last_map, stages_of
+from mixwell.features.maps import middle_layer
+from mixwell.features.mixing import Gate
 from mixwell.methods.alignmix import Alignment, AlignMix
-from mixwell.methods.encoder import middle_layer
-from mixwell.methods.gates import Gate
 from mixwell.methods.hiddenmix import HiddenMix
-from mixwell.methods.stages import convolutional, last_map, stages_of
-from mixwell.taps import Tap
 from steps import process_group
 
 

@@ -38,7 +38,7 @@ from mixwell import (
     parse,
 )
 from mixwell.labels import Released
-from mixwell.spec import KINDS, known, nearest
+from mixwell.parse import KINDS, known, nearest
 from steps import Net, data
 
 VALUES = [

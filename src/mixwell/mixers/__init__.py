@@ -1,0 +1,1 @@
+"""What predicts masks: mix blocks, their losses, the teacher, and trained blocks as files."""
