@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,27 @@ def test_a_dead_process_keeps_no_lock(tmp_path: Path):
                 pass
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_a_process_that_ends_ends_the_others(tmp_path: Path):
+    """Each process of the run says why in one line; without a traceback of gloo's."""
+    run = tmp_path / "run"
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random().randint(20_000, 60_000)), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "mixwell", *ARGS, "--epochs", "1000", "--out", str(run)]
+    processes = [
+        subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    deadline = time.monotonic() + 300
+    while checkpoint.latest(run) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 143]
+    assert "mixwell: another process of this run has ended: epoch" in said[0] and "resume with: mixwell" in said[0]
+    assert "mixwell: stopped: epoch" in said[1] and not any("Traceback" in text for text in said)

@@ -271,30 +271,6 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
         checkpoint.load(checkpoint.latest(undisturbed), config, 2)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends signals")
-def test_a_process_that_ends_ends_the_others(tmp_path: Path):
-    """Each process of the run says why in one line; without a traceback of gloo's."""
-    run = tmp_path / "run"
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.Random().randint(20_000, 60_000)), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "mixwell", *ARGS[:2], "--epochs", "1000", *TINY, "--out", str(run)]
-    processes = [
-        subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    deadline = time.monotonic() + 300
-    while checkpoint.latest(run) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 143]
-    assert "mixwell: another process of this run has ended: epoch" in said[0] and "resume with: mixwell" in said[0]
-    assert "mixwell: stopped: epoch" in said[1] and not any("Traceback" in text for text in said)
-
-
 def test_a_finished_run_stays_as_it_is(undisturbed: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
