@@ -41,7 +41,7 @@ ORDER = [
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "paths", "config", "checkpoint", "recipes", "runs", "images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
+    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs", "images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
     {"report"},
     {"train", "__main__"},
 ]
@@ -51,7 +51,9 @@ MAY_IMPORT = {
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
     "report": {"jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn"},
+    "__main__": {"mixwell_cli"},
     "train": {
+        "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
         *("sklearn", "tensorboard", "timm", "torchvision"),
     },

@@ -1,4 +1,4 @@
-"""The demo trains, shows, and knows what it has done before."""
+"""The demo trains, writes its results, and uses finished runs again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_runs_with_other_settings_are_refused(tmp_path: Path) -> None:
     job = demo.jobs(tmp_path, 1, [0])[0]
     job.run.mkdir(parents=True)
     (job.run / "config.json").write_text(job.config.json().replace('"lr": 0.05', '"lr": 0.5'))
-    with pytest.raises(RunError, match=r"lr is 0\.5, not 0\.05: run the demo with --fresh"):
+    with pytest.raises(RunError, match=r"lr is 0\.5, not 0\.05: add --fresh to start over"):
         demo.main(["--epochs", "1", "--seeds", "0", "--out", str(tmp_path)])
 
 
@@ -89,7 +89,7 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "train_all", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="go on with: mixwell demo --epochs 1 --out"):
+    with pytest.raises(KeyboardInterrupt, match="resume with: mixwell demo --epochs 1 --out"):
         demo.main(["--epochs", "1", "--out", str(tmp_path), "--fresh"])
 
 
@@ -100,7 +100,7 @@ def test_interrupted_processes_end_and_go_on(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "mixwell.train.cli",
+        "mixwell",
         "demo",
         "--epochs",
         "30",
@@ -118,7 +118,7 @@ def test_interrupted_processes_end_and_go_on(tmp_path: Path) -> None:
         _, told = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in told
-    assert b"go on with: mixwell demo" in told
+    assert b"resume with: mixwell demo" in told
     for _ in range(50):
         if not alive(process.pid):
             return
@@ -127,7 +127,7 @@ def test_interrupted_processes_end_and_go_on(tmp_path: Path) -> None:
 
 
 def alive(group: int) -> bool:
-    """Tell whether a process of this group is left."""
+    """Whether a process of this group is still there."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -132,7 +132,7 @@ def test_eval_crop(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / split / name / "0.png")
     for share, side in ((1.0, 20), (0.5, 40)):
         config = Config(dataset="folder", data=str(tmp_path), image_size=20, batch_size=1, eval_crop=share)
-        data = replace(sets.load(config), mean=(0.0,) * 3, std=(1 / 255,) * 3)
+        data = replace(sets.load(config), normalization=Normalization(0.0, 1 / 255))
         image = all_of(both(config, data)[1])[0][0].permute(1, 2, 0).numpy()
         whole = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)).astype(float)
         edge = (side - 20) // 2

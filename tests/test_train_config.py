@@ -12,14 +12,14 @@ import torch
 pytest.importorskip("accelerate")
 from torch import nn
 
-from mixwell.train import average, build, checkpoint
+from mixwell.train import average, build, checkpoint, conflicts
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet, Split
 from mixwell.train.errors import RunError
 from mixwell.train.recipes import RECIPES
 
 SPLIT = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4))
-DATA = DataSet(SPLIT, SPLIT, SPLIT, list("abcd"), 3, (0.5,) * 3, (0.5,) * 3)
+DATA = DataSet(SPLIT, SPLIT, SPLIT, list("abcd"), 3, Normalization(0.5, 0.5))
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
@@ -48,22 +48,38 @@ def test_every_field_is_explained_and_about_thirty():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('{"epochs": 0}', "epochs must be at least 1, and is 0"),
-        ('{"epochs": "3"}', "epochs must be of type int, and is '3'"),
-        ('{"flip": 1}', "flip must be of type bool, and is 1"),
+        ('{"epochs": 0}', "epochs must be at least 1, but is 0"),
+        ('{"epochs": "3"}', "epochs must be of type int, but is '3'"),
+        ('{"flip": 1}', "flip must be of type bool, but is 1"),
         ('{"epoch": 3}', "unknown field 'epoch'; did you mean epochs?"),
-        ('{"lr": -1}', "lr must be not negative, and is -1"),
-        ('{"precision": "fp8"}', "precision must be one of fp32, bf16, fp16, and is 'fp8'"),
-        ('{"val_split": 1}', "val_split must be between 0 and 0.9"),
+        ('{"lr": -1}', "lr must be at least 0, but is -1"),
+        ('{"precision": "fp8"}', "precision must be one of fp32, bf16, fp16, but is 'fp8'"),
+        ('{"val_split": 1}', "val_split must be at most 0.9"),
         ('{"eval_crop": 0}', "eval_crop must be above 0 and at most 1"),
-        ('{"erasing": 2}', "erasing must be between 0 and 1"),
+        ('{"erasing": 2}', "erasing must be at most 1"),
+        ('{"lr": 0.01, "lr_min": 0.02}', "lr_min must be at most lr 0.01, but is 0.02"),
         ("[]", "must be a JSON object"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_bad_settings(text, sentence):
     with pytest.raises(RunError, match=sentence.replace("?", r"\?")):
         Config.read(text)
+
+
+NUMBERS = [name for name, kind in Config.types().items() if kind in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_torch_cannot_use(name):
+    """NaN, Inf and integers beyond 64 bits are refused in every field, and so is what is negative."""
+    kind = Config.types()[name]
+    for value in [2**70, 10**400, -1] if kind is int else [math.nan, math.inf, -math.inf, -1.0, 1e30]:
+        with pytest.raises(RunError, match=f"{name} must be "):
+            Config(**{name: value})
+    with pytest.raises(RunError):
+        Config.read(f'{{"{name}": 1{"0" * 400}}}')
 
 
 def test_whole_numbers_are_numbers():
@@ -175,3 +191,75 @@ def test_moving_average_against_a_loop():
             expected[name] = value.clone() if whole else decay * expected[name] + (1 - decay) * value
     for name, value in moving.module.state_dict().items():
         torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, []),
+        ({"epochs": 4, "warmup": 5.0}, ["warmup 5 is longer than the run of 4 epochs: it ends after 2"]),
+        ({"val_every": 3}, ["val_every 3 has no effect: the last ten epochs"]),
+        ({"epochs": 20, "val_every": 3}, []),
+        ({"save_every": 11}, ["save_every 11 has no effect: it exceeds epochs"]),
+        ({"ema": 0.999}, ["ema 0.999 averages over more steps than the 50"]),
+        ({"ema": 0.9}, []),
+        ({"eval_crop": 0.5}, ["eval_crop 0.5 has no effect: only folder images"]),
+        ({"scale": 0.5}, ["scale 0.5 has no effect: images in memory"]),
+        ({"workers": 2}, ["workers 2 has no effect"]),
+        ({"workers": 2, "augment": "rand-m9"}, []),
+        ({"momentum": 0.5, "optimizer": "adamw"}, ["momentum 0.5 has no effect: adamw"]),
+        ({"decay_all": False, "weight_decay": 0.0}, ["decay_all False has no effect: weight_decay is 0"]),
+        ({"data": "x"}, ["data x has no effect"]),
+        ({"data": "x", "dataset": "folder", "crop": 4}, ["crop 4 has no effect"]),
+        ({"lr": 0.0}, ["lr 0 trains nothing"]),
+    ],
+    ids=str,
+)
+def test_settings_without_effect(settings, words):
+    """Each is named once."""
+    config = Config(**settings)
+    found = list(conflicts.ignored(config, steps=5, resized=config.dataset == "folder"))
+    assert len(found) == len(words) and all(map(str.startswith, found, words)), found
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_recipes_have_no_setting_without_effect(recipe):
+    config = recipe()
+    resized = config.dataset == "folder" or (config.dataset.startswith("cifar") and config.image_size != 32)
+    assert list(conflicts.ignored(config, 500, resized)) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "batch", "refused"), [("none", 4, False), ("MixUp()", 4, True), ("MixUp()", 8, False)]
+)
+def test_pieces_of_a_batch(policy, batch, refused):
+    """Four forward passes per step: one image in each cannot be mixed, two warn, four do not."""
+    config = Config(policy=policy, batch_size=batch, accumulate=2)
+    method = build.method(config, nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 4)
+    if refused:
+        with pytest.raises(RunError, match=r"batch_size 4 in 4 pieces .* leaves 1 image per forward pass"):
+            conflicts.check_pieces(config, method, 2)
+    else:
+        few = conflicts.check_pieces(config, method, 2)
+        assert few is None if policy == "none" else few and "leaves 2 images per forward pass" in few
+    assert conflicts.check_pieces(dataclasses.replace(config, batch_size=16), method, 2) is None
+
+
+def test_loss_is_passed_to_the_method():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    plain, smooth = (build.method(Config(loss=text), model, 4) for text in ("", "cross_entropy(smoothing=0.5)"))
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4)
+    expected = nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.5)
+    torch.testing.assert_close(smooth(*batch)["loss"], expected)
+    assert plain(*batch)["loss"] != expected
+    for text, sentence in [("CutMix", "loss must be one of"), ("cross_entropi", "did you mean cross_entropy")]:
+        with pytest.raises(RunError, match=sentence):
+            build.check_expressions(Config(loss=text))
+
+
+def test_a_model_of_timm_is_suggested():
+    pytest.importorskip("timm")
+    with pytest.raises(RunError, match=r"no model called 'resnet50'; did you mean timm/resnet50\?"):
+        build.check_expressions(Config(model="resnet50"))
+    with pytest.raises(RunError, match=r"did you mean resnet18\?"):
+        build.check_expressions(Config(model="resnet81"))

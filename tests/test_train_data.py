@@ -72,7 +72,7 @@ def test_digits_subset_and_split() -> None:
     known = {image.numpy().tobytes() for image in data.train.images}
     assert not known & {image.numpy().tobytes() for split in (data.val, data.test) for image in split.images}
     pixels = data.test.images / 255
-    assert abs(pixels.mean() - data.mean[0]) < 0.02 and abs(pixels.std() - data.std[0]) < 0.05
+    assert abs(pixels.mean() - data.normalization.mean[0]) < 0.02 and abs(pixels.std() - data.normalization.std[0]) < 0.05
     with pytest.raises(RunError, match="subset asks for 901 training images, and there are 900"):
         sets.load(Config(dataset="digits", subset=901))
     with pytest.raises(RunError, match="subset 9 is smaller than the number of classes: use at least 10"):

@@ -255,7 +255,7 @@ def three_classes() -> object:
     from mixwell.train.dataset import DataSet, Split
 
     split = Split(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.arange(3))
-    return DataSet(split, split, split, list(COLOURS), 3, (0.5,) * 3, (0.5,) * 3)
+    return DataSet(split, split, split, list(COLOURS), 3, Normalization(0.5, 0.5))
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.net."]

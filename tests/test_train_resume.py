@@ -131,7 +131,7 @@ def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(display.Display, "step", step)
     assert main([*ARGS, "--out", str(run)]) == 130
     said = capsys.readouterr().err.strip()
-    assert said == f"mixwell: stopped: epoch 2 is kept; go on with: mixwell train --resume {run}"
+    assert said == f"mixwell: stopped: epoch 2 is saved; resume with: mixwell train --resume {run}"
     assert main(["train", *said.split()[-2:]]) == 0
     same(run, undisturbed)
 
@@ -171,7 +171,7 @@ def test_ctrl_c_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
-    run, real = tmp_path / "run", checkpoint._write_through
+    run, real = tmp_path / "run", checkpoint.write_through
 
     def full(path: Path, content: bytes) -> None:
         if (run / "checkpoint" / "epoch-00002").exists() and path.parent.name == "part":
@@ -180,13 +180,13 @@ def test_full_disk(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):
         real(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write_through", full)
+        patch.setattr(checkpoint, "write_through", full)
         assert main([*ARGS, "--out", str(run)]) == 2
     said = capsys.readouterr().err
     assert (
         said.count("\n") == 1
         and "no space left" in said
-        and f"epoch 2 is kept; go on with: mixwell train --resume {run}" in said
+        and f"epoch 2 is saved; resume with: mixwell train --resume {run}" in said
     )
     assert [path.name for path in (run / "checkpoint").iterdir()] == ["epoch-00002"]
     assert main(["train", "--resume", str(run)]) == 0
@@ -207,7 +207,7 @@ OPERATIONS = [(os, "fsync"), (Path, "mkdir"), (Path, "rename"), (Path, "replace"
 def test_kill_before_every_file_operation(tmp_path: Path, monkeypatch):
     """A checkpoint is whole and either the old or the new one, wherever saving ends."""
     config = Config()
-    state = {"config": config.json(), "world": 1, "random": [checkpoint.random_state()]}
+    state = dict.fromkeys(checkpoint.KEYS) | {"config": config.json(), "world": 1}
     seen = set()
     for fatal in range(100):
         run, count = tmp_path / str(fatal), 0
@@ -233,7 +233,7 @@ def test_kill_before_every_file_operation(tmp_path: Path, monkeypatch):
             else:
                 finished = count < fatal
         folder = checkpoint.latest(run)
-        weights, loaded = checkpoint.load(folder, config, 1)
+        weights, loaded = checkpoint.read_weights(folder / "model.safetensors"), checkpoint.load(folder, config, 1)
         assert loaded["epoch"] == checkpoint.epochs(folder) == weights["w"].unique().item()
         checkpoint.save(run, 3, {"w": torch.ones(9)}, state | {"epoch": 3})  # what was left lying about is no obstacle
         assert checkpoint.epochs(checkpoint.latest(run)) == 3
@@ -249,8 +249,8 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
     shutil.copytree(undisturbed, run)
     for args, sentence in [
         (["cifar100_mini", "--resume", str(run)], "holds a run of recipe 'digits', not of 'cifar100_mini'"),
-        (["--resume", str(run), "--lr", "0.2"], "lr is 0.05, not 0.2"),
-        (["--resume", str(run), "--out", "x"], "leave out --out"),
+        (["--resume", str(run), "--lr", "0.2"], "lr is 0.05, not 0.2: start a new run"),
+        (["--resume", str(run), "--out", "x"], "remove --out"),
         (["--resume", str(tmp_path / "none")], "no run in"),
         (["digits", "--out", str(run)], "already holds a run"),
     ]:
@@ -258,6 +258,7 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1
     text = (run / "config.json").read_text()
+    (run / "lock").unlink()
     for old, new, sentence in [
         ('"digits"', '"other"', "checkpoint of recipe 'digits'"),
         ("0.05", "0.07", "lr is 0.05"),
@@ -266,28 +267,8 @@ def test_another_recipe_config_or_process_count_is_refused(undisturbed: Path, tm
         assert main(["train", "--resume", str(run)]) == 2
         assert sentence in capsys.readouterr().err
     config = Config.read(text)
-    with pytest.raises(RunError, match="written by 1 processes, and here are 2"):
+    with pytest.raises(RunError, match=r"this launch has 2 process\(es\), but .* was written by 1: launch 1"):
         checkpoint.load(checkpoint.latest(undisturbed), config, 2)
-
-
-def test_a_damaged_or_hostile_checkpoint_is_refused(undisturbed: Path, tmp_path: Path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    state = checkpoint.latest(run) / "state.pt"
-
-    class Hostile:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "harm"),)
-
-    for damage in (
-        lambda: state.write_bytes(state.read_bytes()[:1000]),
-        lambda: torch.save({"config": Hostile()}, state),
-    ):
-        damage()
-        assert main(["train", "--resume", str(run)]) == 2
-        said = capsys.readouterr().err
-        assert "cannot read the checkpoint" in said and "weights_only" not in said and said.count("\n") == 1
-    assert not (tmp_path / "harm").exists()
 
 
 def test_a_finished_run_stays_as_it_is(undisturbed: Path, tmp_path: Path):

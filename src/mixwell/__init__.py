@@ -50,7 +50,7 @@ from mixwell.metrics import (
 from mixwell.mixers.mixblock import MixBlock, PairAttention
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.parse import names, parse
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
@@ -86,10 +86,17 @@ from mixwell.saliency import (
     SpectralResidual,
 )
 from mixwell.schedule import Cosine, Linear, Schedule, Step
+from mixwell.step_guard import StepGuard
 from mixwell.targets import ExponentialRescale, PowerRescale, SoftTargets, Targets, ThresholdTargets, TwoHotTargets
 from mixwell.value import Value
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    hint = "" if name.startswith("_") else nearest(name, __all__).partition("; mixwell")[0]
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{hint}")
+
 
 __all__ = [
     "CIFAR10",
@@ -182,6 +189,7 @@ __all__ = [
     "Sometimes",
     "SpectralResidual",
     "Step",
+    "StepGuard",
     "Switch",
     "Targets",
     "ThresholdTargets",

@@ -172,6 +172,10 @@ def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str
     what, keywords = make.__name__, dict(named)
     if partial and positional:
         raise ValueError(f"{what} takes settings by name here: {', '.join(settings)}.")
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if any(p.kind is keyword for p in list(inspect.signature(make).parameters.values())[: len(positional)]):
+        first = ", ".join(f"{name}={value!r}" for name, value in zip(settings, positional, strict=False))
+        raise ValueError(f"{what} takes settings by name; did you mean {what}({first})?")
     for name, _ in named:
         if name not in settings:
             raise ValueError(f"{what} has no setting {name!r} here{nearest(name, settings)}")

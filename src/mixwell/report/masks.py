@@ -14,9 +14,9 @@ from mixwell import LearnedMask, Pairs, SharePlan, save_mask
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.report import picture, samples
 from mixwell.report.samples import Images, Sample
-from mixwell.train import checkpoint
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet
+from mixwell.train.files import write
 
 if TYPE_CHECKING:
     from mixwell.train.loader import Loader
@@ -55,7 +55,7 @@ def keep(run: Path, epoch: int, predictor: MaskPredictor, loader: Loader, classe
     drawn, description = sheet(f"masks after epoch {epoch}", found)
     folder = run / "masks"
     folder.mkdir(exist_ok=True)
-    checkpoint.write(folder / f"epoch_{epoch:03d}.png", picture.png(drawn, description, limit=300_000))
+    write(folder / f"epoch_{epoch:03d}.png", picture.png(drawn, description, limit=300_000))
     return drawn
 
 
@@ -94,7 +94,7 @@ def export(run: Path, predictor: MaskPredictor, config: Config, data: DataSet) -
     """Write the mix block and its encoder to ``mask.safetensors`` of a run, and return them as a policy."""
     path, size = run / "mask.safetensors", (config.image_size, config.image_size)
     modules = predictor.block, predictor.encoder, predictor.hook.name, config.model
-    save_mask(path, *modules, size=size, mean=data.mean, std=data.std)  # type: ignore[arg-type]
+    save_mask(path, *modules, size=size, normalization=data.normalization)
     return LearnedMask(str(path))
 
 

@@ -36,7 +36,7 @@ def html(runs: Sequence[Run]) -> str:
     )  # fmt: skip
     environments: dict[str, list[Run]] = {}
     for run in runs:
-        environments.setdefault(json.dumps(run.summary.get("environment", {})), []).append(run)
+        environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return templates.get_template("report.html").render(
         chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
         newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,

@@ -13,8 +13,8 @@ import mixwell as mw
 from mixwell.report import picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
-from mixwell.train import checkpoint
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.files import write
 from mixwell.train.paths import expand
 
 ABOUT = """\
@@ -120,6 +120,6 @@ def save(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(path, content)
+        write(path, content)
     except OSError as error:
         raise RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

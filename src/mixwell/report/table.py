@@ -33,7 +33,7 @@ def spread(values: tuple[float, float | None] | None, digits: int = 2) -> str:
 
 def measured_on(runs: Sequence[Run]) -> str:
     """Return which images the accuracies of some runs were measured on, as written in their summaries."""
-    found = dict.fromkeys(run.summary.get("validated_on", "validation images") for run in runs if run.finished)
+    found = dict.fromkeys(run.summary.validated_on or "validation images" for run in runs if run.summary)
     return " or ".join(found or ["validation images"])
 
 

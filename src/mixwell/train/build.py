@@ -1,4 +1,4 @@
-"""From a config to the objects that train: classifier, method, optimiser, learning-rate schedule."""
+"""From a config to the objects that train: classifier, method, optimizer, learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -14,20 +14,42 @@ from torch import Tensor, nn
 from mixwell import models
 from mixwell.features.hooks import classifier_of
 from mixwell.methods import Method
-from mixwell.parse import nearest, parse
+from mixwell.normalization import Normalization
+from mixwell.parse import names, parse
 from mixwell.policy import BatchPolicy
-from mixwell.step_guard import begin_momentum
 from mixwell.train.checkpoint import read_weights
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, closest, mistakes
+
+
+def check_expressions(config: Config) -> None:
+    """Check policy, method, loss and the model's name, before any data is read.
+
+    Raises:
+        RunError: One of them is not valid.
+    """
+    policy(config)
+    method_class(config)
+    loss(config)
+    name = config.model.partition("(")[0]
+    if name not in models.NAMES and not name.startswith("timm/"):
+        raise RunError(f"no model called {name!r}{_similar_model(name)}")
+
+
+def _similar_model(name: str) -> str:
+    try:
+        from timm import is_model
+    except ImportError:
+        return closest(name, models.NAMES)
+    return f"; did you mean timm/{name}?" if is_model(name) else closest(name, models.NAMES)
 
 
 def classifier(config: Config, data: DataSet) -> nn.Module:
-    """Return the classifier, freshly initialised or with the weights the config names.
+    """Return the classifier, freshly initialized or with the weights that the config names.
 
     Raises:
-        RunError: no such model, or the weights do not fit it.
+        RunError: There is no such model, or the weights do not fit it.
     """
     fetched = config.weights.startswith("timm/")
     try:
@@ -41,14 +63,17 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
 
 
 def _pretrained(model: nn.Module, config: Config) -> None:
-    """Load weights of the same architecture; a classifier layer for other classes is left as it was initialised."""
+    """Load weights of the same architecture; a last layer for another number of classes stays freshly initialized."""
     ours = model.state_dict()
     theirs = without_prefix(read_weights(Path(config.weights)), ours)
     head, _ = classifier_of(model)
     fits = {name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape}
     odd = sorted(name for name in (ours.keys() | theirs.keys()) - fits if name.rpartition(".")[0] != head)
     if odd:
-        raise RunError(f"the weights in {config.weights} do not fit {config.model}: {len(odd)} differ, {odd[0]} is one")
+        raise RunError(
+            f"the weights in {config.weights} do not fit {config.model}: {len(odd)} differ in name or shape, such as "
+            f"{odd[0]}"
+        )
     model.load_state_dict({name: theirs[name] for name in fits}, strict=False)
 
 
@@ -77,56 +102,84 @@ def policy(config: Config) -> BatchPolicy | None:
     """Return the mixing policy, or None for plain training.
 
     Raises:
-        RunError: the expression names no policy, or has a wrong setting.
+        RunError: The expression is not a policy, or has a wrong setting.
     """
     if config.policy.lower() in ("none", ""):
         return None
     found = _parsed("policy", config.policy)
     if not isinstance(found, BatchPolicy):
-        raise RunError(f"policy must be a mixing policy such as CutMix(alpha=0.2), and is {config.policy}")
+        raise RunError(f"policy must be a mixing policy such as CutMix(alpha=0.2), but is {config.policy}")
     return found
 
 
-def method(config: Config, model: nn.Module, num_classes: int) -> Method:
-    """Return the training method around a classifier.
+def loss(config: Config) -> Callable[..., Any] | None:
+    """Return the loss, or None for the default of the method.
 
     Raises:
-        RunError: the expression names no method, has a wrong setting, or the method cannot use the policy.
+        RunError: The expression is not a loss, or has a wrong setting.
     """
-    make, mix = _parsed("method", config.method), policy(config)
-    target = getattr(make, "func", make)  # a method comes as a partial of its class
+    if not config.loss:
+        return None
+    name, known = config.loss.partition("(")[0].strip(), names("loss")
+    if name not in known:
+        raise RunError(f"loss must be one of {', '.join(known)}, but is {config.loss}{closest(name, known)}")
+    return _parsed("loss", config.loss)
+
+
+def method_class(config: Config) -> tuple[Callable[..., Method], type[Method]]:
+    """Return what makes the training method, and its class.
+
+    Raises:
+        RunError: The expression is not a method, has a wrong setting, or needs a policy.
+    """
+    make = _parsed("method", config.method)
+    target = getattr(make, "func", make)  # a method is parsed to a partial of its class
     if not (isinstance(target, type) and issubclass(target, Method)):
-        raise RunError(f"method must be a training method such as SUMix, and is {config.method}")
+        raise RunError(f"method must be a training method such as SUMix, but is {config.method}")
     needed = inspect.signature(target).parameters["policy"].default is inspect.Parameter.empty
-    if mix is None and needed:
+    if needed and config.policy.lower() in ("none", ""):
         raise RunError(
-            f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or --method Mixing for none"
+            f"method {config.method} needs a policy: add --policy 'CutMix(alpha=0.2)', or use --method Mixing"
         )
-    try:
-        return make(model, *([] if mix is None else [mix]), num_classes=num_classes)
-    except (TypeError, ValueError) as error:
-        raise RunError(str(error)) from None
+    return make, target
+
+
+def method(config: Config, model: nn.Module, num_classes: int, normalization: Normalization | None = None) -> Method:
+    """Return the training method of a classifier.
+
+    Args:
+        config: The settings.
+        model: The classifier.
+        num_classes: Number of classes.
+        normalization: How images are normalized; None means that they are in [0, 1].
+
+    Raises:
+        RunError: An expression is not valid, or the parts do not go together.
+    """
+    (make, _), mix, criterion = method_class(config), policy(config), loss(config)
+    settings: dict[str, Any] = {"num_classes": num_classes, "normalization": normalization}
+    settings |= {name: value for name, value in (("policy", mix), ("loss", criterion)) if value is not None}
+    with mistakes():
+        return make(model, **settings)
 
 
 def _parsed(field: str, text: str) -> Any:
-    try:
+    with mistakes(f"{field}: "):
         return parse(text)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{field}: {error}") from None
 
 
 def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
-    """Return the optimiser over the groups of a method, each of which remembers its own peak learning rate.
+    """Return the optimizer of the parameter groups of a method, each with its peak learning rate as ``"peak"``.
 
-    A group's own settings (``lr``, ``lr_min``, ``momentum``, ``weight_decay``, ...) go before the config's.
+    Settings of a group (``lr``, ``momentum``, ``weight_decay``, ...) take precedence over the config.
 
     Raises:
-        RunError: no such optimiser, or a group has a setting that the optimiser does not.
+        RunError: There is no such optimizer, or it lacks a setting of a group.
     """
     groups = [{"weight_decay": config.weight_decay, **group} for group in method.param_groups()]
     if not config.decay_all:
-        spared = _spared(method)
-        groups = [part for group in groups for part in _parted(group, spared)]
+        exempt = _without_decay(method)
+        groups = [part for group in groups for part in _split(group, exempt)]
     given = {name for group in groups for name in group}
     if config.optimizer == "sgd":
         made = torch.optim.SGD(groups, config.lr, config.momentum, fused=True)
@@ -134,29 +187,30 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
         made = torch.optim.AdamW(groups, config.lr, fused=True)
     else:
         made = _timm_optimizer(config, groups)
-    settings = {*made.defaults, "lr_min"}
-    for name in sorted(given - settings - {"params"}):  # torch would keep it, and never look at it
-        raise RunError(f"optimizer {config.optimizer} has no {name!r} for a group{nearest(name, settings)}")
+    settings = set(made.defaults)
+    for name in sorted(given - settings - {"params", "name"}):  # torch would ignore it
+        raise RunError(f"optimizer {config.optimizer} has no setting {name!r} for a group{closest(name, settings)}")
     for group in made.param_groups:
         group["peak"] = group["lr"]
-    begin_momentum(made)
+        if group.get("name") == "block" and config.block_lr_min >= 0:
+            group["lr_min"] = config.block_lr_min
     return made
 
 
-def _spared(method: Method) -> set[int]:
-    """Return the ids of what decay does not suit: biases, norm weights, and embeddings that a model of timm names."""
+def _without_decay(method: Method) -> set[int]:
+    """Return the ids of parameters without decay: biases, norm weights, and embeddings that a timm model names."""
     found = {id(p) for p in method.parameters() if p.ndim < 2}
     for module in method.modules():
-        named: Any = getattr(module, "no_weight_decay", set)
-        names = named()
-        found |= {id(p) for name, p in module.named_parameters() if name in names}
+        listed: Any = getattr(module, "no_weight_decay", set)
+        exempt = listed()
+        found |= {id(p) for name, p in module.named_parameters() if name in exempt}
     return found
 
 
-def _parted(group: dict[str, Any], spared: set[int]) -> list[dict[str, Any]]:
-    """Part a group in two, the second without decay; an empty part is left out."""
+def _split(group: dict[str, Any], exempt: set[int]) -> list[dict[str, Any]]:
+    """Split a group into two, the second without weight decay; an empty one is dropped."""
     params = list(group["params"])
-    decayed, others = [p for p in params if id(p) not in spared], [p for p in params if id(p) in spared]
+    decayed, others = [p for p in params if id(p) not in exempt], [p for p in params if id(p) in exempt]
     parts = ({**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0})
     return [part for part in parts if part["params"]]
 
@@ -173,14 +227,14 @@ def _timm_optimizer(config: Config, groups: list[dict[str, Any]]) -> torch.optim
 
 
 def schedule(config: Config, steps: int) -> Callable[..., float]:
-    """Return the learning rate as a function of the optimiser step, a group's peak and its lowest rate.
+    """Return the learning rate as a function of the optimizer step and of a group's highest and lowest rate.
 
-    Linear warm-up to the peak, for at most half of the run, then half a cosine down to ``lr_min``, the config's where
-    none is given, a new rate at every step: ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
+    The rate rises linearly to the peak during warm-up, for at most half of the run, then falls along half a cosine to
+    ``lr_min`` (by default that of the config): ``lr_min + (peak - lr_min) / 2 * (1 + cos(pi * t / T))``.
 
     Args:
         config: Epochs, warm-up and lowest rate.
-        steps: Optimiser steps per epoch.
+        steps: Optimizer steps per epoch.
 
     Example:
         >>> rate = schedule(Config(epochs=10, warmup=2), steps=5)

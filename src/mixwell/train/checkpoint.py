@@ -1,57 +1,47 @@
 """Checkpoints that survive a kill at any moment and a full disk.
 
-``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (the
-rest). A folder gets that name only when everything in it is on the disk, and only then does the one before it go.
-Nothing is unpickled that could run code.
+``RUN/checkpoint/epoch-00012`` holds ``model.safetensors`` (the method, classifier included) and ``state.pt`` (all other
+state). A folder is renamed to its final name once its files are on the disk; then the previous one is removed. No file
+is unpickled in a way that could run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
+from mixwell.train.files import write_through
 from mixwell.train.paths import expand
 
 # Under which names training programs store the weights of the model in a checkpoint, the usual ones first.
 WEIGHTS_INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: whoever looks finds the old content or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    _write_through(part, content)
-    part.replace(path)
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+KEYS = {"config", "command", "world", "history", "optimizer", "average", "scaler", "random", "loader"}  # of state.pt
 
 
 def weights(state: dict[str, Tensor], card: dict[str, Any] | None = None) -> bytes:
-    """Return tensors as safetensors, the same bytes every time; shared or strided ones are stored whole."""
+    """Return tensors as safetensors, the same bytes every time; shared or strided tensors are copied."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    # One entry, because several would be written in a random order.
+    # One entry of metadata, because safetensors writes several in a random order.
     return safetensors.torch.save(plain, None if card is None else {"mixwell": json.dumps(card)})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a weights file, ``.safetensors`` or a pickle of plain tensors.
+    """Read a weights file: ``.safetensors``, or a pickle of tensors.
 
     Args:
         path: The file. Weights may lie inside a training checkpoint, as under ``"model_state_dict"``.
@@ -92,8 +82,29 @@ def _plain_weights(state: object, path: Path) -> dict[str, Tensor]:
     raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name, got {what}")
 
 
+def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path) -> None:
+    """Load every weight of a module.
+
+    Args:
+        module: The module.
+        theirs: Weights by name.
+        path: The file that they were read from, for the error.
+
+    Raises:
+        RunError: Names or shapes are others.
+    """
+    shapes, found = ({name: value.shape for name, value in each.items()} for each in (module.state_dict(), theirs))
+    different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if different:
+        raise RunError(
+            f"the weights in {path} do not fit the model: {len(different)} differ in name or shape, such as "
+            f"{different[0]}"
+        )
+    module.load_state_dict(theirs)
+
+
 def _reason(error: Exception) -> str:
-    """Say why a file cannot be read; torch's own words recommend to trust it."""
+    """Return why a file cannot be read; torch's own message recommends to trust the file."""
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or would have to run code to be read"
     return first_line(error)
@@ -112,7 +123,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Continue the random numbers where ``random_state`` was taken."""
+    """Restore the state that ``random_state`` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     name, keys, *rest = state["numpy"]
@@ -129,7 +140,7 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
         run: The run directory.
         epoch: Epochs completed.
         model: State of the method.
-        state: Everything else: tensors and plain values, arbitrarily nested.
+        state: All other state: tensors and plain values, arbitrarily nested.
     """
     folder = run / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +150,10 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
     content = io.BytesIO()
     torch.save(state, content)
     try:
-        _write_through(part / "model.safetensors", weights(model))
-        _write_through(part / "state.pt", content.getvalue())
+        write_through(part / "model.safetensors", weights(model))
+        write_through(part / "state.pt", content.getvalue())
     except OSError:
-        shutil.rmtree(part, ignore_errors=True)  # a full disk can use the room
+        shutil.rmtree(part, ignore_errors=True)  # make room on a full disk
         raise
     _sync_folder(part)
     part.rename(final)
@@ -153,7 +164,7 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the system can do that."""
+    """Make renames in a folder survive a power cut, on systems that can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -163,12 +174,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def latest(run: Path) -> Path | None:
-    """Return the folder of the newest complete checkpoint, if there is one."""
+    """Return the folder of the newest complete checkpoint, or None."""
     return max((run / "checkpoint").glob("epoch-*"), default=None)
 
 
 def epochs(folder: Path) -> int:
-    """Return the number of epochs behind a checkpoint.
+    """Return the number of epochs that a checkpoint has been trained for.
 
     Example:
         >>> epochs(Path("run/checkpoint/epoch-00012"))
@@ -177,29 +188,44 @@ def epochs(folder: Path) -> int:
     return int(folder.name.removeprefix("epoch-"))
 
 
-def load(folder: Path, config: Config, world: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint of the same config and number of processes.
-
-    Returns:
-        State of the method, and everything else that was saved.
+def load(folder: Path, config: Config, world: int) -> dict[str, Any]:
+    """Read the state beside the weights of a checkpoint, made with the same config and number of processes.
 
     Raises:
-        RunError: the checkpoint is damaged, or belongs to another recipe, config or number of processes.
+        RunError: The checkpoint is damaged, or of another recipe, config or number of processes.
     """
     try:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        theirs = Config.read(state["config"])
-    except RunError:
-        raise
-    except Exception as error:
+    except Exception as error:  # of the file system, zip, pickle
         raise RunError(f"cannot read the checkpoint {folder}: {_reason(error)}") from None
+    with damage(folder):
+        require(state, KEYS)
+        theirs = Config.read(state["config"])
     if theirs.recipe != config.recipe:
         raise RunError(
             f"{folder} is a checkpoint of recipe {theirs.recipe!r}, not of {config.recipe!r}: resume the run it is from"
         )
-    changed = [d for d in theirs.differences(config) if d.split()[0] not in Config.MAY_CHANGE]
+    changed = theirs.fixed_differences(config)
     if changed:
         raise RunError(f"{folder} was made with another config ({'; '.join(changed)}): start a new run with --out")
     if state["world"] != world:
-        raise RunError(f"{folder} was written by {state['world']} processes, and here are {world}: start as many")
-    return read_weights(folder / "model.safetensors"), state
+        raise RunError(
+            f"this launch has {world} process(es), but {folder} was written by {state['world']}: "
+            f"launch {state['world']}"
+        )
+    return state
+
+
+def require(record: dict[str, Any], keys: set[str]) -> None:
+    """Raise unless a dictionary has all keys."""
+    for name in sorted(keys - record.keys()):
+        raise KeyError(f"no entry {name!r}")
+
+
+@contextlib.contextmanager
+def damage(folder: Path) -> Iterator[None]:
+    """Turn any error while the state of a checkpoint is restored into a sentence: the file holds something else."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"cannot restore the checkpoint {folder}, state.pt is damaged: {first_line(error)}") from error

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixwell.normalization import CIFAR10 as NORMALIZATION  # for CIFAR-100 as well
 from mixwell.train import cifar_pickle
 from mixwell.train.config import Config
 from mixwell.train.dataset import Source, Split
 from mixwell.train.errors import RunError, first_line
 from mixwell.train.paths import expand
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 ARRAYS = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
 RATIO = 1100  # deflate cannot make data smaller than by this factor
 
@@ -91,7 +91,7 @@ def _from_pickles(folder: Path, files: Files) -> Source:
     wanted = {"train": files.train, "test": (files.test,)}
     there = {split: batch for split, batch in wanted.items() if all((folder / name).is_file() for name in batch)}
     splits = {name: lambda batch=batch: split(batch) for name, batch in there.items()}
-    return Source(splits, names(), 3, MEAN, STD, str(folder))
+    return Source(splits, names(), 3, NORMALIZATION, str(folder))
 
 
 def _text(name: object, path: Path) -> str:
@@ -138,7 +138,7 @@ def _from_npz(path: Path, files: Files) -> Source:
         split: lambda x=x, split=split: Split(torch.from_numpy(arrays[x]), torch.from_numpy(labels[split]))
         for split, (x, _) in ARRAYS.items()
     }
-    return Source(splits, [str(index) for index in range(count)], 3, MEAN, STD, str(path))
+    return Source(splits, [str(index) for index in range(count)], 3, NORMALIZATION, str(path))
 
 
 def _npz(path: Path) -> Mapping[str, np.ndarray]:

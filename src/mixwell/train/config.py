@@ -1,4 +1,4 @@
-"""Every setting of a training run, typed, with its unit."""
+"""The settings of a training run, each with its type and unit."""
 
 from __future__ import annotations
 
@@ -7,50 +7,60 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from mixwell.parse import nearest
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, closest, first_line
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 BAD_IMAGES = ("stop", "skip")
+LIMITS: dict[str, tuple[float, float]] = {  # smallest and largest value; of all other numbers 0 and a billion
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "val_every", "save_every"), (1, 10**9)),
+    **dict.fromkeys(("momentum", "ema", "scale", "eval_crop", "erasing"), (0, 1)),
+    **dict.fromkeys(("threads", "workers"), (0, 1024)),
+    "image_size": (1, 16384),
+    "val_split": (0, 0.9),
+    "block_lr_min": (-1, 10**9),
+    "seed": (0, 2**63 - 1),
+}
 
 
 def setting(default: Any, text: str) -> Any:
-    """Return a dataclass field that carries its explanation to ``--help``."""
+    """Return a dataclass field with the text that ``--help`` shows."""
     return dataclasses.field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a run does; two runs with equal configs on the same machine give the same numbers.
+    """The settings of a run; two runs with equal settings on the same machine give the same numbers.
 
     Raises:
-        RunError: a value is outside its range; the sentence names the field.
+        RunError: A value is out of range; the message names the field.
 
     Example:
         >>> Config.read(Config(epochs=3).json()) == Config(epochs=3)
         True
     """
 
-    # When a run is resumed.
+    # In a resumed run.
     MAY_CHANGE: ClassVar = frozenset({"bad_images", "data", "device", "threads", "workers", "save_every"})
 
-    recipe: str = setting("custom", "name of the recipe the other values came from")
-    # what is learned
+    recipe: str = setting("custom", "name of the recipe that the other values come from")
+    # data
     dataset: str = setting("digits", "digits, cifar10, cifar100 or folder")
     data: str = setting("", "folder that holds the data set (path; digits needs none)")
-    subset: int = setting(0, "training images used, the same share of each class, fixed (images; 0 = all)")
+    subset: int = setting(0, "number of training images used, the same share of each class (images; 0 = all)")
     val_split: float = setting(
-        0.0, "share of each class's training images held out to validate on (0 to 0.9; 0 = val or test images)"
+        0.0, "share of each class's training images held out for validation (0 to 0.9; 0 = use val or test images)"
     )
-    bad_images: str = setting("stop", "what to do about images that cannot be read, stop or skip; they are listed")
-    image_size: int = setting(32, "side of the square the network sees; CIFAR is resized to it (pixels)")
-    crop: int = setting(0, "random shift of small images, reflected at the border (pixels)")
-    scale: float = setting(0.08, "smallest share of an image of another size that a random crop keeps (area, 0 to 1)")
-    eval_crop: float = setting(0.875, "share of a folder image's side that is kept when it is evaluated (0 to 1)")
-    flip: bool = setting(False, "mirror half of the training images (true or false)")
+    bad_images: str = setting(
+        "stop", "images that cannot be read: stop, or skip and list them (stop or skip)"
+    )
+    image_size: int = setting(32, "height and width of the network's input; images are resized to it (pixels)")
+    crop: int = setting(0, "random shift of in-memory images, reflected at the border (pixels)")
+    scale: float = setting(0.08, "smallest area of a random resized crop (share of the image, 0 to 1)")
+    eval_crop: float = setting(0.875, "center crop in evaluation of folder images (share of the side, 0 to 1)")
+    flip: bool = setting(False, "flip training images horizontally with probability 1/2 (true or false)")
     augment: str = setting("", "RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1 (expression)")
-    erasing: float = setting(0.0, "probability of filling a random box of a training image with noise (0 to 1)")
-    # by what
+    erasing: float = setting(0.0, "probability of random erasing with noise (0 to 1)")
+    # model and method
     model: str = setting(
         "mini_resnet",
         "resnet18, resnext50_32x4d, wide_resnet28_8, mini_resnet, timm/NAME[(SETTING=VALUE)]",
@@ -58,49 +68,52 @@ class Config:
     weights: str = setting("", "pretrained weights to start from (path of a .safetensors or .pth file, or timm/TAG)")
     policy: str = setting("none", "mixing policy, such as 'CutMix(alpha=0.2)', or none (expression)")
     method: str = setting("Mixing", "training method, such as SUMix or 'SUMix(gamma=1.0)' (expression)")
-    # how
+    loss: str = setting("", "loss, such as 'CrossEntropy(smoothing=0.1)' (expression; default: that of the method)")
+    # optimization
     epochs: int = setting(10, "passes over the training images (epochs)")
     batch_size: int = setting(100, "images per optimiser step, over all processes and accumulated pieces (images)")
-    accumulate: int = setting(1, "pieces each process cuts its share of a batch into, to save memory (pieces)")
+    accumulate: int = setting(1, "gradient accumulation: forward passes per process and step (pieces)")
     optimizer: str = setting("sgd", "sgd, adamw, or any optimiser of timm by name")
     lr: float = setting(0.1, "learning rate after warm-up (per step)")
-    lr_min: float = setting(0.0, "learning rate at the end of the cosine, unless a method has its own (per step)")
-    warmup: float = setting(0.0, "linear warm-up from zero (epochs; at most half of the run)")
+    lr_min: float = setting(0.0, "learning rate at the end of the cosine (per step)")
+    block_lr_min: float = setting(-1.0, "learning rate of a mix block at the end of the cosine (-1: that of lr_min)")
+    warmup: float = setting(0.0, "linear warm-up of the learning rate (epochs; at most half of the run)")
     momentum: float = setting(0.9, "momentum of SGD (0 to 1)")
     weight_decay: float = setting(1e-4, "weight decay (per step, times the learning rate)")
-    decay_all: bool = setting(True, "decay biases, norms and embeddings too, as the CIFAR recipes do (true or false)")
-    clip: float = setting(0.0, "largest gradient norm (L2; 0 = no clipping)")
-    ema: float = setting(0.0, "decay of the moving average of the weights, such as 0.999 (per step; 0 = none)")
-    seed: int = setting(0, "seed of initialisation, order, augmentation and mixing (integer)")
-    # on what
+    decay_all: bool = setting(True, "weight decay also on biases, norms and embeddings (true or false)")
+    clip: float = setting(0.0, "gradient clipping: largest L2 norm (0 = no clipping)")
+    ema: float = setting(0.0, "EMA decay of the weights, such as 0.999 (per step; 0 = no EMA)")
+    seed: int = setting(0, "random seed of initialization, order, augmentation and mixing (integer)")
+    # hardware
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps (device)")
-    precision: str = setting("fp32", "fp32, bf16 or fp16 (arithmetic of the forward pass)")
+    precision: str = setting("fp32", "fp32, bf16 or fp16 (autocast of the forward pass)")
     compile: bool = setting(False, "compile the network with torch.compile (true or false)")
-    channels_last: bool = setting(False, "keep images channels-last in memory (true or false)")
-    threads: int = setting(0, "threads of the arithmetic on a CPU (threads; 0 = torch's choice)")
-    workers: int = setting(0, "processes that read folder images (processes; 0 = read in the training process)")
-    # what is kept
-    val_every: int = setting(1, "epochs between validations; the last ten are always validated (epochs)")
-    save_every: int = setting(1, "epochs between checkpoints; the last is always kept (epochs)")
+    channels_last: bool = setting(False, "channels-last memory format (true or false)")
+    threads: int = setting(0, "CPU threads of torch (threads; 0 = torch's default)")
+    workers: int = setting(0, "data-loader workers (processes; 0 = load in the training process)")
+    # validation and checkpoints
+    val_every: int = setting(1, "epochs between validations; the last ten epochs are always validated (epochs)")
+    save_every: int = setting(1, "epochs between checkpoints; the last epoch is always saved (epochs)")
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "epochs", "batch_size", "accumulate", "val_every", "save_every"):
-            self._expect(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("subset", "crop", "lr", "lr_min", "warmup", "weight_decay", "clip", "seed", "threads", "workers"):
-            self._expect(name, getattr(self, name) >= 0, "not negative")
+        for name, kind in self.types().items():
+            if kind in (int, float):
+                (low, high), value = LIMITS.get(name, (0, 10**9)), getattr(self, name)
+                self._expect(name, value >= low or value < low, "a number")  # NaN is neither
+                self._expect(name, value >= low, f"at least {low}")
+                self._expect(name, value <= high, f"at most {high}")
         for name in ("momentum", "ema"):
-            self._expect(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._expect("val_split", 0 <= self.val_split <= 0.9, "between 0 and 0.9")
+            self._expect(name, getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("scale", "eval_crop"):
-            self._expect(name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
-        self._expect("erasing", 0 <= self.erasing <= 1, "between 0 and 1")
+            self._expect(name, getattr(self, name) > 0, "above 0 and at most 1")
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
+        self._expect("lr_min", self.lr_min <= self.lr, f"at most lr {self.lr}")
         self._expect("precision", self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 
     def _expect(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise RunError(f"{name} must be {expected}, and is {getattr(self, name)!r}")
+            raise RunError(f"{name} must be {expected}, but is {getattr(self, name)!r}")
 
     @classmethod
     def types(cls) -> dict[str, type]:
@@ -114,33 +127,37 @@ class Config:
 
     @classmethod
     def read(cls, text: str) -> Config:
-        """Return the settings that ``json`` wrote; a field that is missing takes its default.
+        """Return the settings that ``json`` wrote; a missing field takes its default.
 
         Raises:
-            RunError: the text is no JSON object, or a field is unknown or of the wrong type.
+            RunError: The text is not a JSON object, or a field is unknown, of the wrong type or out of range.
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RunError(f"the config is not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"the config is not JSON: {first_line(error)}") from None
         if not isinstance(values, dict):
-            raise RunError(f"the config must be a JSON object of settings, and is {type(values).__name__}")
+            raise RunError(f"the config must be a JSON object of settings, but is of type {type(values).__name__}")
         return cls(**{name: cls._checked(name, value) for name, value in values.items()})
 
     @classmethod
     def _checked(cls, name: str, value: Any) -> Any:
         types = cls.types()
         if name not in types:
-            raise RunError(f"the config has an unknown field {name!r}{nearest(name, types)}")
+            raise RunError(f"the config has an unknown field {name!r}{closest(name, types)}")
         kind = types[name]
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**63:
             return float(value)
         if type(value) is not kind:
-            raise RunError(f"{name} must be of type {kind.__name__}, and is {value!r}")
+            raise RunError(f"{name} must be of type {kind.__name__}, but is {value!r}")
         return value
 
     def differences(self, other: Config) -> list[str]:
-        """Name the settings in which two configs differ, as ``"lr is 0.1, not 0.2"``."""
+        """Return the settings in which two configs differ, as ``"lr is 0.1, not 0.2"``."""
         names = (field.name for field in dataclasses.fields(self))
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
         return [f"{name} is {mine!r}, not {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
+
+    def fixed_differences(self, other: Config) -> list[str]:
+        """Return the differences in settings that a resumed run cannot change."""
+        return [text for text in self.differences(other) if text.split()[0] not in self.MAY_CHANGE]

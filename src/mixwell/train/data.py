@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell.normalization import Normalization
 from mixwell.parse import nearest
 from mixwell.train.cifar import cifar10, cifar100
 from mixwell.train.config import Config
@@ -60,7 +61,7 @@ def digits(config: Config) -> Source:
         "train": lambda: both.take(torch.arange(900)),
         "test": lambda: both.take(torch.arange(900, 1797)),
     }
-    return Source(splits, [str(digit) for digit in range(10)], 1, (0.305,), (0.32,), "scikit-learn")
+    return Source(splits, [str(digit) for digit in range(10)], 1, Normalization((0.305,), (0.32,)), "scikit-learn")
 
 
 SETS: dict[str, Callable[[Config], Source]] = {f.__name__: f for f in (digits, cifar10, cifar100, folder)}
@@ -85,7 +86,7 @@ def load(config: Config, only: str = "") -> DataSet:
         if name not in read:
             read |= _read(source, config, name)
     train, val, test = (read[names.get(only or name, name)] for name in ("train", "val", "test"))
-    return DataSet(train, val, test, source.classes, source.channels, source.mean, source.std, source.skipped)
+    return DataSet(train, val, test, source.classes, source.channels, source.normalization, source.skipped)
 
 
 def _splits(source: Source, config: Config, only: str) -> dict[str, str]:

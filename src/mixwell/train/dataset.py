@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell.normalization import Normalization
 from mixwell.train.errors import RunError
 
 
@@ -49,7 +50,7 @@ class Source:
         splits: What reads each split that exists, of ``"train"``, ``"val"`` and ``"test"``.
         classes: Name of each class, by index.
         channels: Channels of the images.
-        mean, std: Per channel, of pixel values scaled to [0, 1].
+        normalization: How images are normalized.
         skipped: Number of files that are not images, by kind; complete once the splits are read.
         where: Where it lies, for error messages.
     """
@@ -57,8 +58,7 @@ class Source:
     splits: Mapping[str, Callable[[], Split]]
     classes: list[str]
     channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: Normalization
     where: str
     skipped: Counter[str] = field(default_factory=Counter)
 
@@ -71,7 +71,7 @@ class DataSet:
         train, val, test: The splits; ``val`` and ``test`` are the same object if there is only one of them.
         classes: Name of each class, by index.
         channels: Channels of the images.
-        mean, std: Per channel, of pixel values scaled to [0, 1].
+        normalization: How images are normalized.
         skipped: Number of files in the folders of the data set that are not images, by kind.
     """
 
@@ -80,8 +80,7 @@ class DataSet:
     test: Split
     classes: list[str]
     channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: Normalization
     skipped: Counter[str] = field(default_factory=Counter)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -89,7 +88,7 @@ class DataSet:
 
         Example:
             >>> split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1]))
-            >>> DataSet(split, split, split, ["ant", "bee"], 1, (0.5,), (0.5,)).fingerprint()["train"]
+            >>> DataSet(split, split, split, ["ant", "bee"], 1, Normalization(0.5, 0.5)).fingerprint()["train"]
             [1, 2]
         """
         splits = {"train": self.train, "val": self.val, "test": self.test}

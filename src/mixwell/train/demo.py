@@ -1,4 +1,4 @@
-"""``mixwell demo``: plain, CutMix and CutMix + SUMix on real digits, with table, pictures and report."""
+"""``mixwell demo``: compare plain training, CutMix and CutMix + SUMix on handwritten digits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from mixwell.report import table
 from mixwell.report.page import write
-from mixwell.train import checkpoint
+from mixwell.train import run
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.paths import expand
 from mixwell.train.recipes import RECIPES
-from mixwell.train.runs import command, groups, read
+from mixwell.train.runs import groups, read, read_config
 
 POLICY = "CutMix(alpha=0.2)"
 TRAININGS = {"plain": ("none", "Mixing"), "cutmix": (POLICY, "Mixing"), "cutmix-sumix": (POLICY, "SUMix")}
@@ -33,20 +33,20 @@ class Job:
     """One training of the demo.
 
     Attributes:
-        place: In the table: which training, which seed.
-        name: What to call it.
-        config: What it does.
-        run: Its directory.
+        order: Row in the table and seed.
+        name: Name in the output.
+        config: Settings.
+        run: Run directory.
     """
 
-    place: tuple[int, int]
+    order: tuple[int, int]
     name: str
     config: Config
     run: Path
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that its metrics tell of."""
+        """Number of epochs in its metrics."""
         try:
             return (self.run / "metrics.jsonl").read_text().count("\n")
         except OSError:
@@ -54,46 +54,36 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Tell whether the run is complete, from this demo or an earlier one."""
+        """Whether the run is complete, from this demo or an earlier one."""
         return (self.run / "summary.json").is_file()
 
     def check(self) -> None:
-        """Refuse to continue a run that was begun with other settings."""
-        try:
-            begun = Config.read((self.run / "config.json").read_text())
-        except FileNotFoundError:
+        """Refuse to continue a run that has other settings."""
+        if not (self.run / "config.json").exists():
             return
-        changed = [text for text in begun.differences(self.config) if text.split()[0] not in Config.MAY_CHANGE]
-        if changed:
-            raise RunError(
-                f"in {self.run} {changed[0]}: run the demo with --fresh to start over, or with another --out"
-            )
+        if changed := read_config(self.run).fixed_differences(self.config):
+            raise RunError(f"in {self.run} {changed[0]}: add --fresh to start over, or choose another --out")
 
 
 def jobs(out: Path, epochs: int, seeds: Sequence[int]) -> list[Job]:
     """List the trainings of the demo, the longest first."""
     found = []
-    for place, (name, (policy, method)) in enumerate(TRAININGS.items()):
+    for row, (name, (policy, method)) in enumerate(TRAININGS.items()):
         for seed in seeds:
             config = replace(
                 RECIPES["digits"](), policy=policy, method=method, seed=seed, epochs=epochs, device="cpu", threads=1,
                 warmup=min(2.0, epochs / 2), save_every=5,
             )  # fmt: skip
-            run = out / "runs" / f"{name}-{epochs}-epochs-seed{seed}"
-            found.append(Job((place, seed), f"{name}, seed {seed}", config, run))
+            folder = out / "runs" / f"{name}-{epochs}-epochs-seed{seed}"
+            found.append(Job((row, seed), f"{name}, seed {seed}", config, folder))
     return found[::-1]
 
 
 def _train(job: Job) -> float:
-    """Do one training, or the rest of it, without a word; return the seconds it took."""
-    from mixwell.train.loop import Training
-
+    """Do one training, or the rest of it, without output; return the seconds it took."""
     began = time.perf_counter()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123  (no file to have a path)
-        training = Training(job.config, job.run, command(job.config, job.run))
-        job.run.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(job.run / "config.json", job.config.json().encode())
-        training()
+        run(job.config, job.run, resume=True)
     return time.perf_counter() - began
 
 
@@ -104,7 +94,7 @@ def _leave_interrupts_to_parent() -> None:
 
 @contextlib.contextmanager
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that train, each on one core, and end them at once when something goes wrong."""
+    """Start processes that train, each on one core, and end them at once after an error."""
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _leave_interrupts_to_parent)
     try:
         yield pool
@@ -121,7 +111,7 @@ def _cores() -> int:
 
 
 def train_all(todo: Sequence[Job]) -> None:
-    """Train side by side, one run for each core, with a live bar on a terminal."""
+    """Train in parallel, one run for each core, with a progress bar in a terminal."""
     with _progress(todo) as refresh:
         if _cores() == 1:
             for job in todo:
@@ -137,7 +127,7 @@ def train_all(todo: Sequence[Job]) -> None:
 
 @contextlib.contextmanager
 def _progress(todo: Sequence[Job]) -> Iterator[Callable[[str | None], None]]:
-    """Yield a function that brings the bar up to date, and shows a line when a run is done."""
+    """Yield a function that updates the bar, and prints a line when a run is done."""
     if not sys.stdout.isatty():
         yield lambda line: print(line, flush=True) if line else None
         return
@@ -157,16 +147,16 @@ def _progress(todo: Sequence[Job]) -> Iterator[Callable[[str | None], None]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the demo; a run that an earlier one has finished is used again, one that was stopped goes on.
+    """Run the demo; finished runs of an earlier demo are used again, stopped ones are resumed.
 
     Raises:
-        RunError: the folder holds runs with other settings, or cannot be written; the sentence says what to do.
+        RunError: The folder holds runs with other settings, or cannot be written; the message says what to do.
     """
     parser = Parser(
-        "mixwell demo", description="Train plain, CutMix and CutMix + SUMix on real digits, and show the results."
+        "mixwell demo", description="Compare plain training, CutMix and CutMix + SUMix on handwritten digits."
     )
     parser.add_argument(
-        "--out", type=expand, default=Path("demo"), metavar="FOLDER", help="where to put everything [demo]"
+        "--out", type=expand, default=Path("demo"), metavar="FOLDER", help="folder for runs, table and report [demo]"
     )
     parser.add_argument(
         "--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]"
@@ -188,9 +178,9 @@ def main(argv: Sequence[str]) -> None:
     try:
         if todo:
             train_all(todo)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; go on with: {again.replace(' --fresh', '')}") from None
-    runs = [read(job.run) for job in sorted(everything, key=lambda job: job.place)]
+    except KeyboardInterrupt as error:
+        raise type(error)(f"stopped; resume with: {again.replace(' --fresh', '')}") from None
+    runs = [read(job.run) for job in sorted(everything, key=lambda job: job.order)]
     files = write(args.out, runs, again)
     table.show(groups(runs))
     print(f"{', '.join(map(str, files))} ({time.perf_counter() - began:.0f} s)")

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar in a terminal, one line per epoch elsewhere."""
+"""The output of a run: a progress bar in a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Speed(ProgressColumn):
 
 
 class Display:
-    """Shows progress; use it as a context.
+    """Shows the progress of a run; a context manager.
 
     Args:
         epochs: Epochs of the whole run.
         images: Images per epoch.
-        done: Epochs done before.
-        silent: Show nothing, as all processes but the first must.
+        done: Epochs trained before.
+        silent: Show nothing, for all processes but the first.
     """
 
     def __init__(self, epochs: int, images: int, done: int = 0, silent: bool = False) -> None:
@@ -47,7 +47,7 @@ class Display:
             self.bar.stop()
 
     def step(self, images: int) -> None:
-        """Count images that an optimiser has seen."""
+        """Advance the bar by the images of an optimizer step."""
         if self.bar:
             self.bar.advance(self.task, images)
 
@@ -67,14 +67,14 @@ class Display:
             left = statistics.median(self.seconds[-5:]) * (self.epochs - record["epoch"])
             print(f"{line}  {int(left) // 60}:{int(left) % 60:02d} left", flush=True)
 
-    def say(self, text: str) -> None:
-        """Show a line that is not about an epoch."""
-        if not self.silent:
-            (self.bar.print if self.bar else print)(text)
+
+def warn(sentence: str) -> None:
+    """Print a warning on stderr."""
+    print(f"mixwell: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def describe(record: dict[str, Any], epochs: int) -> str:
-    """Return a line of metrics as a person reads it.
+    """Return the line of an epoch.
 
     Example:
         >>> describe({"epoch": 3, "train_loss": 0.5, "val_top1": 93.1, "lr": 0.05, "images_per_second": 1234.5}, 30)
@@ -84,4 +84,5 @@ def describe(record: dict[str, Any], epochs: int) -> str:
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
     for name, digits in (("train_loss", 4), ("val_loss", 4), ("val_top1", 2), ("ema_top1", 2), ("lr", 4)):
         parts += [f"{name} {record[name]:.{digits}f}"] if name in record else []
+    parts += [f"skipped {record['train_skipped']} steps"] if record.get("train_skipped") else []
     return "  ".join([*parts, f"{record['images_per_second']:,.0f} images/s"])

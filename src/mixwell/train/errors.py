@@ -1,28 +1,77 @@
-"""The one exception that a person can act on, and a parser that speaks like it."""
+"""Mistakes that a user can correct, as one sentence each, and the errors that become one."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import errno
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NoReturn
+
+import torch
+
+import mixwell
+
+PACKAGE = Path(mixwell.__file__).parent
 
 
 class RunError(Exception):
-    """A mistake or mishap the user can mend: one sentence, printed without a traceback."""
+    """A mistake or a fault that the user can correct: one sentence, printed without a traceback."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are ``RunError`` sentences, without the usage text in front."""
+    """An argument parser that raises ``RunError`` with one sentence, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise RunError(f"{message} (see {self.prog} --help)")
 
 
+@contextlib.contextmanager
+def mistakes(prefix: str = "") -> Iterator[None]:
+    """Turn a TypeError or ValueError that mixwell itself raises into a ``RunError``.
+
+    An error raised inside a model, or anywhere else outside this package, keeps its traceback.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if PACKAGE not in Path(frame.f_code.co_filename).parents:
+            raise
+        raise RunError(f"{prefix}{error}") from error
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn a lack of memory on the device or the host into a sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise RunError("out of memory: lower --batch_size or --image_size, or add --accumulate 2") from error
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """Return ``; did you mean X?`` with the closest of some names; nothing where none is close.
+
+    Example:
+        >>> closest("epoch", ["epochs", "lr"]), closest("x", ["epochs", "lr"])
+        ('; did you mean epochs?', '')
+    """
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lower, 1, 0.6)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
 def full_disk(error: OSError) -> bool:
-    """Tell whether the system refused to store more bytes: disk full, quota used up, or file-size limit."""
+    """Return whether there is no room for more bytes: the disk is full, or a quota or file-size limit is reached."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an error of others says, or its name where it says nothing."""
+    """Return the first line of an error's message, or the name of its type if it has no message."""
     return next(iter(str(error).splitlines()), type(error).__name__)

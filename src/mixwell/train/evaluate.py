@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from mixwell.metrics import calibration_sums, mean_average_precision, top_k_hits
 from mixwell.train import build
-from mixwell.train.checkpoint import read_weights
+from mixwell.train.accelerator import start
+from mixwell.train.checkpoint import load_weights, read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import match_classes
-from mixwell.train.engine import engine
-from mixwell.train.errors import RunError, first_line
+from mixwell.train.errors import RunError
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 
 
@@ -123,20 +123,14 @@ def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10)
     Raises:
         RunError: There is no model yet, it is damaged, or the data set is missing or has other classes.
     """
-    if bins < 1:
-        raise RunError(f"bins must be at least 1, got {bins}")
     path = run / "model.safetensors"
     weights, classes = read_weights(path), stored_classes(path)
-    accelerator = engine(config)
+    accelerator = start(config)
     data = load(config, only=split)
     images = match_classes(data.test, data.classes, classes)
     data = replace(data, classes=classes)
     model = build.classifier(replace(config, weights=""), data)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        odd = str(error).splitlines()[1:2] or [first_line(error)]
-        raise RunError(f"the weights in {path} do not fit the model {config.model}: {odd[0].strip()}") from None
+    load_weights(model, weights, path)
     process = ProcessInfo(accelerator.device, accelerator.process_index, accelerator.num_processes)
     bad = bad_images(config)
     batches = evaluation_loader(images, data, config, process, bad)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mixwell.normalization import IMAGENET
 from mixwell.train import images
 from mixwell.train.config import Config
 from mixwell.train.dataset import Source, Split, difference
@@ -14,7 +15,6 @@ from mixwell.train.errors import RunError
 from mixwell.train.paths import expand
 
 SPLITS = ("train", "val", "test")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DEEPEST = 3  # how many folders around a data set are looked through for an error message
 
 
@@ -38,7 +38,7 @@ def folder(config: Config) -> Source:
                 f"{difference(first, others)}"
             )
     splits = {name: lambda name=name: read_split(root / name, first, skipped) for name in found}
-    return Source(splits, first, 3, IMAGENET_MEAN, IMAGENET_STD, str(root), skipped)
+    return Source(splits, first, 3, IMAGENET, str(root), skipped)
 
 
 def class_names(split: Path) -> list[str]:

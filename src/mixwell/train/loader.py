@@ -70,7 +70,7 @@ class Loader(ABC):
 
     Args:
         split: Images and labels.
-        data: The data set they come from; its mean and standard deviation normalise the images.
+        data: The data set they come from; its normalization is applied to the images.
         config: Batch size, pieces, augmentation.
         process: This process.
         generator: Source of the random order and augmentation; None for evaluation.
@@ -89,7 +89,8 @@ class Loader(ABC):
         self.split, self.config, self.process, self.generator = split, config, process, generator
         self.bad = bad or BadImages()
         self.device = process.device
-        self.mean, self.std = (torch.tensor(x, device=self.device).view(-1, 1, 1) * 255 for x in (data.mean, data.std))
+        blank = torch.empty(1, data.channels, 1, 1, device=self.device)
+        self.mean, self.std = (255 * numbers for numbers in data.normalization.tensors(blank))
         self.erase = None
         if config.erasing and generator is not None:
             from torchvision.transforms import v2
@@ -174,7 +175,7 @@ class FolderLoader(Loader):
         bad: BadImages | None = None,
     ) -> None:
         super().__init__(split, data, config, process, generator, bad)
-        fill = tuple(round(255 * value) for value in data.mean)
+        fill = tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
         self.files = ImageFiles(split, config, generator is not None, fill)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,284 +1,280 @@
-"""One training run, from config to summary."""
+"""The training loop: one run, from its settings to its summary."""
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import accelerate.utils
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from mixwell import NoMix
+from mixwell.ema import EMA
 from mixwell.report import masks
-from mixwell.train import build, checkpoint
-from mixwell.train.average import Average
+from mixwell.step_guard import StepGuard
+from mixwell.train import accelerator as processes
+from mixwell.train import build, checkpoint, conflicts
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet
-from mixwell.train.display import Display
-from mixwell.train.engine import engine, environment, seed_everything
-from mixwell.train.errors import RunError
+from mixwell.train.display import Display, warn
+from mixwell.train.errors import RunError, mistakes
 from mixwell.train.evaluate import evaluate
+from mixwell.train.files import write
 from mixwell.train.images import summary as skipped_files
-from mixwell.train.loader import ProcessInfo, loaders
+from mixwell.train.loader import ArrayLoader, ProcessInfo, loaders
+from mixwell.train.records import Means, Record, Records
 from mixwell.train.runs import curve
+from mixwell.train.summary import Summary
 
-Record = dict[str, Any]
+LOWER = "try a smaller --lr, or gradient clipping with --clip 1"
 
 
 class Training:
-    """Everything that one run consists of, and the loop over it.
+    """The objects of one run, and the loop over them.
 
     Args:
-        config: What to do.
-        run: Directory of the run; it holds ``config.json`` already.
-        command: The command line, for the summary.
+        config: The settings.
+        run: Run directory.
+        command: Command line, for the summary.
     """
 
-    def __init__(self, config: Config, run: Path, command: str = "") -> None:
+    def __init__(self, config: Config, run: Path, command: str) -> None:
         self.config, self.run, self.command = config, run, command
-        self.accelerator: Accelerator = engine(config)
+        self.accelerator: Accelerator = processes.start(config)
         self.main = self.accelerator.is_main_process
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        seed_everything(config.seed)
+        device, rank, world = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
+        processes.seed_everything(config.seed)
         self.data: DataSet = load(config)
-        process = ProcessInfo(self.accelerator.device, rank, world)
-        self.train, self.val, self.test = loaders(config, self.data, process, run)
-        folder = checkpoint.latest(run)
-        self.restored = None if folder is None else checkpoint.load(folder, config, world)
-        if self.restored is not None:
-            self.data.check_fingerprint(self.restored[1].get("data"))
-        # A resumed run has all weights in its checkpoint.
-        start = config if folder is None else replace(config, weights="")
-        model = build.classifier(start, self.data).to(self.accelerator.device)
-        self.average = Average(model, config.ema) if config.ema else None
-        self.method = build.method(config, model, len(self.data.classes)).to(self.accelerator.device)
+        self.train, self.val, self.test = loaders(config, self.data, ProcessInfo(device, rank, world), run)
+        self.steps = len(self.train) // config.accumulate
+        self.folder = checkpoint.latest(run)
+        self.restored = self.folder and checkpoint.load(self.folder, config, world)
+        if self.restored:
+            self.data.check_fingerprint(self.restored.get("data"))
+        # A resumed run has all its weights in the checkpoint.
+        model = build.classifier(replace(config, weights="") if self.folder else config, self.data).to(device)
+        self.average = EMA(model, config.ema) if config.ema else None
+        self.method = build.method(config, model, len(self.data.classes), self.data.normalization).to(device)
+        self.warn(world)
         if config.compile:
-            model.compile()  # in place, after the method has set its taps: names of weights stay as they are
+            model.compile()  # in place, and after the method has added its hooks: names of weights stay as they are
         self.optimizer: Any
         self.forward: nn.Module
         self.forward, self.optimizer = self.accelerator.prepare(self.method, build.optimizer(config, self.method))
-        self.steps = len(self.train) // config.accumulate
+        self.guard = StepGuard(self.method, self.optimizer, self.accelerator.scaler)
         self.rate = build.schedule(config, self.steps)
         self.history: list[Record] = []
-        if rank:  # the weights are the same everywhere, the mixing must not be
-            seed_everything(config.seed + 1_000_003 * rank)
+        if rank:  # all processes have the same weights, but draw different random numbers
+            processes.seed_everything(config.seed + 1_000_003 * rank)
 
-    @property
-    def shipped(self) -> nn.Module:
-        """The classifier that goes into ``model.safetensors``."""
-        return self.average.module if self.average else self.method.model
+    def warn(self, world: int) -> None:
+        """Print what has no effect."""
+        few = conflicts.check_pieces(self.config, self.method, world)
+        resized = not isinstance(self.val, ArrayLoader)
+        for sentence in [*filter(None, [few]), *conflicts.ignored(self.config, self.steps, resized)]:
+            if self.main:
+                warn(sentence)
 
-    def __call__(self) -> Record:
+    def __call__(self) -> Summary:
         """Train from the newest checkpoint, or from the start, to the end; return the summary."""
         self.resume()
         if self.main and self.data.skipped.total():
             print(skipped_files(self.data.skipped), flush=True)
-        epochs, images = self.config.epochs, self.steps * self.config.batch_size
-        with Display(epochs, images, len(self.history), silent=not self.main) as display:
-            for epoch in range(len(self.history) + 1, epochs + 1):
+        config, images = self.config, self.steps * self.config.batch_size
+        with Display(config.epochs, images, len(self.history), silent=not self.main) as display:
+            for epoch in range(len(self.history) + 1, config.epochs + 1):
                 began = perf_counter()
-                record = self.train_epoch(epoch, display)
+                record = {"epoch": epoch, **self.train_epoch(epoch, display)}
                 record["images_per_second"] = images / (perf_counter() - began)
-                if epoch % self.config.val_every == 0 or epoch > epochs - 10:
-                    record |= self.validate()
-                    _check_number("validation", record["val_loss"], epoch)
+                if epoch % config.val_every == 0 or epoch > config.epochs - 10:
+                    record |= self.validate(epoch)
                 record["seconds"] = perf_counter() - began
                 self.history.append(record)
                 display.epoch(record)
-                self.keep(epoch)
+                if self.main:  # before the checkpoint: a run that is killed here repeats the epoch
+                    self.records.add(self.history)
+                    self.draw(epoch)
+                if epoch % config.save_every == 0 or epoch == config.epochs:
+                    self.save(epoch)
         return self.finish()
 
     def train_epoch(self, epoch: int, display: Display) -> Record:
-        """Take every optimiser step of an epoch; return the means of what the method reports."""
-        config, accelerator = self.config, self.accelerator
+        """Take every optimizer step of an epoch; return the means of what the method reports."""
+        config, accelerator, means = self.config, self.accelerator, Means()
         self.method.train()
-        sums: dict[str, Tensor] = {}
-        counts: Counter[str] = Counter()
-        rate = config.lr
+        loss, rate = torch.zeros((), device=accelerator.device), config.lr
         for index, (images, labels) in enumerate(self.train):
-            step = (epoch - 1) * self.steps + index // config.accumulate
-            with accelerator.accumulate(self.forward):
+            step, piece = divmod((epoch - 1) * len(self.train) + index, config.accumulate)
+            if piece == 0:
+                self.guard.begin()
+                loss, rate = torch.zeros_like(loss), self.rate(step, config.lr)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.rate(step, group["peak"], group.get("lr_min", config.lr_min))
-                out = self.predict(images, labels)
-                accelerator.backward(out["loss"])
-                if config.clip and accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self.method.parameters(), config.clip)
-                if accelerator.sync_gradients and accelerator.scaler is None:
-                    self.method.before_step(self.optimizer)
+            with accelerator.accumulate(self.forward):
+                values = self.predict(images, labels)
+                accelerator.backward(values["loss"])
+                loss = loss + values["loss"].detach()
+                if accelerator.sync_gradients:
+                    self.guard.check(loss)
+                    if config.clip:
+                        accelerator.clip_grad_norm_(self.method.parameters(), config.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+            means.add(values)
             if accelerator.sync_gradients:
                 self.method.after_step((step + 1) / (config.epochs * self.steps))
                 if self.average:
                     self.average.update(self.method.model, step)
                 display.step(config.batch_size)
-            rate = self.rate(step, config.lr)
-            for name, value in out.items():  # summed where they are: reading one would make the device wait
-                if name != "output":
-                    sums[name] = sums.get(name, 0) + value.detach().float()
-                    counts[name] += 1
-        return {"epoch": epoch, **self.means(sums, counts, epoch), "lr": rate}
+        return self.checked(means.read(), epoch) | {"lr": rate}
 
     def predict(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Run the method on a batch; what it cannot do with its policy it says in its first step."""
+        """Run the method on a batch; return the scalars that it reports, the loss among them."""
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        try:
-            return self.forward(images, labels)
-        except ValueError as error:
-            raise RunError(str(error)) from error
+        with mistakes():
+            if labels.ndim == 2 and not self.history:
+                self.check_labels(labels)
+            out = dict(self.forward(images, labels))
+        del out["output"]
+        return out
 
-    def means(self, sums: Mapping[str, Tensor], counts: Mapping[str, int], epoch: int) -> dict[str, float]:
-        """Read the sums of an epoch, once, and average each over the steps of all processes that reported it.
+    def check_labels(self, labels: Tensor) -> None:
+        """Call the loss on the host once: losses check the values of dense labels on a CPU only."""
+        criterion = getattr(self.method, "loss", None)
+        if criterion is not None and labels.device.type != "cpu":
+            labels = labels.cpu()
+            criterion(torch.zeros(labels.shape), NoMix()(torch.zeros(len(labels), 1, 1, 1), labels))
+
+    def checked(self, means: dict[str, float], epoch: int) -> Record:
+        """Add the number of skipped steps to the means of an epoch.
 
         Raises:
-            RunError: the loss is no number any more, or most steps had to be left out because of that.
+            RunError: The loss was never finite, or too many steps in a row were skipped.
         """
-        values = torch.stack(list(sums.values())).tolist()
-        mine = {name: (value, counts[name]) for name, value in zip(sums, values, strict=True)}
-        everyone: list[dict[str, tuple[float, int]]] = accelerate.utils.gather_object([mine])
-        means = {}
-        for name in dict.fromkeys(name for each in everyone for name in each):
-            found = [each[name] for each in everyone if name in each]
-            means[f"train_{name}"] = sum(total for total, _ in found) / sum(count for _, count in found)
-        skipped = means.get("train_skipped", 0.0)
-        loss = means["train_loss"] / (1 - skipped) if skipped < 0.5 else math.nan  # steps left out count as zero
-        _check_number("training", loss, epoch)
-        return means | {"train_loss": loss}
+        try:
+            skipped = self.guard.read()
+        except FloatingPointError as error:
+            raise RunError(f"in epoch {epoch}, {str(error).partition(':')[0]}: {LOWER}") from None
+        if "loss" not in means:
+            raise RunError(f"the training loss was NaN or Inf in every step of epoch {epoch}: {LOWER}")
+        return {f"train_{name}": value for name, value in means.items()} | {"train_skipped": skipped}
 
-    def validate(self) -> dict[str, float]:
-        """Measure the classifier, and its moving average where there is one, on the validation images."""
-        for buffer in self.method.buffers():  # every process has batch-norm statistics of its own images
-            accelerate.utils.broadcast(buffer)
-        found = {"val": evaluate(self.method.model, self.val, self.accelerator)}
-        if self.average:
-            for buffer in self.average.buffers():
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Evaluate the classifier, and its EMA if there is one, on the validation images."""
+        models = {"val": self.method.model, **({"ema": self.average.module} if self.average else {})}
+        for module in (self.method, *models.values()):  # processes have batch-norm statistics of different images
+            for buffer in module.buffers():
                 accelerate.utils.broadcast(buffer)
-            found["ema"] = evaluate(self.average.module, self.val, self.accelerator)
+        found = {name: evaluate(model, self.val, self.accelerator) for name, model in models.items()}
+        if not math.isfinite(found["val"]["loss"]):
+            raise RunError(f"the validation loss is NaN or Inf in epoch {epoch}: {LOWER}")
         return {f"{name}_{key}": value for name, measures in found.items() for key, value in measures.items()}
 
-    def keep(self, epoch: int) -> None:
-        """Write the metrics, and the checkpoint when it is time."""
-        last = epoch == self.config.epochs
-        if self.main:  # before the checkpoint: a run that is killed here does the epoch again
-            self.log()
-            self.draw(epoch)
-        if epoch % self.config.save_every == 0 or last:
-            randomness = accelerate.utils.gather_object([checkpoint.random_state()])
-            if self.main:
-                self.save(epoch, randomness)
-
     def draw(self, epoch: int) -> None:
-        """Picture the masks of a method that learns some."""
+        """Draw the masks of a method that learns some."""
         predictor = self.method.mask_predictor()
-        if predictor is not None:
-            picture = masks.keep(self.run, epoch, predictor, self.val, self.data.classes)
-            if picture is not None:
-                self.board.add_image("masks", np.asarray(picture), epoch, dataformats="HWC")
-                self.board.flush()
+        picture = predictor and masks.keep(self.run, epoch, predictor, self.val, self.data.classes)
+        if picture is not None:
+            self.records.picture("masks", picture, epoch)
 
-    def save(self, epoch: int, randomness: list[dict[str, Any]]) -> None:
+    def save(self, epoch: int) -> None:
         """Write the checkpoint, then the classifier alone."""
-        scaler = self.accelerator.scaler
-        state = {
-            "config": self.config.json(),
-            "command": self.command,
-            "world": self.accelerator.num_processes,
-            "data": self.data.fingerprint(),
-            "history": self.history,
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average else None,
-            "scaler": scaler.state_dict() if scaler else None,
-            "random": randomness,
-            "loader": self.train.generator.get_state() if self.train.generator else None,
-        }
-        checkpoint.save(self.run, epoch, self.method.state_dict(), state)
-        self.ship()
+        randomness = accelerate.utils.gather_object([checkpoint.random_state()])
+        if self.main:
+            scaler = self.accelerator.scaler
+            state = {
+                "config": self.config.json(),
+                "command": self.command,
+                "world": self.accelerator.num_processes,
+                "data": self.data.fingerprint(),
+                "history": self.history,
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
+                "scaler": scaler.state_dict() if scaler else None,
+                "random": randomness,
+                "loader": self.train.generator.get_state() if self.train.generator else None,
+            }
+            checkpoint.save(self.run, epoch, self.method.state_dict(), state)
+            self.export()
 
-    def ship(self) -> None:
+    @property
+    def final(self) -> nn.Module:
+        """The classifier that is evaluated and exported: the EMA if there is one."""
+        return self.average.module if self.average else self.method.model
+
+    def export(self) -> None:
         """Write the classifier alone."""
         card = {"model": self.config.model, "classes": self.data.classes, "recipe": self.config.recipe}
-        checkpoint.write(self.run / "model.safetensors", checkpoint.weights(self.shipped.state_dict(), card))
+        write(self.run / "model.safetensors", checkpoint.weights(self.final.state_dict(), card))
 
     def resume(self) -> None:
-        """Continue where the newest checkpoint ends; without one, start."""
-        if self.restored is not None:
-            weights, state = self.restored
+        """Continue from the newest checkpoint; without one, start at the first epoch."""
+        if self.folder and self.restored:
+            path = self.folder / "model.safetensors"
+            checkpoint.load_weights(self.method, checkpoint.read_weights(path), path)
+            with checkpoint.damage(self.folder):
+                self.restore(self.restored)
             self.restored = None  # frees the memory
-            self.method.load_state_dict(weights)
-            kinds = [group.get("fused") for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group, kind in zip(self.optimizer.param_groups, kinds, strict=True):
-                if kind is not None:  # a run of an older version had another
-                    group["fused"] = kind
-            if self.average:
-                self.average.load_state_dict(state["average"])
-            if self.accelerator.scaler:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            if self.train.generator:
-                self.train.generator.set_state(state["loader"])
-            checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
-            self.history, self.command = state["history"], state["command"]
-            self.method.follow(len(self.history) / self.config.epochs)
             if self.main:  # a run that was killed after its checkpoint has the classifier of the one before
-                self.ship()
+                self.export()
         if self.main:
-            self.log(afresh=True)
+            self.records = Records(self.run, self.history)
 
-    def log(self, afresh: bool = False) -> None:
-        """Write ``metrics.jsonl``, as a whole so that a resumed run has no epoch twice, and the TensorBoard events."""
-        lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        checkpoint.write(self.run / "metrics.jsonl", lines.encode())
-        if afresh:
-            from torch.utils.tensorboard import SummaryWriter
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore everything but the weights of the method."""
+        fused = [group.get("fused") for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, value in zip(self.optimizer.param_groups, fused, strict=True):
+            if value is not None:  # a checkpoint of an older version may have another value
+                group["fused"] = value
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.train.generator:
+            self.train.generator.set_state(state["loader"])
+        checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
+        for record in state["history"]:
+            checkpoint.require(record, {"epoch", "train_loss", "seconds", "images_per_second"})
+        self.history, self.command = list(state["history"]), str(state["command"])
 
-            self.board = SummaryWriter(str(self.run / "tensorboard"), purge_step=len(self.history) + 1)
-        elif self.history:
-            record = self.history[-1]
-            for name, value in record.items():
-                self.board.add_scalar(name.replace("_", "/", 1), value, record["epoch"])
-            self.board.flush()
-
-    def finish(self) -> Record:
-        """Measure what is shipped on the test images, write ``summary.json``, and return it."""
-        test = evaluate(self.shipped, self.test, self.accelerator)
-        config, data = self.config, self.data
-        summary = {
-            **{name: getattr(config, name) for name in ("recipe", "dataset", "model", "method", "seed", "epochs")},
-            "policy": repr(build.policy(config) or "none").strip("'"),
-            **{name: curve(self.history, name) for name in ("val_top1", "ema_top1") if name in self.history[-1]},
-            "validated_on": "held-out images" if config.val_split or data.val is not data.test else "test images",
-            "test": test,
-            "parameters": sum(p.numel() for p in self.method.model.parameters()),
-            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
-            "classes": len(data.classes),
-            "skipped_files": dict(data.skipped),
-            "bad_images": len(self.train.bad.reasons),
-            "seconds": sum(record["seconds"] for record in self.history),
-            "images_per_second": statistics.median(record["images_per_second"] for record in self.history),
-            "command": self.command,
-            "environment": environment(self.accelerator),
-        }
+    def finish(self) -> Summary:
+        """Evaluate the final classifier on the test images, write ``summary.json``, and return it."""
+        config, data, history, run = self.config, self.data, self.history, self.run
+        test, predictor = evaluate(self.final, self.test, self.accelerator), self.method.mask_predictor()
+        summary = Summary(
+            recipe=config.recipe,
+            dataset=config.dataset,
+            model=config.model,
+            policy=repr(build.policy(config) or "none").strip("'"),
+            method=config.method,
+            seed=config.seed,
+            epochs=config.epochs,
+            val_top1=curve(history, "val_top1"),
+            ema_top1=curve(history, "ema_top1") if self.average else None,
+            validated_on="held-out images" if config.val_split or data.val is not data.test else "test images",
+            test=test,
+            parameters=sum(p.numel() for p in self.method.model.parameters()),
+            images={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+            classes=len(data.classes),
+            skipped_files=dict(data.skipped),
+            bad_images=len(self.train.bad.reasons),
+            seconds=sum(record["seconds"] for record in history),
+            images_per_second=statistics.median(record["images_per_second"] for record in history),
+            command=self.command,
+            environment=processes.environment(self.accelerator),
+            mask=repr(masks.export(run, predictor, config, data)) if self.main and predictor else None,
+        )
         if self.main:
-            if predictor := self.method.mask_predictor():
-                summary["mask"] = repr(masks.export(self.run, predictor, config, data))
-            checkpoint.write(self.run / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-            self.board.close()
+            summary.write(run / "summary.json")
+            self.records.board.close()
         self.accelerator.end_training()
         return summary
-
-
-def _check_number(what: str, loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise RunError(f"the {what} loss became {loss} in epoch {epoch}: try a smaller --lr, or --clip 1")

@@ -1,8 +1,8 @@
-"""What run directories hold, and what several runs of the same kind say together."""
+"""The files of a run directory, and the statistics of runs that differ only in their seed."""
 
 from __future__ import annotations
 
-import json
+import math
 import shlex
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,9 @@ from typing import Any
 
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
+from mixwell.train.files import parsed, text
 from mixwell.train.recipes import RECIPES
+from mixwell.train.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -20,25 +22,25 @@ class Run:
     """One run, finished or not.
 
     Attributes:
-        path: Its directory.
-        config: Its settings.
+        path: Run directory.
+        config: Settings.
         metrics: One record per epoch.
-        summary: What it wrote at its end; empty where it has not come there.
+        summary: Results; None for an unfinished run.
     """
 
     path: Path
     config: Config
     metrics: list[dict[str, Any]]
-    summary: dict[str, Any]
+    summary: Summary | None = None
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done and the summary is written."""
-        return bool(self.summary)
+        """Whether all epochs are done and the summary is written."""
+        return self.summary is not None
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Recipe, policy and method: what the seeds of a group have in common."""
+        """Recipe, policy and method, which the runs of a group have in common."""
         return self.config.recipe, self.config.policy, self.config.method
 
     def top1(self) -> list[tuple[int, float]]:
@@ -52,7 +54,7 @@ class Run:
 
     @property
     def best(self) -> float:
-        """Accuracy of the best epoch (percent); it is chosen by the images it is measured on."""
+        """Accuracy of the best epoch (percent); optimistic, because the epoch is chosen on the same images."""
         return max(value for _, value in self.top1())
 
     @property
@@ -62,8 +64,8 @@ class Run:
 
     @property
     def test(self) -> float:
-        """Accuracy of what is shipped on the test images (percent)."""
-        return self.summary["test"]["top1"]
+        """Accuracy of the final classifier on the test images (percent); NaN where it was not measured."""
+        return self.summary.test.get("top1", math.nan) if self.summary else math.nan
 
     @property
     def seconds(self) -> float:
@@ -72,19 +74,19 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Median training speed (images/s); 0 where it was not written down."""
+        """Median training speed (images/s); 0 where it was not recorded."""
         return statistics.median(record.get("images_per_second", 0.0) for record in self.metrics)
 
     @property
     def command(self) -> str:
-        """The command of the run: as it was typed, or else one that does the same."""
-        return self.summary.get("command") or command(self.config, self.path)
+        """The command line of the run, as typed or else an equivalent one."""
+        return (self.summary.command if self.summary else "") or command(self.config, self.path)
 
 
 def curve(history: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
     """Return the last, the best and the median of the last ten values of a metric.
 
-    The best is chosen by the images that it is measured on, so it flatters; the other two do not.
+    The best is optimistic, because it is chosen on the images that it is measured on.
 
     Example:
         >>> curve([{"epoch": 1, "val_top1": 50.0}, {"epoch": 2}, {"epoch": 3, "val_top1": 40.0}], "val_top1")
@@ -102,7 +104,7 @@ def curve(history: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
 
 
 def command(config: Config, out: Path) -> str:
-    """Return the command line that makes a run.
+    """Return a command line that repeats a run.
 
     Example:
         >>> from dataclasses import replace
@@ -118,53 +120,61 @@ def command(config: Config, out: Path) -> str:
     return shlex.join([*words, "--out", str(out)])
 
 
+def read_config(path: Path) -> Config:
+    """Read the settings of a run.
+
+    Raises:
+        RunError: There is no run, or its ``config.json`` is damaged.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        raise RunError(f"no run in {path}: expected {file}")
+    try:
+        return Config.read(text(file))
+    except RunError as error:
+        raise RunError(f"{file}: {str(error).removeprefix(f'cannot read {file}: ')}") from None
+
+
 def read(path: Path) -> Run:
     """Read a run directory.
 
     Raises:
-        RunError: something is missing or damaged; the sentence names it.
+        RunError: A file is missing or damaged; the message names it.
     """
     if not path.is_dir():
         raise RunError(f"no run directory {path}")
-    missing = [name for name in ("config.json", "metrics.jsonl") if not (path / name).is_file()]
+    missing = [name for name in ("config.json", "metrics.jsonl") if not (path / name).exists()]
     if missing:
-        raise RunError(f"{path} is no run directory: it has no {' and no '.join(missing)}")
-    try:
-        config = Config.read((path / "config.json").read_text())
-    except RunError as error:
-        raise RunError(f"{path / 'config.json'}: {error}") from None
-    metrics = [_record(path, number, line) for number, line in enumerate(_lines(path / "metrics.jsonl"), 1)]
-    if not any("val_top1" in record for record in metrics):
-        raise RunError(
-            f"{path / 'metrics.jsonl'} holds no validated epoch yet: train on with mixwell train --resume {path}"
-        )
-    summary = path / "summary.json"
-    try:
-        return Run(path, config, metrics, json.loads(summary.read_text()) if summary.is_file() else {})
-    except json.JSONDecodeError as error:
-        raise RunError(f"{summary} is not JSON: {error}") from None
+        raise RunError(f"{path} is not a run directory: it has no {' and no '.join(missing)}")
+    config, file, summary = read_config(path), path / "metrics.jsonl", path / "summary.json"
+    lines = enumerate(text(file).splitlines(), 1)
+    metrics = [record(line, f"line {number} of {file}") for number, line in lines if line.strip()]
+    if not any("val_top1" in values for values in metrics):
+        raise RunError(f"{file} has no validated epoch yet: continue with mixwell train --resume {path}")
+    return Run(path, config, metrics, Summary.read(summary) if summary.exists() else None)
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()]
+def record(line: str, where: str) -> dict[str, Any]:
+    """Parse one line of ``metrics.jsonl``.
 
-
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-        missing = {"epoch", "train_loss", "seconds"} - record.keys()
-    except (json.JSONDecodeError, AttributeError):
-        raise RunError(f"line {number} of {path / 'metrics.jsonl'} is no JSON object") from None
+    Raises:
+        RunError: It is not a JSON object of numbers, or a number is missing.
+    """
+    values = parsed(line, where)
+    missing = {"epoch", "train_loss", "seconds"} - values.keys()
     if missing:
-        raise RunError(f"line {number} of {path / 'metrics.jsonl'} has no {' and no '.join(sorted(missing))}")
-    return record
+        raise RunError(f"{where} has no {' and no '.join(sorted(missing))}")
+    for name, value in values.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or (name == "epoch" and type(value) is not int):
+            raise RunError(f"{name} in {where} must be a finite number, but is {value!r}")
+    return values
 
 
 def read_all(paths: Iterable[Path]) -> list[Run]:
-    """Read run directories, and those inside a folder that is none itself, each once.
+    """Read run directories, or those in a folder that is not a run directory itself, each once.
 
     Raises:
-        RunError: see ``read``.
+        RunError: See ``read``.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -176,7 +186,7 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed, as far as their names say."""
+    """Runs with the same recipe, policy and method, which differ in their seed."""
 
     recipe: str
     policy: str
@@ -185,26 +195,26 @@ class Group:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that count."""
+        """The finished runs, over which means are taken."""
         return [run for run in self.runs if run.finished]
 
     @property
     def name(self) -> str:
-        """Name of the row: policy and method, where there is something to say."""
+        """Policy and method, as the name of a row in a table."""
         plain = self.policy.lower() in ("none", "")
-        if plain and self.method != "Mixing":  # AutoMix and the like bring their own
+        if plain and self.method != "Mixing":  # AutoMix and others have a policy of their own
             return self.method
         policy = "plain" if plain else self.policy
         return policy if self.method == "Mixing" else f"{policy} + {self.method}"
 
     def spread(self, measure: str) -> tuple[float, float | None] | None:
-        """Return mean and standard deviation (of a sample: divided by n - 1) of a measure over the finished runs.
+        """Return mean and sample standard deviation (divided by n - 1) of a measure over the finished runs.
 
         Args:
             measure: ``"last"``, ``"best"``, ``"median"``, ``"test"``, ``"seconds"`` or ``"speed"``.
 
         Returns:
-            None without a finished run; no deviation where there is but one.
+            None without a finished run; the deviation is None for one run.
         """
         values = [getattr(run, measure) for run in self.finished]
         if not values:
@@ -213,7 +223,7 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Put runs of the same recipe, policy and method together, in the order in which they come."""
+    """Group runs by recipe, policy and method, in the order of their first run."""
     found: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         found.setdefault(run.key, []).append(run)

@@ -1,4 +1,4 @@
-"""Processes that are to train together: where they meet, and what is said where they cannot."""
+"""Processes that train together: how they connect, and the messages if they cannot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate")
-from mixwell.train import engine
+from mixwell.train import accelerator
 from mixwell.train.cli import main
+from mixwell.train.errors import RunError
 
 Start = Callable[..., str]
 
@@ -31,14 +32,14 @@ def listening(port: int = 0) -> Iterator[int]:
 
 @pytest.fixture
 def closed_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return a port at which no process listens."""
     with listening() as port:
         return port
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Start:
-    """Start one of two processes, and return what it says of its mistake."""
+    """Start one of two processes, and return its error message."""
 
     def started(rank: int, port: int | str, host: str = "127.0.0.1") -> str:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": host, "MASTER_PORT": port}
@@ -54,18 +55,20 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_nobody_answers(start: Start, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port, or a host, that is not there is named in a sentence."""
-    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+    """A port or a host that does not answer is named."""
+    monkeypatch.setattr(accelerator, "PATIENCE", 0.3)
     said = start(1, closed_port)
-    assert f"the processes cannot meet at 127.0.0.1:{closed_port} (MASTER_ADDR:MASTER_PORT): Connection refused" in said
-    assert "cannot meet at nowhere.invalid:80 " in start(1, 80, host="nowhere.invalid")
+    assert (
+        f"the processes cannot connect at 127.0.0.1:{closed_port} (MASTER_ADDR:MASTER_PORT): Connection refused" in said
+    )
+    assert "cannot connect at nowhere.invalid:80 " in start(1, 80, host="nowhere.invalid")
 
 
 def test_port_of_somebody_else(start: Start) -> None:
     """The first process cannot wait for the others at a port that is taken."""
     with listening() as port:
         said = start(0, port)
-    assert f"the processes cannot meet at 127.0.0.1:{port} " in said and "address already in use" in said
+    assert f"the processes cannot connect at 127.0.0.1:{port} " in said and "address already in use" in said
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -73,7 +76,7 @@ def test_port_of_somebody_else(start: Start) -> None:
     ("host", "port"), [("127.0.0.1", "http"), ("127.0.0.1", "0"), ("127.0.0.1", "65536"), ("", 80)]
 )
 def test_no_port_at_all(start: Start, rank: int, host: str, port: int | str) -> None:
-    """What names no place is shown."""
+    """The message shows a host or port that is not valid."""
     said = start(rank, port, host)
     assert "MASTER_ADDR and MASTER_PORT" in said and f"{host!r} and {str(port)!r}" in said and "torchrun" in said
 
@@ -81,7 +84,7 @@ def test_no_port_at_all(start: Start, rank: int, host: str, port: int | str) -> 
 def test_the_first_process_may_be_the_last(
     closed_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A process that comes early waits until somebody answers, and says so once."""
+    """A process that starts early waits until the first one answers, and prints so once."""
     ready = threading.Event()
 
     def late() -> None:
@@ -94,8 +97,8 @@ def test_the_first_process_may_be_the_last(
     thread.start()
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": closed_port}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(engine, "QUIET", 0.2)
-    engine.check_meeting_place()
+    monkeypatch.setattr(accelerator, "QUIET", 0.2)
+    accelerator.check_meeting_place()
     assert ready.is_set()
     assert capsys.readouterr().err == f"mixwell: waiting up to 60 s for 127.0.0.1:{closed_port}\n"
     thread.join()
@@ -104,10 +107,38 @@ def test_the_first_process_may_be_the_last(
 @pytest.mark.parametrize("name", ["cuda", "cuda:7"])
 @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="here these GPUs exist")
 def test_gpu_that_is_not_there(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The sentence says what is there instead."""
+    """The message lists the available devices."""
     if name == "cuda" and torch.cuda.is_available():
         pytest.skip("here there is a GPU")
     assert main(["train", "digits", "--device", name, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"mixwell: device '{name}' is not there: torch can use auto, cpu") and said.count("\n") == 1
+    assert (
+        said.startswith(f"mixwell: device '{name}' is not available: torch can use auto, cpu") and said.count("\n") == 1
+    )
     assert not (tmp_path / "run").exists()
+
+
+def test_one_gpu_for_all_processes(start: Start, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--device cuda:1`` would be ignored where every process has a GPU of its own."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch, "empty", lambda *_, device: torch.zeros(1).as_subclass(OnGpu))
+    with pytest.raises(RunError, match="every process has a GPU of its own: use --device auto instead of cuda:1"):
+        accelerator.check_device("cuda:1")
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that claims to be on a GPU."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Return the device."""
+        return torch.device("cuda:1")
+
+
+def test_errors_of_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only in a run of several processes, and not an error of a model that has "connection" in it."""
+    lost = RuntimeError("[third_party/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    assert not accelerator.lost_process(lost)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert accelerator.lost_process(lost) and accelerator.lost_process(RuntimeError("NCCL error: remote process"))
+    assert not accelerator.lost_process(RuntimeError("shapes in the residual connection differ"))

@@ -1,10 +1,11 @@
-"""The Accelerate engine of a run, its random numbers, and the facts about the machine that go beside its results."""
+"""The processes and the device of a run: Accelerate, random seeds, and the facts about the machine in its summary."""
 
 from __future__ import annotations
 
 import os
 import platform
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -19,73 +20,76 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from mixwell.train.config import Config
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, first_line
 
 PACKAGES = ("mixwell", "torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
-PATIENCE = 60.0  # how long a process looks for the first one, which may start later (seconds)
-QUIET = 3.0  # how long it does so without saying it
+PATIENCE = 60.0  # how long a process tries to reach the first one, which may start later (seconds)
+QUIET = 3.0  # how long it does so before it prints that it waits (seconds)
 
 
 def check_device(name: str) -> None:
-    """Complain about a device that is not here.
+    """Check that torch can use a device.
 
     Raises:
-        RunError: the name is none, or torch cannot reach the device.
+        RunError: It cannot, or there is no such device.
     """
     if name == "auto":
         return
     try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        if torch.empty(1, device=name).device.type not in ("cpu", "cuda", "mps"):
+            raise ValueError
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        there = ", ".join(["auto", "cpu", *gpus, *["mps"] * torch.backends.mps.is_available()])
-        raise RunError(f"device {name!r} is not there: torch can use {there}") from None
+        known = ", ".join(["auto", "cpu", *gpus, *["mps"] * torch.backends.mps.is_available()])
+        raise RunError(f"device {name!r} is not available: torch can use {known}") from None
+    if name.startswith("cuda:") and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise RunError(f"every process has a GPU of its own: use --device auto instead of {name}")
 
 
 def check_meeting_place() -> None:
-    """Complain if the processes of a run cannot find each other; torch would wait for half an hour, deaf to Ctrl-C.
+    """Check that the processes of a run can connect; torch would wait for half an hour and ignore Ctrl-C.
 
     Raises:
-        RunError: ``MASTER_ADDR`` or ``MASTER_PORT`` is none, or nobody answers there.
+        RunError: ``MASTER_ADDR`` or ``MASTER_PORT`` is not valid, or no process answers there.
     """
     counts = {name: os.environ.get(name, default) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"))}
     for name, text in counts.items():
         if not text.isdecimal():
-            raise RunError(f"{name} must be a whole number, and is {text!r}: unset it, or start with torchrun")
+            raise RunError(f"{name} must be a whole number, but is {text!r}: unset it, or start with torchrun")
     if int(counts["WORLD_SIZE"]) == 1:
         return
     host, port = (os.environ.get(f"MASTER_{name}", "") for name in ("ADDR", "PORT"))
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise RunError(
-            f"several processes meet at MASTER_ADDR and MASTER_PORT, a host and a port below 65536, but these are "
+            f"several processes need MASTER_ADDR and MASTER_PORT, a host and a port below 65536, but these are "
             f"{host!r} and {port!r}: set them, or start with torchrun"
         )
     if int(counts["RANK"]) == 0:  # the first process is the one that answers
         return
-    deadline, told = monotonic() + PATIENCE, False
+    deadline, printed = monotonic() + PATIENCE, False
     while True:
         try:
             socket.create_connection((host, int(port)), timeout=max(deadline - monotonic(), 1)).close()
             return
         except OSError as error:
             if monotonic() > deadline:
-                raise RunError(_nowhere_to_meet(error.strerror or str(error))) from None
-            if not told and deadline - monotonic() < PATIENCE - QUIET:
+                raise RunError(_unreachable(error.strerror or str(error))) from None
+            if not printed and deadline - monotonic() < PATIENCE - QUIET:
                 print(f"mixwell: waiting up to {PATIENCE:.0f} s for {host}:{port}", file=sys.stderr, flush=True)
-                told = True
+                printed = True
         sleep(0.2)
 
 
-def _nowhere_to_meet(reason: str) -> str:
+def _unreachable(reason: str) -> str:
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    return f"the processes cannot meet at {where} (MASTER_ADDR:MASTER_PORT): {reason}"
+    return f"the processes cannot connect at {where} (MASTER_ADDR:MASTER_PORT): {reason}"
 
 
-def engine(config: Config) -> Accelerator:
-    """Return the engine that a config asks for, in the processes that ``torchrun`` or ``accelerate launch`` started.
+def start(config: Config) -> Accelerator:
+    """Return the ``Accelerator`` of a config, in the processes that ``torchrun`` or ``accelerate launch`` started.
 
     Raises:
-        RunError: the device or precision is not available here, or the processes cannot find each other.
+        RunError: The device or precision is not available, or the processes cannot connect.
     """
     check_device(config.device)
     if config.precision == "fp16" and (config.device == "cpu" or not torch.cuda.is_available()):
@@ -106,7 +110,18 @@ def engine(config: Config) -> Accelerator:
             cpu=config.device == "cpu",
         )
     except torch.distributed.DistError as error:
-        raise RunError(_nowhere_to_meet(str(error).partition("\n")[0])) from None
+        raise RunError(_unreachable(first_line(error))) from None
+
+
+def is_first() -> bool:
+    """Return whether this is the first process of a launch; ``torchrun`` and others set ``RANK``."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def lost_process(error: Exception) -> bool:
+    """Return whether a collective operation failed because another process of the run has ended."""
+    pattern = "gloo|nccl|broken pipe|socket|connection (closed|reset|refused)"
+    return torch.distributed.is_initialized() and re.search(pattern, str(error), re.IGNORECASE) is not None
 
 
 def seed_everything(seed: int) -> None:
@@ -117,7 +132,7 @@ def seed_everything(seed: int) -> None:
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a reader needs to know about the machine and the code behind a result."""
+    """Return the facts about machine and code that belong to a result."""
     device = accelerator.device
     return {
         "python": platform.python_version(),
@@ -140,7 +155,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the sources, when they are a checkout and not an installed package."""
+    """Return the commit of the sources; None for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

@@ -1,0 +1,89 @@
+"""Starts a run: checks first, then a run directory of its own, then the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import accelerate.utils
+import torch
+
+from mixwell.train import accelerator as processes
+from mixwell.train import build, checkpoint
+from mixwell.train.config import Config
+from mixwell.train.errors import RunError, enough_memory, full_disk
+from mixwell.train.files import write
+from mixwell.train.lock import locked
+from mixwell.train.loop import Training
+from mixwell.train.runs import command as command_of
+from mixwell.train.runs import read_config
+from mixwell.train.summary import Summary
+
+
+def train(config: Config, run: Path, *, resume: bool = False, command: str = "") -> Summary:
+    """Train; see ``mixwell.train.run``."""
+    if (run / "config.json").exists() and processes.is_first():
+        if not resume:
+            raise RunError(_exists(run))
+        if changed := read_config(run).fixed_differences(config):
+            raise RunError(f"a resumed run keeps its settings, and in {run} {changed[0]}: start a new run with --out")
+    build.check_expressions(config)
+    with enough_memory(), _stopped(run):
+        training = Training(config, run, command or command_of(config, run))  # checks before anything is written
+        with _owned(run, config, training.main, resume):
+            return training()
+
+
+def _exists(run: Path) -> str:
+    return f"{run} already holds a run: continue it with --resume {run}, or choose another --out"
+
+
+@contextlib.contextmanager
+def _owned(run: Path, config: Config, main: bool, resume: bool) -> Iterator[None]:
+    """Create and lock the run directory in the main process; if that fails, raise in all processes."""
+    with contextlib.ExitStack() as stack:
+        failure = ""
+        if main:
+            try:
+                run.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(run))
+                if not resume and (run / "config.json").exists():  # since the first look
+                    raise RunError(_exists(run))
+                write(run / "config.json", config.json().encode())
+            except OSError as error:
+                failure = f"cannot start a run in {run}: {error.strerror}"
+            except RunError as error:
+                failure = str(error)
+        failure = accelerate.utils.gather_object([failure])[0]
+        if failure:
+            raise RunError(failure)
+        yield
+
+
+@contextlib.contextmanager
+def _stopped(run: Path) -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM, a full disk and a lost process into a sentence that says how to resume the run."""
+
+    def saved() -> str:
+        if not (run / "config.json").exists():
+            return "nothing is saved yet"
+        folder = checkpoint.latest(run)
+        epochs = f"epoch {checkpoint.epochs(folder)} is saved" if folder else "no epoch is saved yet"
+        return f"{epochs}; resume with: mixwell train --resume {shlex.quote(str(run))}"
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise type(error)(f"stopped: {saved()}") from None
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if not processes.lost_process(error):
+            raise
+        raise RunError(f"another process of this run has ended: {saved()}") from None
+    except OSError as error:
+        if full_disk(error):
+            raise RunError(f"no space left to write {error.filename or run}: free some; {saved()}") from None
+        if run not in Path(str(error.filename)).parents:
+            raise
+        raise RunError(f"cannot write {error.filename}: {error.strerror}; {saved()}") from None
