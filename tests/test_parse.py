@@ -260,7 +260,7 @@ def test_what_is_no_text_is_refused() -> None:
         ("MixUp(alpha=Betta(1))", r"Unknown name 'Betta'; did you mean Beta\?$"),
         ("SUMix(gama=1)", r"SUMix has no setting 'gama' here; did you mean gamma\?$"),
         ("CutMix(0.2)", r"CutMix cannot be made .* its settings are alpha, .*, by name"),
-        ("CutMix(alpha=-1)", "alpha of a Beta law must be a positive finite number, but got -1"),
+        ("CutMix(alpha=-1)", "alpha of a Beta distribution must be a positive finite number, but got -1"),
         ("SUMix(CutMix())", "SUMix takes settings by name here: gamma, .*classifier"),
         ("swich_mix()", r"Unknown name 'swich_mix'; did you mean switch_mix\?$"),
         ("switch_mix(prb=1)", r"switch_mix has no setting 'prb' here; did you mean prob\?$"),

@@ -3,7 +3,15 @@
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.labels import LabelPolicy, PixelShare, RatioShare, SemanticShare, View
-from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
+from mixwell.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    FocalLoss,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -92,6 +100,7 @@ __all__ = [
     "FMix",
     "FeatureHook",
     "FineGrained",
+    "FocalLoss",
     "Folded",
     "Given",
     "Greedy",

@@ -101,12 +101,9 @@ def check_classes(labels: Tensor, num_classes: int) -> None:
         if labels.shape[2] != num_classes:
             raise ValueError(f"dense labels have {labels.shape[2]} classes, but {num_classes} are expected.")
     elif on_host(labels) and not torch.compiler.is_compiling():
-        low, high = labels.aminmax()
+        low, high = (int(end) for end in labels.aminmax())
         if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}: check "
-                "num_classes."
-            )
+            raise ValueError(f"labels must lie in [0, {num_classes - 1}], but got {low} to {high}: check num_classes.")
 
 
 def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
+from mixwell.normalization import pixels_of
 from mixwell.ops.cells import check_pixels, on_grid, summing_to_one
 from mixwell.ops.graphcut import primal_dual
 from mixwell.ops.masks import scaled
@@ -42,8 +40,6 @@ class PuzzleMix(Policy):
         transport_cells: Cells per side that move, a multiple of all ``blocks`` that it exceeds; ``None`` moves the
             blocks themselves. The authors use 8 on CIFAR (4 pixels), ``None`` elsewhere.
         saliency: Where it matters: the published input gradient, or any source; maps are averaged into the cells.
-        std: What float images were divided by when they were normalised, a number or one for each channel: the energy
-            wants values in [0, 1]. What was subtracted cancels out.
         iterations: Steps of the solver; ``None`` takes enough for the grid: 60 up to 7 cells per side, 128 for 16.
 
     Raises:
@@ -80,16 +76,13 @@ class PuzzleMix(Policy):
     transport_eps: float = 0.8
     transport_cells: int | None = None
     saliency: SaliencySource | None = InputGradient()
-    std: float | tuple[float, ...] = 1.0
     iterations: int | None = None
 
     uses_saliency = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "std"):
-            value = getattr(self, name)
-            set_field(self, name, value if isinstance(value, int | float) else tuple(value))
+        set_field(self, "blocks", self.blocks if isinstance(self.blocks, int) else tuple(self.blocks))
         for name, least in (("blocks", 1), ("labels", 2), ("neighbourhood", 1), ("iterations", 1)):
             if name == "iterations" and self.iterations is None:
                 continue
@@ -98,8 +91,6 @@ class PuzzleMix(Policy):
         for name in ("beta", "gamma", "eta", "transport_eps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}.")
-        if min(_several(self.std)) <= 0:
-            raise ValueError(f"std must be positive, but got {self.std}.")
         finer = 1 if self.transport_cells is None else self.transport_cells
         if finer < 1 or any(finer % n for n in _several(self.blocks) if n < finer):
             raise ValueError(
@@ -124,7 +115,8 @@ class PuzzleMix(Policy):
         """Return what labels cost on a grid of this many cells per side, as :func:`puzzle_costs` does."""
         saliency = summing_to_one(on_grid(pairs.saliency_a.float(), cells))
         both = saliency, saliency.index_select(0, pairs.partner)
-        images = self._in_unit_range(pairs.batch.images, cells)
+        images = scaled(pairs.batch.images, tuple(-(-side // cells) * cells for side in pairs.size))
+        images = pixels_of(images, pairs.batch.normalization, "PuzzleMix")
         borders = contrast(images, pairs.partner, cells, self.neighbourhood)
         return puzzle_costs(both, borders, pairs.lam, self.labels, self.beta, self.gamma, self.eta)
 
@@ -150,20 +142,6 @@ class PuzzleMix(Policy):
         costs = transport_costs(saliency, shown, self.transport_eps)
         return staying(self.assign(costs, shown)).view(2, len(pairs), -1).transpose(0, 1)
 
-    def _in_unit_range(self, images: Tensor, cells: int) -> Tensor:
-        """Bring images to the scale of values in [0, 1] and, by nearest neighbour, to a multiple of the cells."""
-        images = scaled(images, tuple(-(-side // cells) * cells for side in images.shape[2:]))
-        if images.dtype == torch.uint8:
-            return images.float().div_(255)
-        if isinstance(self.std, int | float):
-            return images.float() * self.std if self.std != 1 else images.float()
-        if len(self.std) != images.shape[1]:
-            raise ValueError(
-                f"std must be one number or {images.shape[1]} numbers for images of shape {tuple(images.shape)}, but "
-                f"got {len(self.std)}."
-            )
-        return torch.stack([channel.float() * std for channel, std in zip(images.unbind(1), self.std, strict=True)], 1)
-
     def _moved(self, cells: int) -> int:
         """Return how many cells a side are moved where masks have this many."""
         return max(cells, self.transport_cells or 0)
@@ -178,5 +156,5 @@ class PuzzleMix(Policy):
             )
 
 
-def _several(value: float | Sequence[float]) -> list[Any]:
-    return [value] if isinstance(value, int | float) else list(value)
+def _several(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else value
