@@ -1,4 +1,6 @@
-"""Mix samples and labels, and train stronger image classifiers with it."""
+"""Mix samples and labels to train stronger image classifiers."""
+
+from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
@@ -41,9 +43,10 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.parse import names, parse
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
@@ -117,6 +120,7 @@ __all__ = [
     "MaskPlan",
     "Method",
     "MixBlock",
+    "MixTargets",
     "MixUp",
     "MixedBatch",
     "Mixing",
@@ -182,3 +186,10 @@ __all__ = [
     "top_k_accuracy",
     "until",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise with the nearest public name."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{nearest(name, __all__)}")

@@ -72,7 +72,7 @@ class Roll(Pairing):
 
     def __call__(self, batch: Batch) -> Tensor:
         n = len(batch)
-        return (torch.arange(n, device=batch.device) - self.shift) % n
+        return (torch.arange(n, device=batch.device) - self.shift % n) % n
 
 
 class Reverse(Pairing):

@@ -67,9 +67,11 @@ def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> C
 
     @functools.wraps(init)
     def scheduled(self: Value, *args: Any, **kwargs: Any) -> None:
+        if len(args) > len(positional):
+            raise TypeError(_by_name(self, len(positional), args[len(positional)]))
         given = {**dict(zip(positional, args, strict=False)), **kwargs}
         schedules = {name: value for name, value in given.items() if is_schedule(value)}
-        if not schedules or len(args) > len(positional):
+        if not schedules:
             init(self, *args, **kwargs)
         else:
             for end in (0, 1):
@@ -81,6 +83,15 @@ def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> C
             set_field(self, "_changes", True)
 
     return scheduled
+
+
+def _by_name(value: Value, count: int, extra: Any) -> str:
+    """Return the error for a setting that was given by position although it is keyword-only."""
+    kind = type(value).__name__
+    free = [f.name for f in dataclasses.fields(value) if f.init and f.kw_only]  # type: ignore[arg-type]
+    if not free:
+        return f"{kind} takes {f'only {count}' if count else 'no'} settings."
+    return f"{kind} takes its settings by name, as in {kind}({free[0]}={_text(extra)})."
 
 
 def _changing(value: Any) -> bool:
