@@ -205,7 +205,7 @@ def test_ignored_labels(loss: type) -> None:
     torch.testing.assert_close(loss(ignore_index=-100, **plain)(logits, both), -kept / 2.0)
     nothing = batch(torch.full((4, 2), 7), torch.tensor([[0.6, 0.4]]).expand(4, 2))
     assert loss(ignore_index=7)(logits, nothing).item() == 0
-    with pytest.raises(ValueError, match="labels must lie in"):
+    with pytest.raises(ValueError, match="labels must lie between"):
         loss()(logits, mixed)
 
 
@@ -304,7 +304,7 @@ def test_a_policy_feeds_the_loss() -> None:
 @pytest.mark.parametrize(
     ("logits", "settings", "error", "sentence"),
     [
-        (torch.zeros(B, 4), {}, ValueError, "labels must lie in .0, 3."),
+        (torch.zeros(B, 4), {}, ValueError, "labels must lie between 0 and 3"),
         (torch.zeros(3, N), {}, ValueError, r"logits must have shape \(7, N\), but got \(3, 5\)"),
         (torch.zeros(B, N, 2), {}, ValueError, "logits must have shape"),
         ((torch.zeros(B, N),), {}, TypeError, "logits must be a tensor .* but got tuple"),

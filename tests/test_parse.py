@@ -67,7 +67,7 @@ def test_repr_reads_back(value: Value) -> None:
 
 
 # Policies of policies, which have no members by default.
-WITH_MEMBERS = {"OneOf": "OneOf([NoMix])", "Switch": "Switch({0.0: NoMix})"}
+WITH_MEMBERS = {"OneOf": "OneOf([NoMix])", "Step": "Step({0.0: 1.0})", "Switch": "Switch({0.0: NoMix})"}
 
 
 def random_value(rng: random.Random, depth: int = 3) -> Value:

@@ -177,7 +177,6 @@ def test_all_blocks_are_drawn() -> None:
         {"neighbourhood": 0},
         {"transport_cells": 6},
         {"transport_cells": 0},
-        {"std": 0.0},
         {"iterations": 0},
     ],
     ids=str,
@@ -192,7 +191,7 @@ def test_wrong_settings(settings: dict) -> None:
 def test_normalized_images_cost_what_their_bytes_cost(sides: tuple[int, int]) -> None:
     """Border weights are those of the uint8 images, whatever the normalization; without one it is asked for."""
     pixels = (photographs(4, sides) * 255).round().byte()
-    settings = {"saliency": torch.rand(4, 8, 8)}
+    settings = {"saliency": torch.rand(4, *sides)}
     partner, lam = torch.tensor([1, 2, 3, 0]), torch.tensor([0.4])
     policy = PuzzleMix(blocks=4, transport=False)
 
