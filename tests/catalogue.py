@@ -33,8 +33,8 @@ from mixwell import (
     HiddenMix,
     InputGradient,
     LabelPolicy,
-    Loss,
     Linear,
+    Loss,
     Method,
     Mixing,
     MixUp,
@@ -57,8 +57,8 @@ from mixwell import (
     SnapMix,
     Sometimes,
     SpectralResidual,
-    Switch,
     SUMix,
+    Switch,
     Uniform,
 )
 

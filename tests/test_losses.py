@@ -142,7 +142,9 @@ def test_plain_images_cost_what_they_always_cost() -> None:
     torch.testing.assert_close(cross_entropy(logits, mixed, 0.1), expected)
 
 
-def by_loop(logits: Tensor, mixed: MixedBatch, weight: list[float], gamma: float = 0.0, smoothing: float = 0.0) -> float:
+def by_loop(
+    logits: Tensor, mixed: MixedBatch, weight: list[float], gamma: float = 0.0, smoothing: float = 0.0
+) -> float:
     """Add up class-weighted focal terms, one sample and one class at a time."""
     total = 0.0
     for target, row in zip(dense_target(mixed, smoothing), logits.tolist(), strict=True):
@@ -211,7 +213,9 @@ def test_ignored_labels(loss: type) -> None:
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(smoothing=0.1), FocalLoss(), cross_entropy])
 @pytest.mark.parametrize(
-    "labels", [torch.tensor([[1.0, 1, 0, 0]] * B), torch.zeros(B, 4), torch.eye(4)[[0] * B] * 0.9], ids=["2", "0", "0.9"]
+    "labels",
+    [torch.tensor([[1.0, 1, 0, 0]] * B), torch.zeros(B, 4), torch.eye(4)[[0] * B] * 0.9],
+    ids=["2", "0", "0.9"],
 )
 def test_softmax_losses_refuse_multi_label_rows(loss, labels: Tensor) -> None:
     """The sentence names the loss to use; rows of probabilities, also coarse ones, are accepted."""

@@ -29,7 +29,9 @@ def test_like_torchvisions() -> None:
     loader = DataLoader(rows, batch_size=4, collate_fn=lambda rows: mix(*default_collate(rows)))
     for images, targets in loader:
         assert targets.shape == (len(images), 4) and targets.sum(1).allclose(torch.ones(len(images)))
-        assert torch.nn.CrossEntropyLoss()(torch.zeros(len(images), 4), targets).item() == pytest.approx(1.3863, abs=1e-3)
+        assert torch.nn.CrossEntropyLoss()(torch.zeros(len(images), 4), targets).item() == pytest.approx(
+            1.3863, abs=1e-3
+        )
     dense = mix(torch.rand(3, 3, 8, 8), torch.eye(4)[:3])[1]
     assert dense.shape == (3, 4)
     assert mix(torch.rand(1, 3, 8, 8), torch.tensor([2]))[1].tolist() == [[0, 0, 1, 0]]

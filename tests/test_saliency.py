@@ -216,7 +216,9 @@ def test_policies_pass_their_normalization_on(device: torch.device) -> None:
     policy = SaliencyMix(pairing=Roll(), alpha=Constant(0.7))
     plan = policy(floats, labels, normalization=IMAGENET).plan
     assert plan.boxes.equal(policy(bytes_, labels).plan.boxes)
-    with pytest.raises(ValueError, match=r"FineGrained computes in pixel values, but these images lie in \[-.*IMAGENET"):
+    with pytest.raises(
+        ValueError, match=r"FineGrained computes in pixel values, but these images lie in \[-.*IMAGENET"
+    ):
         policy(floats, labels)
     seen = []
     SaliencyMix(saliency=lambda *given: seen.append(len(given)) or torch.rand(2, 4, 4))(

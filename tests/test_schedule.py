@@ -88,7 +88,7 @@ SETTINGS = [
 
 
 @pytest.mark.filterwarnings("ignore:kappa")
-@pytest.mark.parametrize(("value", "name"), SETTINGS, ids=lambda part: repr(part))
+@pytest.mark.parametrize(("value", "name"), SETTINGS, ids=repr)
 def test_every_number_takes_a_schedule(value: Value, name: str) -> None:
     """Any float setting takes a schedule, and ``at`` returns the same value with the number of that progress."""
     plain = getattr(value, name)
@@ -166,7 +166,7 @@ def test_reads_back(policy: BatchPolicy) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Switch(), "starting at 0.0"),
+        (Switch, "starting at 0.0"),
         (lambda: Switch({0.0: MixUp(), math.nan: CutMix()}), "starting at 0.0"),
         (lambda: Switch({0.1: MixUp(), 0.5: CutMix()}), "starting at 0.0"),
         (lambda: Switch({0.0: MixUp(), 1.0: CutMix()}), "a progress in .0, 1."),
@@ -281,4 +281,3 @@ def test_random_mix() -> None:
     assert blends == pytest.approx(300, abs=50) and scaled == pytest.approx(100, abs=35)
     assert isinstance(policy.policies[3], ResizeMix)
     assert random_mix(scope="sample")(*batch()).weights.shape == (8, 2)
-

@@ -78,7 +78,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return callable(value)
     try:
         return isinstance(value, origin or kind) if isinstance(origin or kind, type) else True
-    except TypeError:  # a protocol, say
+    except TypeError:  # for example a protocol
         return True
 
 
@@ -112,7 +112,11 @@ def _described(kind: Any) -> list[str]:
         return [f"a tuple ({', '.join(members)})"]
     if Callable in (kind, origin):
         return ["a callable"]
-    return ["None" if kind is types.NoneType else {str: "a str", bool: "True or False"}.get(kind, _with_article(_name(kind)))]
+    return [
+        "None"
+        if kind is types.NoneType
+        else {str: "a str", bool: "True or False"}.get(kind, _with_article(_name(kind)))
+    ]
 
 
 def _with_article(name: str) -> str:
