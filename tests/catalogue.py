@@ -22,6 +22,7 @@ from mixwell import (
     Derangement,
     FineGrained,
     FMix,
+    FocalLoss,
     Folded,
     Given,
     Greedy,
@@ -32,8 +33,8 @@ from mixwell import (
     HiddenMix,
     InputGradient,
     LabelPolicy,
-    Loss,
     Linear,
+    Loss,
     Method,
     Mixing,
     MixUp,
@@ -56,8 +57,8 @@ from mixwell import (
     SnapMix,
     Sometimes,
     SpectralResidual,
-    Switch,
     SUMix,
+    Switch,
     Uniform,
 )
 
@@ -170,6 +171,7 @@ LABELS: list[LabelPolicy] = [
 LOSSES: list[Loss] = [
     CrossEntropy(),
     CrossEntropy(smoothing=0.1),
+    FocalLoss(),
     BinaryCrossEntropy(),
     BinaryCrossEntropy(smoothing=0.1, classes="sum", negative_weight=0.5),
 ]

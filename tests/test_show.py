@@ -22,16 +22,16 @@ from mixwell import (
     FineGrained,
     FMix,
     GuidedMix,
+    Linear,
     MixUp,
     NoMix,
     OneOf,
     PuzzleMix,
-    Linear,
-    Switch,
     ResizeMix,
     Roll,
     SmoothMix,
     Sometimes,
+    Switch,
     names,
 )
 from mixwell.train import gallery, samples, show

@@ -1,9 +1,19 @@
-"""Mix samples and labels, and train stronger image classifiers with it."""
+"""Mix samples and labels to train stronger image classifiers."""
+
+from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.labels import LabelPolicy, PixelShare, RatioShare, SemanticShare, View
-from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
+from mixwell.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    FocalLoss,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -33,9 +43,10 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.parse import names, parse
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
@@ -92,6 +103,7 @@ __all__ = [
     "FMix",
     "FeatureHook",
     "FineGrained",
+    "FocalLoss",
     "Folded",
     "Given",
     "Greedy",
@@ -108,6 +120,7 @@ __all__ = [
     "MaskPlan",
     "Method",
     "MixBlock",
+    "MixTargets",
     "MixUp",
     "MixedBatch",
     "Mixing",
@@ -173,3 +186,10 @@ __all__ = [
     "top_k_accuracy",
     "until",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise with the nearest public name."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{nearest(name, __all__)}")
