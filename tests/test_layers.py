@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from mixwell import Constant, CutMix, MixUp, Roll, models
 from mixwell.features.hooks import FeatureHook
-from mixwell.features.layers import convolutional, last_map, stages_of
-from mixwell.features.maps import middle_layer
-from mixwell.features.mixing import Gate
-from mixwell.methods.alignmix import Alignment, AlignMix
+from mixwell.features.layers import last_map, middle_layer, stages_of
+from mixwell.methods.alignmix import AlignMix
 from mixwell.methods.hiddenmix import HiddenMix
 from steps import process_group
 
@@ -76,11 +74,11 @@ def mixes_all(model: nn.Module, size: int, layer: str | None = None) -> str:
     with torch.no_grad():
         plain = model(images)
         plan = method.policy.draw(images, labels)
-        with method.gate.opened(Alignment(method, plan, torch.tensor([True]))):
+        with method.hook.changed(method.alignment(plan, torch.tensor([True]))):
             mixed = model(images)
     assert (plain[0] - plain[1]).abs().max() > 1e-4  # or nothing could be told
     torch.testing.assert_close(mixed, plain.flip(0), rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
-    return method.gate.name
+    return method.hook.name
 
 
 @pytest.mark.parametrize(("wrap", "prefix"), WRAPPERS)
