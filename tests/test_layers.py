@@ -108,9 +108,9 @@ def test_distributed(tmp_path) -> None:
 def test_names_inside_and_outside_a_wrapper() -> None:
     """Names are those of the model inside; those of the wrapper do as well."""
     model = nn.DataParallel(Net())
-    assert FeatureHook(model, "layer1").name == "layer1" and Gate(model, "module.layer1").name == "module.layer1"
+    assert FeatureHook(model, "layer1").name == "layer1" and FeatureHook(model, "module.layer1").name == "module.layer1"
     with pytest.raises(ValueError, match="no module 'layer3'"):
-        Gate(model, "layer3")
+        FeatureHook(model, "layer3")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_torchvision_models() -> None:
     nn.init.normal_(vit.heads.head.weight)
     assert mixes_all(vit, 32) == "encoder.layers.encoder_layer_2"
     swin = torchvision.models.swin_t(num_classes=5)
-    with pytest.raises(ValueError, match=r"SwinTransformer has no stages that could be told.*name a layer"):
+    with pytest.raises(ValueError, match=r"last feature map of SwinTransformer: name a layer"):
         AlignMix(swin)
     assert mixes_all(swin, 64, layer="features.7") == "features.7"
 
@@ -150,18 +150,18 @@ def test_last_maps() -> None:
     assert last_map(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten())) == "1"
     residual = nn.Sequential(nn.Conv2d(3, 4, 3), Block(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     assert mixes_all(residual, 16) == "1"
-    with pytest.raises(ValueError, match="Linear has no stages that could be told, and so no last map: name a layer"):
+    with pytest.raises(ValueError, match="Could not infer the last feature map of Linear: name a layer"):
         AlignMix(nn.Linear(12, 5))
-    with pytest.raises(ValueError, match="Block has no stages"):
+    with pytest.raises(ValueError, match="feature map of Block"):
         AlignMix(Block(3))
-    assert convolutional(nn.DataParallel(Net())) == ["stem", "layer1", "layer2"]
+    assert last_map(Block(3), bypassed=True) == "around" and last_map(nn.DataParallel(Net())) == "layer2"
 
 
 def test_two_models_in_one() -> None:
     """Where two parts have stages, none is taken."""
     both = nn.ModuleDict({"left": Net(), "right": Net()})
     assert stages_of(both) == []
-    with pytest.raises(ValueError, match="ModuleDict has no stages"):
+    with pytest.raises(ValueError, match="feature map of ModuleDict"):
         last_map(both)
 
 

@@ -65,8 +65,7 @@ class FeatureHook:
 
     def __exit__(self, *error: object) -> None:
         self._active = False
-        if not self._compiled and not torch.compiler.is_compiling():
-            self.close()
+        self._detach()
 
     def _attach(self) -> None:
         if self._handle is None:
@@ -76,11 +75,15 @@ class FeatureHook:
     # torch.compiler.assume_constant_result, would import the compiler with this file.
     _attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
+    def _detach(self) -> None:
+        if not self._compiled and not torch.compiler.is_compiling():
+            self.close()
+
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not self._active:
-            return None
         if torch.compiler.is_compiling():
             self._compiled = True
+        if not self._active:
+            return None
         if self._change is None:
             self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
             return None
@@ -142,6 +145,21 @@ class FeatureHook:
 
     def _described(self, found: Any) -> str:
         return f"The {self.of} of {self.name!r} is a {type(found).__name__}"
+
+
+@contextmanager
+def attached(*hooks: FeatureHook) -> Iterator[None]:
+    """Keep hooks on their modules, without effect, for steps that use them only now and then.
+
+    A model compiled by ``torch.compile`` must have all hooks in its graph from its first step on.
+    """
+    for hook in hooks:
+        hook._attach()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook._detach()
 
 
 class ClassifierHook(FeatureHook):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.hooks import FeatureHook, attached
 from mixwell.features.layers import last_map
 from mixwell.features.maps import channels_come_last
 from mixwell.features.outputs import logits_of
@@ -110,14 +110,15 @@ class AlignMix(Method):
         """See :meth:`Method.forward`."""
         policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
         plan = policy.draw(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
-        if float(torch.rand(())) < at(self.p, self.progress):
-            coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
-            with self.hook.changed(self.alignment(plan, coins < 0.5)):
+        with attached(self.hook):
+            clean_logits = clean_logits_for(label, self.model, images)
+            if float(torch.rand(())) < at(self.p, self.progress):
+                coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
+                with self.hook.changed(self.alignment(plan, coins < 0.5)):
+                    logits = logits_of(self.model(images))
+            else:
+                images = plan.apply(images)
                 logits = logits_of(self.model(images))
-        else:
-            images = plan.apply(images)
-            logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = relabelled(mixed, label, logits, clean_logits)
         return step_output(loss(logits, mixed), logits, mixed)

@@ -127,6 +127,8 @@ class AugMixViews(Value):
         m = share(len(images), host, generator).to(images.device)[:, None, None, None]
         weights = dirichlet(len(images), self.width, self.alpha, host, generator).to(images.device)
         pixels = pixels_of(images, normalization, "AugMixViews").clamp(0, 1)
+        levels = (pixels * 255).round()  # exact again after a normalization, as steps such as equalize count levels
+        pixels = torch.where((pixels * 255 - levels).abs() < 1e-3, levels / 255, pixels)
         chains = self._augmented(pixels.repeat_interleave(self.width, 0), generator, host)
         mixed = torch.einsum("bk,bkchw->bchw", weights, chains.unflatten(0, (-1, self.width)))
         if images.dtype == torch.uint8:

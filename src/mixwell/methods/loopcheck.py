@@ -29,7 +29,7 @@ class LoopCheck:
 
     def __init__(self) -> None:
         self.looking = True
-        self._told = False
+        self._told = self._named = False
         self._steps = self._passes = 0
         self._version: int | None = None
         self._first: dict[str, int] = {}
@@ -69,14 +69,15 @@ class LoopCheck:
             if not name.startswith("model.") and p.grad is not None and p._version == self._first.get(name):
                 self._unchanged[name] = self._unchanged.get(name, 0) + 1
         forgotten = [name for name, steps in self._unchanged.items() if steps >= 2]
-        if forgotten:
+        if forgotten and not self._named:
+            self._named = True
             warnings.warn(
                 f"The optimizer does not update {len(forgotten)} parameters that {type(method).__name__} trains beside "
                 f"the model, such as {forgotten[0]!r}: create it with method.param_groups() instead of "
                 "model.parameters().",
                 stacklevel=5,
             )
-        self.looking = not forgotten and not (self._told and self._steps > _STEPS)
+        self.looking = not (self._told and self._steps > _STEPS)
 
 
 def _changes(setting: object) -> bool:

@@ -119,7 +119,7 @@ class Method(nn.Module, ABC):
         """Take all hooks of the method off the model; only a compiled model has any outside of a step."""
         for module in self.modules():
             for value in vars(module).values():
-                for hook in value if isinstance(value, tuple) else (value,):
+                for hook in value.values() if isinstance(value, dict) else (value,):
                     if isinstance(hook, FeatureHook):
                         hook.close()
 
