@@ -262,7 +262,9 @@ def test_label_policy(device: torch.device) -> None:
         seen.append(method(images, labels)["loss"])
     assert seen[0].equal(seen[1]) and not seen[0].equal(seen[2])
     aligned = AlignMix(model.eval(), policy, p=1.0, layer="body", label=SemanticShare())(images, labels)
-    assert aligned["loss"].isfinite() and not aligned["output"].allclose(model(images))  # the clean pass was not changed
+    assert aligned["loss"].isfinite() and not aligned["output"].allclose(
+        model(images)
+    )  # the clean pass was not changed
 
 
 def test_bad_input(device: torch.device) -> None:

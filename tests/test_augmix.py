@@ -130,9 +130,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"all_ops": True, "depth": 2, "width": 1}], ids=repr
-)
+@pytest.mark.parametrize("settings", [{}, {"all_ops": True, "depth": 2, "width": 1}], ids=repr)
 def test_views(settings: dict, device: torch.device) -> None:
     """Reproducible, different for every image and draw, in the range of the images, like them in every respect."""
     views, images = AugMixViews(**settings), torch.rand(4, 3, 12, 10, device=device)
@@ -284,7 +282,7 @@ def test_bad_settings() -> None:
         AugMixViews()(torch.tensor([-1.0, 2.0]).expand(2, 3, 4, 2))
     with pytest.raises(TypeError, match="views of AugMix must be a AugMixViews, but got 3"):
         AugMix(nn.Flatten(), views=3)
-    with pytest.raises(ValueError, match="weight must be a finite number of at least 0.0"):
+    with pytest.raises(ValueError, match=r"weight must be a finite number of at least 0\.0"):
         AugMix(nn.Flatten(), weight=-1.0)
 
 

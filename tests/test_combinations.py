@@ -59,7 +59,7 @@ def compare(make: Callable[..., Method], images: Tensor, labels: Tensor, parts: 
     try:
         method = make(Net(), policy, label=label, loss=loss)
     except (TypeError, ValueError) as error:
-        assert str(error).endswith("."), error
+        assert str(error).endswith("."), error  # noqa: PT017
         return
     results = []
     for step in (lambda: method(images, labels)["loss"], lambda: STEPS[type(method)](method, images, labels, parts)):

@@ -242,7 +242,9 @@ def test_compiled_too_early(model: Net, images: Tensor, labels: Tensor, compiled
     forward(images)
     method = HiddenMix(model, layers=["layer1"])
     method.model = forward
-    with pytest.raises(RuntimeError, match=r"No forward pass ran through 'layer1'.*compiled and called before the hook"):
+    with pytest.raises(
+        RuntimeError, match=r"No forward pass ran through 'layer1'.*compiled and called before the hook"
+    ):
         method(images, labels)
 
 

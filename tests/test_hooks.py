@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import ClassifierHook, FeatureHook, classifier_of, pooled
+from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.saliency import InputGradient
 from steps import process_group
 
@@ -219,17 +219,17 @@ def test_a_guessed_classifier_is_verified(images: Tensor) -> None:
     assert classifier_of(Auxiliary(3, True), num_classes=5)[0] == "head"
     for used in (True, False):
         model = Auxiliary(5, used)
-        with (hook := ClassifierHook(model, num_classes=5)):
+        with (hook := FeatureHook(model, num_classes=5)):
             logits = model(images)
         with pytest.raises(ValueError, match=r"'aux' looked like the classifier.*classifier=\"head.fc\""):
             hook.take(logits)
-        with (hook := ClassifierHook(model, "head", num_classes=5)):
+        with (hook := FeatureHook(model, "head")):
             logits = model(images)
         assert hook.take(logits).shape == (4, 6)
-    with pytest.raises(ValueError, match="layer with 9 outputs .*; the last linear layer 'head' has 5: check num_cl"):
+    with pytest.raises(ValueError, match=r"layer with 9 outputs .*; the last linear layer 'head' has 5: check num_cl"):
         classifier_of(Net(), num_classes=9)
     squeezed = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with (hook := ClassifierHook(squeezed, num_classes=5)):
+    with (hook := FeatureHook(squeezed, num_classes=5)):
         logits = squeezed(images)
     assert hook.name == "1" and hook.take(logits).shape[:2] == (4, 6)
 

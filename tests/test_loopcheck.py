@@ -1,4 +1,4 @@
-"""Warnings about training loops: after_step that is never called, and an optimizer without a method's own parameters."""
+"""Warnings about training loops: no call of after_step, and an optimizer without a method's own parameters."""
 
 from __future__ import annotations
 

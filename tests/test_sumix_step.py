@@ -93,7 +93,9 @@ def test_a_classifier_that_is_a_convolution() -> None:
     assert method.head.linear.in_features == 6
 
 
-@pytest.mark.parametrize("settings", [{}, {"label": SemanticShare(similarity="released")}, {"reference_compat": True}, {"is_norm": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"label": SemanticShare(similarity="released")}, {"reference_compat": True}, {"is_norm": False}]
+)
 def test_step_is_terms_of_two_passes(settings: dict[str, object]) -> None:
     """The method computes what public parts compute together."""
     model, batch, policy = Net(), data(), fixed(8)

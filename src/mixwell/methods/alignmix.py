@@ -28,7 +28,7 @@ from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class AlignMix(Method):
@@ -108,11 +108,11 @@ class AlignMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
         plan = policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):
             clean_logits = clean_logits_for(label, self.model, images)
-            if float(torch.rand(())) < at(self.p, self.progress):
+            if float(torch.rand(())) < self.now(self.p):
                 coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
                 with self.hook.changed(self.alignment(plan, coins < 0.5)):
                     logits = logits_of(self.model(images))
@@ -158,8 +158,8 @@ class Alignment:
         """Return blended features of the same shape, maps or tokens."""
         if features.dim() not in (3, 4):
             raise ValueError(
-                f"AlignMix needs a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but got an output of shape "
-                f"{tuple(features.shape)}: name another layer."
+                f"AlignMix needs a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but got an output of "
+                f"shape {tuple(features.shape)}: name another layer."
             )
         if len(self.plan.partners) != 1:
             raise ValueError(f"AlignMix aligns two sources, but the policy mixes {1 + len(self.plan.partners)}.")

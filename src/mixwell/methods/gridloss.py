@@ -26,7 +26,7 @@ from mixwell.methods.method import (
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class GridLoss(Method):
@@ -97,14 +97,14 @@ class GridLoss(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
         mixed = policy(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         with self.hook:
             logits = logits_of(self.model(mixed.images))
         cell_loss = loss(*self._cells(self.hook.taken(mixed.images), mixed))
         mixed = relabelled(mixed, label, logits, clean_logits)
-        total = loss(logits, mixed) + at(self.weight, self.progress) * cell_loss
+        total = loss(logits, mixed) + self.now(self.weight) * cell_loss
         return step_output(total, logits, mixed, cell_loss=cell_loss)
 
     def _cells(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:

@@ -28,7 +28,6 @@ from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import at
 
 INPUT = ("input", "")
 
@@ -92,7 +91,7 @@ class HiddenMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = policy.draw(images, labels, **self.policy_arguments)
         with attached(*self.hooks.values()):

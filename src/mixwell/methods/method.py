@@ -21,6 +21,7 @@ from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.typecheck import hints_of, typechecked
+from mixwell.value import Value
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
@@ -89,6 +90,10 @@ class Method(nn.Module, ABC):
         self.progress = float(progress)
         if self._loop.looking:
             self._loop.after_step(self)
+
+    def now(self, setting: Any) -> Any:
+        """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
+        return setting.at(self.progress) if isinstance(setting, Value) else setting
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
@@ -171,9 +176,7 @@ def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Te
         return logits_of(model(images))
 
 
-def relabelled(
-    mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None
-) -> MixedBatch:
+def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None) -> MixedBatch:
     """Return a mixed batch with the label weights of a label policy."""
     check_logits(logits, mixed)
     return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits)))
