@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell import CutMix, Mixing, MixUp, Normalization, SemanticShare
-from mixwell.methods.augmix import BASIC, MORE, AugMix, AugMixViews, dirichlet, jensen_shannon
+from mixwell.methods.augmix import BASIC, MORE, AugMix, AugMixViews, jensen_shannon
 from mixwell.ops import augmentations as ops
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -297,26 +297,3 @@ def test_label_policy() -> None:
         losses.append(method(images, labels)["loss"])
     torch.manual_seed(3)
     assert losses[0].allclose(losses[1]) and not losses[0].allclose(Mixing(model, MixUp())(images, labels)["loss"])
-
-
-def test_a_step_on_normalized_images() -> None:
-    """The model sees the views of the raw images, normalized; the loss is that of a step on raw images."""
-    raw, labels, norm = torch.rand(5, 3, 8, 8), torch.arange(5), Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    shown = []
-    for images, normalization in ((raw, None), (norm.normalize(raw), norm)):
-        model = Net()
-        torch.manual_seed(3)
-        AugMix(model, MixUp(), normalization=normalization)(images, labels)
-        shown.append(model.shown[0])
-    assert norm.pixels(shown[1]).allclose(shown[0], atol=1e-5)
-    assert (shown[0][5:10] - shown[0][:5]).abs().mean() > 0.01
-
-
-@pytest.mark.parametrize("alpha", [0.0001, 0.01, 0.3, 1.0, 5.0])
-def test_dirichlet(alpha: float) -> None:
-    """First and second moments of the distribution, down to an alpha whose gammas underflow."""
-    drawn = dirichlet(20000, 3, alpha)
-    assert drawn.isfinite().all() and drawn.sum(1).allclose(torch.ones(20000), atol=1e-5)
-    variance = (1 / 3) * (2 / 3) / (3 * alpha + 1)
-    assert drawn.mean(0).allclose(torch.full((3,), 1 / 3), atol=0.015)
-    assert drawn.var(0).allclose(torch.full((3,), variance), rtol=0.06, atol=1e-3)

@@ -146,7 +146,7 @@ def _uses_gradient(policy: Any) -> bool:
 def _sources(policy: Any) -> list[Any]:
     if not isinstance(policy, BatchPolicy):
         return []
-    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]  # type: ignore[arg-type]
+    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]
     members = [member for value in values for member in _members(value) if isinstance(member, BatchPolicy)]
     if members:
         return [source for member in members for source in _sources(member)]

@@ -116,11 +116,9 @@ def sumix_terms(
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
     check_logits(logits, mixed)
-    if not logits.shape == clean_logits.shape == uncertainty.shape == clean_uncertainty.shape:
-        raise ValueError(
-            f"logits and uncertainties must have one shape (B, N), but got {tuple(logits.shape)}, "
-            f"{tuple(clean_logits.shape)}, {tuple(uncertainty.shape)} and {tuple(clean_uncertainty.shape)}."
-        )
+    shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
     view = View(logits.detach(), clean_logits.detach())
     if isinstance(label, SemanticShare):
         weights, semantic = label.terms(mixed, view)
