@@ -154,8 +154,10 @@ def build_parts(card: dict[str, Any]) -> tuple[Block, nn.Module | None]:
 
 def normalization_of(card: dict[str, Any]) -> Normalization | None:
     """Return how the training images were normalized; ``None`` means that they were in [0, 1]."""
-    mean, std = (tuple(value) if isinstance(value := card.get(name), list) else value for name in ("mean", "std"))
-    return None if mean is None and std is None else Normalization(mean, std)
+    given: dict[str, Any] = {name: card.get(name) for name in ("mean", "std")}
+    if given == {"mean": None, "std": None}:
+        return None
+    return Normalization(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def check_shapes(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
