@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mixwell import Normalization
 from mixwell.train import data as sets
 from mixwell.train import display
 from mixwell.train.cli import main
@@ -30,9 +31,7 @@ NEVER = "rand-m9-p0"  # operations of probability 0
 def noise(count: int = 12, side: int = 12, channels: int = 3) -> sets.DataSet:
     """A data set of noise whose image i has label i, and whose pixels are not normalised."""
     split = sets.Split(torch.randint(256, (count, channels, side, side), dtype=torch.uint8), torch.arange(count))
-    return sets.DataSet(
-        split, split, split, [str(i) for i in range(count)], channels, (0.0,) * channels, (1 / 255,) * 3
-    )
+    return sets.DataSet(split, split, split, [str(i) for i in range(count)], channels, Normalization(0.0, 1 / 255))
 
 
 def both(config: Config, data: sets.DataSet) -> tuple[Loader, Loader]:

@@ -12,7 +12,8 @@ import torch
 pytest.importorskip("accelerate")
 from torch import nn
 
-from mixwell.train import average, build, checkpoint, conflicts
+from mixwell import EMA, Normalization
+from mixwell.train import build, checkpoint, conflicts
 from mixwell.train.config import Config
 from mixwell.train.data import DataSet, Split
 from mixwell.train.errors import RunError

@@ -17,6 +17,7 @@ import safetensors.torch
 from PIL import Image
 from torch import nn
 
+from mixwell import Normalization
 from mixwell.train import build, checkpoint
 from mixwell.train.cli import main
 from mixwell.train.config import Config

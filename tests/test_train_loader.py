@@ -13,6 +13,7 @@ import torch
 pytest.importorskip("accelerate")
 from PIL import Image
 
+from mixwell import Normalization
 from mixwell.train import data as sets
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
@@ -24,8 +25,8 @@ CPU = torch.device("cpu")
 def small(count: int = 23, channels: int = 3, size: tuple[int, int] = (9, 7)) -> sets.DataSet:
     """A data set of noise whose image i has label i."""
     split = sets.Split(torch.randint(256, (count, channels, *size), dtype=torch.uint8), torch.arange(count))
-    mean, std = (0.2, 0.4, 0.6)[:channels], (0.5, 0.25, 0.125)[:channels]
-    return sets.DataSet(split, split, split, [str(i) for i in range(count)], channels, mean, std)
+    normalization = Normalization((0.2, 0.4, 0.6)[:channels], (0.5, 0.25, 0.125)[:channels])
+    return sets.DataSet(split, split, split, [str(i) for i in range(count)], channels, normalization)
 
 
 @pytest.mark.parametrize("pad", [0, 1, 4])
@@ -52,7 +53,8 @@ def test_augmentation_image_by_image(crop, flip):
         top, left = shift[:, row].tolist()
         pixels = pixels[:, top : top + 9, left : left + 7]
         pixels = pixels[:, :, ::-1] if flip and mirror[row] else pixels
-        expected = (pixels / 255 - np.array(data.mean)[:, None, None]) / np.array(data.std)[:, None, None]
+        mean, std = (np.array(x)[:, None, None] for x in (data.normalization.mean, data.normalization.std))
+        expected = (pixels / 255 - mean) / std
         np.testing.assert_allclose(image.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -132,7 +134,7 @@ def test_folder_batches(tmp_path, workers):
     images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
     assert images.shape == (8, 3, 16, 16) and sorted(labels.tolist()) == [0] * 4 + [1] * 4
     images, labels = (torch.cat(parts) for parts in zip(*val, strict=True))
-    grey = (images * torch.tensor(data.std).view(3, 1, 1) + torch.tensor(data.mean).view(3, 1, 1)).mean((1, 2, 3)) * 255
+    grey = data.normalization.pixels(images).mean((1, 2, 3)) * 255
     assert grey.round().tolist() == [0, 10, 20, 30, 60, 70, 80, 90] and labels.tolist() == [0] * 4 + [1] * 4
     (tmp_path / "val" / "bee" / "2.png").write_bytes(b"\x89PNG no more")
     with pytest.raises(RunError) as caught:

@@ -1,6 +1,9 @@
-"""Mix samples and labels, and train stronger image classifiers with it."""
+"""Mix samples and labels to train stronger image classifiers."""
+
+from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
+from mixwell.ema import EMA
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.labels import (
     ActivationShare,
@@ -16,7 +19,15 @@ from mixwell.labels import (
     TokenLabelAlignment,
     View,
 )
-from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
+from mixwell.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    FocalLoss,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -48,6 +59,7 @@ from mixwell.metrics import (
     visible_objects,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
 from mixwell.parse import names, nearest, parse
@@ -92,15 +104,10 @@ from mixwell.value import Value
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> object:
-    hint = "" if name.startswith("_") else nearest(name, __all__).partition("; mixwell")[0]
-    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{hint}")
-
-
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "EMA",
     "IMAGENET",
     "Activation",
     "ActivationShare",
@@ -129,6 +136,7 @@ __all__ = [
     "FMix",
     "FeatureHook",
     "FineGrained",
+    "FocalLoss",
     "Folded",
     "Given",
     "Greedy",
@@ -148,6 +156,7 @@ __all__ = [
     "MergeMix",
     "Method",
     "MixBlock",
+    "MixTargets",
     "MixUp",
     "MixedBatch",
     "Mixing",
@@ -222,3 +231,10 @@ __all__ = [
     "until",
     "visible_objects",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise with the nearest public name."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{nearest(name, __all__)}")

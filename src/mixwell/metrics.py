@@ -13,7 +13,7 @@ from mixwell.plan import Plan
 
 
 class Labelled(Protocol):
-    """The two fields that the accuracies on mixed images read, as of a ``MixedBatch``."""
+    """What the accuracies on mixed images need: a ``MixedBatch``, or anything with these two fields."""
 
     @property
     def labels(self) -> Tensor:
@@ -27,12 +27,12 @@ class Labelled(Protocol):
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """Return how often the label is among the ``k`` classes with the highest logits, in percent.
+    """Return the share of samples whose class is among the ``k`` highest logits, in percent.
 
     Args:
         logits: Shape ``(B, N)``; with fewer than ``k`` classes all are taken.
         labels: Class indices, shape ``(B,)``.
-        k: How many classes count.
+        k: Number of highest classes.
 
     Returns:
         Scalar in [0, 100].
@@ -55,7 +55,7 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 
 
 def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
-    """Return the label weight of the predicted class, in percent.
+    """Return the mean label weight of the predicted class, in percent.
 
     It is the mean over images of the summed weights of those sources whose label is the class of the highest logit.
 
@@ -77,7 +77,7 @@ def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
 
 
 def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
-    """Return the weight of the labels whose class has the right rank among the logits, in percent.
+    """Return the mean weight of the labels that have the right rank, in percent.
 
     The label of the largest weight must be the highest class, that of the second largest exactly the second highest
     class, and so on. Of equal weights the later source counts as the larger one. Sources with equal labels can score
@@ -88,8 +88,8 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
         mixed: The mixed batch.
         order: ``"sample"`` ranks and weights the sources of every image by its own weights. ``"batch"`` uses the mean
             weights of the batch for all, as OpenMixup does; the same where all images share one ratio. ``"given"``
-            takes the mean weights and the sources as they stand, with the last one anywhere from its rank down to the
-            third, as OpenMixup does for Co-Mixup.
+            takes the mean weights and the sources in their order, with the last one at any rank from its own down to
+            the third, as OpenMixup does for Co-Mixup.
 
     Returns:
         Scalar; in [0, 100] where weights sum to one.
@@ -117,21 +117,21 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
 def expected_calibration_error(
     logits: Tensor, labels: Tensor, bins: int = 10, *, probabilities: bool = False
 ) -> Tensor:
-    """Return the difference of confidence and accuracy, averaged over equally wide bins of confidence.
+    """Return the mean difference between confidence and accuracy over equally wide bins of confidence.
 
     A bin holds confidences in ``(a, b]``; the first one also holds 0. Every bin is weighted by its own count.
 
     Args:
         logits: Logits, or with ``probabilities=True`` probabilities, shape ``(B, N)``.
         labels: Class indices, shape ``(B,)``.
-        bins: Number of bins that divide [0, 1].
-        probabilities: Whether ``logits`` are probabilities already, the output of a softmax.
+        bins: Number of bins of [0, 1].
+        probabilities: Whether ``logits`` are already probabilities.
 
     Returns:
         Scalar in [0, 1].
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: Shapes do not match.
 
     Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
 
@@ -210,7 +210,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean negative log likelihood of the labels, in nats.
 
     Args:
-        logits: Logits or log probabilities, shape ``(B, N)``.
+        logits: Shape ``(B, N)``; log probabilities are accepted too.
         labels: Class indices, shape ``(B,)``.
 
     Example:
@@ -222,7 +222,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _hits(classes: Tensor, labels: Tensor) -> Tensor:
-    """Return how much of every source's label lies on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
+    """Return the share of every source's label on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
     if labels.ndim == 2:
         return (labels[:, :, None] == classes[:, None]).float()
     return labels.gather(2, classes[:, None].expand(-1, labels.shape[1], -1)).float()

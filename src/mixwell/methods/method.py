@@ -24,6 +24,7 @@ from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
+from mixwell.value import Value
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
@@ -102,6 +103,10 @@ class Method(nn.Module, ABC):
         if self._loop.looking:
             self._loop.after_step(self)
 
+    def now(self, setting: Any) -> Any:
+        """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
+        return setting.at(self.progress) if isinstance(setting, Value) else setting
+
     @property
     def policy_arguments(self) -> dict[str, Any]:
         """What a policy gets besides images and labels: the model, and the normalization if there is one."""
@@ -131,7 +136,7 @@ class Method(nn.Module, ABC):
         """Take all hooks of the method off the model; only a compiled model has any outside of a step."""
         for module in self.modules():
             for value in vars(module).values():
-                for hook in value if isinstance(value, tuple) else (value,):
+                for hook in value.values() if isinstance(value, dict) else (value,):
                     if isinstance(hook, FeatureHook):
                         hook.close()
 

@@ -18,7 +18,6 @@ from mixwell.methods.method import (
 )
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
-from mixwell.schedule import at
 
 
 class Mixing(Method):
@@ -62,7 +61,7 @@ class Mixing(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
         mixed = policy(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         logits = logits_of(self.model(mixed.images))

@@ -28,7 +28,7 @@ from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.saliency import InputGradient
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class PerturbedMixing(Method):
@@ -97,10 +97,10 @@ class PerturbedMixing(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
-        clean_lam, size = at(self.clean_lam, self.progress), at(self.epsilon, self.progress) / 255
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        clean_lam, size = self.now(self.clean_lam), self.now(self.epsilon) / 255
         with torch.no_grad():
-            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < at(self.p, self.progress)
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.now(self.p)
             pixels = pixels_of(images, self.normalization, "PerturbedMixing")
             start = (pixels + (torch.rand_like(pixels) * 2 - 1) * size).clamp(0, 1) - pixels
             started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
@@ -124,7 +124,7 @@ class PerturbedMixing(Method):
         return pixels if self.normalization is None else self.normalization.normalize(pixels)
 
     def _gradient(self, images: Tensor, labels: Tensor, loss: LossFunction, train: bool) -> tuple[Tensor, Tensor]:
-        """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss, to train on or not."""
+        """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss."""
         inner = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
         with ExitStack() as stack:
             if not train:
@@ -146,7 +146,7 @@ def _uses_gradient(policy: Any) -> bool:
 def _sources(policy: Any) -> list[Any]:
     if not isinstance(policy, BatchPolicy):
         return []
-    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]  # type: ignore[arg-type]
+    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]
     members = [member for value in values for member in _members(value) if isinstance(member, BatchPolicy)]
     if members:
         return [source for member in members for source in _sources(member)]

@@ -12,7 +12,7 @@ from mixwell.methods.method import LossFunction, Method, check_label, check_poli
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class RegMixup(Method):
@@ -67,7 +67,7 @@ class RegMixup(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
         mixed = policy(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both = logits_of(self.model(torch.cat((images, mixed.images))))
@@ -75,5 +75,5 @@ class RegMixup(Method):
         check_logits(clean_logits, clean)
         mixed = relabelled(mixed, label, logits, clean_logits.detach())
         clean_loss, mixed_loss = loss(clean_logits, clean), loss(logits, mixed)
-        total = clean_loss + at(self.eta, self.progress) * mixed_loss
+        total = clean_loss + self.now(self.eta) * mixed_loss
         return step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)

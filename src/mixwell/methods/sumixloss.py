@@ -113,7 +113,12 @@ def sumix_terms(
         >>> bool(sumix_terms(mixed, logits, logits, head, head).loss.isfinite())
         True
     """
-    _check(form, mixed, logits, clean_logits, uncertainty, clean_uncertainty)
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
+    check_logits(logits, mixed)
+    shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
     view = View(logits.detach(), clean_logits.detach())
     if isinstance(label, SemanticShare):
         weights, semantic = label.terms(mixed, view)
@@ -127,17 +132,6 @@ def sumix_terms(
     # Weighted by the drawn ratio, not by the learned one.
     regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)
-
-
-def _check(form: str, mixed: MixedBatch, logits: Tensor, *others: Tensor) -> None:
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
-    check_logits(logits, mixed)
-    shapes = {tuple(output.shape) for output in (logits, *others)}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"logits and uncertainties must have one shape (B, N), but got {sorted(shapes)}: check num_classes."
-        )
 
 
 def _target(labels: Tensor) -> Tensor:

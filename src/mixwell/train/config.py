@@ -50,9 +50,7 @@ class Config:
     val_split: float = setting(
         0.0, "share of each class's training images held out for validation (0 to 0.9; 0 = use val or test images)"
     )
-    bad_images: str = setting(
-        "stop", "images that cannot be read: stop, or skip and list them (stop or skip)"
-    )
+    bad_images: str = setting("stop", "images that cannot be read: stop, or skip and list them (stop or skip)")
     image_size: int = setting(32, "height and width of the network's input; images are resized to it (pixels)")
     crop: int = setting(0, "random shift of in-memory images, reflected at the border (pixels)")
     scale: float = setting(0.08, "smallest area of a random resized crop (share of the image, 0 to 1)")
