@@ -25,7 +25,7 @@ FILE_LINES, FUNCTION_LINES, COMPLEXITY, README_LINES = 300, 50, 10, 150
 # A module may have another row than its package: reports read runs and data sets, and training makes reports.
 ORDER = [
     {"ops"},
-    {"typecheck", "checks"},
+    {"typecheck", "checks", "ema"},
     {"value"},
     {"schedule", "normalization"},
     {"batch"},
@@ -35,13 +35,15 @@ ORDER = [
     {"policy"},
     {"policies"},
     {"targets"},
-    {"losses", "labels", "metrics"},
-    {"models", "step_guard"},
+    {"losses", "metrics"},
+    {"labels", "decoupled"},
+    {"models", "step_guard", "mixtargets", "collation"},
     {"mixers"},
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs", "images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
+    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
+    | {f"train.{name}" for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
     {"report"},
     {"train", "__main__"},
 ]

@@ -14,7 +14,7 @@ from torch import nn
 
 from mixwell import EMA, Normalization
 from mixwell.train import build, checkpoint, conflicts
-from mixwell.train.config import Config
+from mixwell.train.config import LIMITS, Config
 from mixwell.train.data import DataSet, Split
 from mixwell.train.errors import RunError
 from mixwell.train.recipes import RECIPES
@@ -76,7 +76,8 @@ NUMBERS = [name for name, kind in Config.types().items() if kind in (int, float)
 def test_numbers_that_torch_cannot_use(name):
     """NaN, Inf and integers beyond 64 bits are refused in every field, and so is what is negative."""
     kind = Config.types()[name]
-    for value in [2**70, 10**400, -1] if kind is int else [math.nan, math.inf, -math.inf, -1.0, 1e30]:
+    low = LIMITS.get(name, (0, 0))[0] - 1
+    for value in [2**70, 10**400, low] if kind is int else [math.nan, math.inf, -math.inf, float(low), 1e30]:
         with pytest.raises(RunError, match=f"{name} must be "):
             Config(**{name: value})
     with pytest.raises(RunError):
@@ -179,7 +180,7 @@ def test_pretrained_weights(tmp_path):
 
 def test_moving_average_against_a_loop():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    moving = average.Average(model, 0.9)
+    moving = EMA(model, 0.9)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     for step in range(5):
         model(torch.randn(4, 3))
@@ -248,12 +249,12 @@ def test_pieces_of_a_batch(policy, batch, refused):
 
 def test_loss_is_passed_to_the_method():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    plain, smooth = (build.method(Config(loss=text), model, 4) for text in ("", "cross_entropy(smoothing=0.5)"))
+    plain, smooth = (build.method(Config(loss=text), model, 4) for text in ("", "CrossEntropy(smoothing=0.5)"))
     batch = torch.randn(4, 3, 8, 8), torch.arange(4)
     expected = nn.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.5)
     torch.testing.assert_close(smooth(*batch)["loss"], expected)
     assert plain(*batch)["loss"] != expected
-    for text, sentence in [("CutMix", "loss must be one of"), ("cross_entropi", "did you mean cross_entropy")]:
+    for text, sentence in [("CutMix", "loss must be one of"), ("CrossEntropi", "did you mean CrossEntropy")]:
         with pytest.raises(RunError, match=sentence):
             build.check_expressions(Config(loss=text))
 

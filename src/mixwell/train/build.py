@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixwell import models
 from mixwell.features.hooks import classifier_of
+from mixwell.losses import Loss
 from mixwell.methods import Method
 from mixwell.normalization import Normalization
 from mixwell.parse import names, parse
@@ -112,7 +113,7 @@ def policy(config: Config) -> BatchPolicy | None:
     return found
 
 
-def loss(config: Config) -> Callable[..., Any] | None:
+def loss(config: Config) -> Loss | None:
     """Return the loss, or None for the default of the method.
 
     Raises:
@@ -120,10 +121,10 @@ def loss(config: Config) -> Callable[..., Any] | None:
     """
     if not config.loss:
         return None
-    name, known = config.loss.partition("(")[0].strip(), names("loss")
-    if name not in known:
-        raise RunError(f"loss must be one of {', '.join(known)}, but is {config.loss}{closest(name, known)}")
-    return _parsed("loss", config.loss)
+    found = _parsed("loss", config.loss)
+    if not isinstance(found, Loss):
+        raise RunError(f"loss must be one of {', '.join(names('loss'))}, but is {config.loss}")
+    return found
 
 
 def method_class(config: Config) -> tuple[Callable[..., Method], type[Method]]:
