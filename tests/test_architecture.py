@@ -43,7 +43,10 @@ ORDER = [
     {"integrations", "parse"},
     {""},
     {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
-    | {f"train.{name}" for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")},
+    | {
+        f"train.{name}"
+        for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")
+    },
     {"report"},
     {"train", "__main__"},
 ]

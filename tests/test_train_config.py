@@ -170,7 +170,7 @@ def test_pretrained_weights(tmp_path):
     for path, sentence in [
         ("none.pth", "no weights at"),
         ("text.pth", "cannot read"),
-        ("other.pth", "do not fit mini_resnet"),
+        ("other.pth", "do not fit the model"),
     ]:
         (tmp_path / "text.pth").write_text("hello")
         torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")

@@ -21,6 +21,7 @@ from mixwell import Normalization
 from mixwell.train import build, checkpoint
 from mixwell.train.cli import main
 from mixwell.train.config import Config
+from mixwell.train.dataset import DataSet, Split
 from mixwell.train.errors import RunError
 
 COLOURS = {"ant": (250, 0, 0), "bee": (0, 250, 0), "cat": (0, 0, 250)}
@@ -160,14 +161,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "text model": (lambda run: (run / "model.safetensors").write_text("x" * 99), "cannot read the weights in"),
     "folder model": (lambda run: folder_instead(run, "model.safetensors"), "no weights at"),
-    "shape": (break_shape, "do not fit the model mini_resnet: size mismatch for fc.weight"),
-    "names": (break_name, "do not fit the model mini_resnet: Missing key(s)"),
+    "shape": (break_shape, "do not fit the model: 1 differ in name or shape, such as fc.weight"),
+    "names": (break_name, "do not fit the model: 2 differ in name or shape, such as fc.weight"),
     "foreign": (lambda run: card(run, None), "holds no class names"),
     "foreign card": (lambda run: card(run, {"mixwell": "[1]"}), "holds no class names"),
     "broken card": (lambda run: card(run, {"mixwell": "{"}), "holds no class names"),
     "wrong card": (lambda run: card(run, {"mixwell": '{"classes": [1, 2, 3]}'}), "holds no class names"),
-    "config not UTF-8": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe{"), "config.json in UTF-8"),
-    "config folder": (lambda run: folder_instead(run, "config.json"), "no run in"),
+    "config not UTF-8": (lambda run: (run / "config.json").write_bytes(b"\xff\xfe{"), "it is not UTF-8 text"),
+    "config folder": (lambda run: folder_instead(run, "config.json"), "config.json: is a directory"),
     "config empty": (lambda run: (run / "config.json").write_bytes(b""), "not JSON"),
     "config list": (lambda run: (run / "config.json").write_text("[]"), "must be a JSON object"),
 }
@@ -195,7 +196,7 @@ def test_eval_gives_advice_about_its_own_options(
     status, out, err = say("eval", run, "--data", data, "--bad_images", "skip", "--json")
     assert status == 0 and json.loads(out)["images"] == 2 and "skipped the image" in err
     assert not (run / "bad_images.txt").exists()
-    assert "bins must be at least 1, got 0" in say("eval", run, "--bins", 0)[2]
+    assert "expected a whole number between 1 and 1000" in say("eval", run, "--bins", 0)[2]
     for path in data.rglob("*.png"):
         path.write_bytes(b"")
     assert main(["eval", str(run), "--data", str(data), "--bad_images", "skip"]) == 2
@@ -252,9 +253,7 @@ def network() -> nn.Module:
     return build.classifier(Config(image_size=16), three_classes())
 
 
-def three_classes() -> object:
-    from mixwell.train.dataset import DataSet, Split
-
+def three_classes() -> DataSet:
     split = Split(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.arange(3))
     return DataSet(split, split, split, list(COLOURS), 3, Normalization(0.5, 0.5))
 
@@ -291,8 +290,8 @@ def test_averaged_model(tmp_path: Path) -> None:
         ({"epoch": 3, "optimizer": {"state": {}}}, "got a dictionary with 'epoch', 'optimizer'"),
         ({"a": {"x": torch.zeros(1)}, "b": {"x": torch.zeros(1)}}, "got a dictionary with 'a', 'b'"),
         ({}, "got a dict"),
-        ({"state_dict": {"encoder.weight": torch.zeros(1)}}, "do not fit mini_resnet"),
-        ({"module.conv1.weight": torch.zeros(1)}, "do not fit mini_resnet"),
+        ({"state_dict": {"encoder.weight": torch.zeros(1)}}, "do not fit the model"),
+        ({"module.conv1.weight": torch.zeros(1)}, "do not fit the model"),
     ],
 )
 def test_files_without_weights(tmp_path: Path, content: object, words: str) -> None:

@@ -168,7 +168,7 @@ def test_bad_images_are_skipped_and_listed(tmp_path, workers):
     stop = loaders(replace(config, bad_images="stop"), data, ProcessInfo(CPU), run)[1]
     with pytest.raises(RunError, match=r"cannot read the image .*0.png: .*--bad_images skip .*mixwell check DIR"):
         list(stop)
-    with pytest.raises(RunError, match="bad_images must be one of stop, skip, and is 'ignore'"):
+    with pytest.raises(RunError, match="bad_images must be one of stop, skip, but is 'ignore'"):
         Config(bad_images="ignore")
 
 

@@ -18,7 +18,7 @@ from mixwell.methods import Method
 from mixwell.normalization import Normalization
 from mixwell.parse import names, parse
 from mixwell.policy import BatchPolicy
-from mixwell.train.checkpoint import read_weights
+from mixwell.train.checkpoint import load_weights, read_weights
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet
 from mixwell.train.errors import RunError, closest, mistakes
@@ -65,17 +65,8 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
 
 def _pretrained(model: nn.Module, config: Config) -> None:
     """Load weights of the same architecture; a last layer for another number of classes stays freshly initialized."""
-    ours = model.state_dict()
-    theirs = without_prefix(read_weights(Path(config.weights)), ours)
-    head, _ = classifier_of(model)
-    fits = {name for name in ours.keys() & theirs.keys() if ours[name].shape == theirs[name].shape}
-    odd = sorted(name for name in (ours.keys() | theirs.keys()) - fits if name.rpartition(".")[0] != head)
-    if odd:
-        raise RunError(
-            f"the weights in {config.weights} do not fit {config.model}: {len(odd)} differ in name or shape, such as "
-            f"{odd[0]}"
-        )
-    model.load_state_dict({name: theirs[name] for name in fits}, strict=False)
+    theirs = without_prefix(read_weights(Path(config.weights)), model.state_dict())
+    load_weights(model, theirs, config.weights, classifier_of(model)[0])
 
 
 def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

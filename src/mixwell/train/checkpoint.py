@@ -82,25 +82,25 @@ def _plain_weights(state: object, path: Path) -> dict[str, Tensor]:
     raise RunError(f"{path} holds no weights: expected a dictionary of tensors by name, got {what}")
 
 
-def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path) -> None:
+def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str, head: str | None = None) -> None:
     """Load every weight of a module.
 
     Args:
         module: The module.
         theirs: Weights by name.
         path: The file that they were read from, for the error.
+        head: Name of the last layer, which stays as it is if its weights do not fit.
 
     Raises:
         RunError: Names or shapes are others.
     """
     shapes, found = ({name: value.shape for name, value in each.items()} for each in (module.state_dict(), theirs))
-    different = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
-    if different:
+    different = {name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name)}
+    if odd := sorted(name for name in different if name.rpartition(".")[0] != head):
         raise RunError(
-            f"the weights in {path} do not fit the model: {len(different)} differ in name or shape, such as "
-            f"{different[0]}"
+            f"the weights in {path} do not fit the model: {len(odd)} differ in name or shape, such as {odd[0]}"
         )
-    module.load_state_dict(theirs)
+    module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
 
 
 def _reason(error: Exception) -> str:
