@@ -22,6 +22,7 @@ from mixwell import (
     Derangement,
     FineGrained,
     FMix,
+    FocalLoss,
     Folded,
     Given,
     Greedy,
@@ -183,6 +184,7 @@ LABELS: list[LabelPolicy] = [
 LOSSES: list[Loss] = [
     CrossEntropy(),
     CrossEntropy(smoothing=0.1),
+    FocalLoss(),
     BinaryCrossEntropy(),
     BinaryCrossEntropy(smoothing=0.1, classes="sum", negative_weight=0.5),
 ]

@@ -32,7 +32,6 @@ PUZZLE = PuzzleMix(blocks=2)
         (Sometimes(PUZZLE, p=1.0), 2),
         (until(PUZZLE, 0.9), 2),
         (OneOf([PUZZLE, CutMix()], weights=(1, 0)), 2),
-        (Sometimes(PUZZLE, p=1.0), 2),
         (Switch({0.0: PUZZLE, 0.5: AttentiveMix(cells=2, top=1)}), 2),
         (OneOf([PUZZLE, AttentiveMix(cells=2, top=1)], weights=(1, 0)), 3),  # the gradient is not what both want
         (SaliencyMix(saliency=InputGradient()), 2),

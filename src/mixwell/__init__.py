@@ -1,4 +1,6 @@
-"""Mix samples and labels, and train stronger image classifiers with it."""
+"""Mix samples and labels to train stronger image classifiers."""
+
+from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
@@ -16,7 +18,15 @@ from mixwell.labels import (
     TokenLabelAlignment,
     View,
 )
-from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
+from mixwell.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    FocalLoss,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -48,9 +58,10 @@ from mixwell.metrics import (
     visible_objects,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.parse import names, parse
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
@@ -122,6 +133,7 @@ __all__ = [
     "FMix",
     "FeatureHook",
     "FineGrained",
+    "FocalLoss",
     "Folded",
     "Given",
     "Greedy",
@@ -141,6 +153,7 @@ __all__ = [
     "MergeMix",
     "Method",
     "MixBlock",
+    "MixTargets",
     "MixUp",
     "MixedBatch",
     "Mixing",
@@ -214,3 +227,10 @@ __all__ = [
     "until",
     "visible_objects",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise with the nearest public name."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{nearest(name, __all__)}")

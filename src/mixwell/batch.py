@@ -251,13 +251,15 @@ class MixedBatch:
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> MixedBatch:
         """Return the batch on another device, its plan included."""
-        tensors = (t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.weights))
-        return MixedBatch(*tensors, self.plan.to(device, non_blocking))
+        images, labels, weights = (
+            t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.weights)
+        )
+        return MixedBatch(images, labels, weights, self.plan.to(device, non_blocking))
 
     def pin_memory(self) -> MixedBatch:
         """Return the batch in pinned memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
-        tensors = (t.pin_memory() for t in (self.images, self.labels, self.weights))
-        return MixedBatch(*tensors, self.plan.pin_memory())
+        images, labels, weights = (t.pin_memory() for t in (self.images, self.labels, self.weights))
+        return MixedBatch(images, labels, weights, self.plan.pin_memory())
 
     def targets(self, num_classes: int, smoothing: float = 0.0, toward: float | None = None) -> Tensor:
         """Build dense targets: the weighted sum of the sources' labels, smoothed once.

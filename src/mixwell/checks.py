@@ -23,7 +23,7 @@ def images_error(images: object) -> Exception:
     shape = tuple(images.shape)
     if images.dim() != 4 or images.numel() == 0:
         advice = _ADVICE.get(images.dim(), "") if images.numel() else ""
-        return ValueError(f"images must have shape (B, C, H, W) with no size of 0, but got {shape}{advice}.")
+        return ValueError(f"images must have shape (B, C, H, W) and not be empty, but got {shape}{advice}.")
     if images.dtype not in BLENDABLE:
         return TypeError(
             f"images must be floating point or uint8, but got {images.dtype}: convert them, or use "
@@ -101,11 +101,10 @@ def check_classes(labels: Tensor, num_classes: int) -> None:
         if labels.shape[2] != num_classes:
             raise ValueError(f"dense labels have {labels.shape[2]} classes, but {num_classes} are expected.")
     elif on_host(labels) and not torch.compiler.is_compiling():
-        low, high = labels.aminmax()
+        low, high = (int(end) for end in labels.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}: check "
-                "num_classes."
+                f"labels must lie between 0 and {num_classes - 1}, but got {low} to {high}: check num_classes."
             )
 
 

@@ -1,8 +1,9 @@
-"""What every plan is: a record of all that was drawn for one batch, and a pure function of images."""
+"""The base of all plans: a record of everything drawn for one batch, and a pure function of images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ class Plan(ABC):
     """Everything drawn for one batch, as small tensors; applying it is a pure function.
 
     The same plan can be applied again: to a second view, to segmentation maps, to images of another type or size.
-    What was drawn once for the batch is kept once, with a first dimension ``S`` of 1, and shown for every row.
+    What was drawn once for the batch is stored once, with a first dimension ``S`` of 1, and expanded to every row.
 
     Attributes:
         partners: Rows that are mixed with the anchors, a tensor ``(B,)`` each.
@@ -26,7 +27,7 @@ class Plan(ABC):
         size: Height and width the plan was drawn for.
     """
 
-    _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold, as they are kept
+    _geometry: tuple[str, ...] = ()  # names of further attributes that belong to a saved plan
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -41,8 +42,8 @@ class Plan(ABC):
 
     @property
     def sources(self) -> Tensor:
-        """Rows every mixed image is made of, the anchor first, shape ``(B, K)``."""
-        # Made when it is looked at: few look, and every batch would pay.
+        """Rows of the sources of every mixed image, the anchor first, shape ``(B, K)``."""
+        # Computed on access: it is rarely needed, and would cost every batch.
         return torch.stack((torch.arange(len(self), device=self.partners[0].device), *self.partners), 1)
 
     @property
@@ -66,7 +67,7 @@ class Plan(ABC):
 
     @property
     def moves_pixels(self) -> bool:
-        """Tell whether a source's pixels stand elsewhere in the mixed image than in the clean one."""
+        """Return whether pixels of a source are at another position in the mixed image than in the clean one."""
         return False
 
     def __len__(self) -> int:
@@ -88,7 +89,7 @@ class Plan(ABC):
         """Mix dense images of one layout into ``out``, which may be ``images``, in few large operations."""
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        """Do the same image by image, where that is faster."""
+        """The same, image by image, for large images on a CPU."""
         self._mix_batch(images, out)
 
     def apply(self, images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -96,15 +97,15 @@ class Plan(ABC):
 
         Args:
             images: Shape ``(B, C, H, W)``, floating point or uint8 (rounded to nearest), of any size.
-            out: Buffer for the result, like ``images``; it may be ``images`` itself. A loop that hands in the same
-                buffer saves the page faults of a new one, which on a CPU cost more than the mixing.
+            out: Buffer for the result, like ``images``; it may be ``images`` itself. Reusing one buffer avoids the page
+                faults of a new one, which on a CPU cost more than the mixing.
 
         Returns:
             Mixed images of the same shape, type and memory format: ``out`` where it is given.
 
         Raises:
             TypeError: Images are of another type.
-            ValueError: The batch or the buffer has another shape than the plan needs.
+            ValueError: The shape of the batch or of the buffer does not match.
 
         Example:
             >>> from mixwell import CutMix
@@ -148,10 +149,7 @@ class Plan(ABC):
         """
         if labels.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
-        of_sources = [labels]
-        for partner in self.partners:
-            of_sources.append(labels.index_select(0, partner))
-        return torch.stack(of_sources, 1)
+        return torch.stack((labels, *map(partial(labels.index_select, 0), self.partners)), 1)
 
     def visible(self, maps: Tensor) -> Tensor:
         """Return how much of each source's map is visible in the mixed image.
@@ -178,13 +176,13 @@ class Plan(ABC):
         return torch.stack([(share[:, k] * source).sum((1, 2)) for k, source in enumerate(sources)], 1)
 
     def apply_segmentation(self, maps: Tensor) -> Tensor:
-        """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
+        """Mix maps of class ids: every pixel gets the id of the source with the largest share of it.
 
         Args:
             maps: Shape ``(B, H, W)`` or ``(B, 1, H, W)``, any type.
 
         Returns:
-            The mixed maps; no id appears that was in no source.
+            The mixed maps; every id occurs in one of the sources.
         """
         self._check_rows(maps)
         images = maps[:, None] if maps.dim() == 3 else maps
@@ -203,7 +201,7 @@ class Plan(ABC):
         return _pytree.tree_map_only(Tensor, Tensor.pin_memory, self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
+        """Return tensors, numbers and strings from which :meth:`from_state_dict` restores the plan."""
         names = ("sources", "_lam", "weights", "size", *self._geometry)
         state: dict[str, Any] = {"kind": type(self).__name__} | {n.lstrip("_"): getattr(self, n) for n in names}
         if "plans" in state:
@@ -212,7 +210,7 @@ class Plan(ABC):
 
     @staticmethod
     def from_state_dict(state: dict[str, Any]) -> Plan:
-        """Make a saved plan again.
+        """Restore a saved plan.
 
         Raises:
             ValueError: The state is not a saved plan.
@@ -251,7 +249,7 @@ class Plan(ABC):
         return images.requires_grad
 
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
-        """Return source ``k`` of every row as it stands in the mixed image, without new values on request."""
+        """Return source ``k`` of every row at its position in the mixed image; ``nearest`` creates no new values."""
         return images if k == 0 else images.index_select(0, self.partners[k - 1])
 
 
@@ -286,7 +284,7 @@ def _unflattened(parts: Any, context: Any) -> Plan:
 
 
 def of_two(weight: Tensor) -> Tensor:
-    """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``, or ``(2,)`` for all."""
+    """Return the weights of anchor and partner from the anchor's ``(S,)``: ``(S, 2)``, or ``(2,)`` for all rows."""
     if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
         anchor = weight.item()
         return from_numbers(anchor, 1 - anchor)

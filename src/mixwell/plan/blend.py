@@ -1,4 +1,4 @@
-"""One ratio for all pixels of an image."""
+"""Plans with one ratio for all pixels of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rectangles of other images, pasted as they are or scaled."""
+"""Plans of boxes of other images, pasted unchanged or scaled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BoxPlan(Plan):
         pairs: The pairs; ``pairs.partner`` may be ``(B, K - 1)``, one partner per box.
         boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, inside the image, shape ``(S, 4)`` or
             ``(S, K - 1, 4)``.
-        source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes what lies in the same place.
+        source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes the pixels at the same position.
         interpolation: How to scale: ``"nearest"``, ``"bilinear"``, ``"aligned"`` or ``"area"``.
         weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``, or of both of two
             sources, ``(S, 2)``.
@@ -53,7 +53,7 @@ class BoxPlan(Plan):
 
     @property
     def source_boxes(self) -> Tensor | None:
-        """What is pasted there, of the same shape, or ``None`` for what lies in the same place."""
+        """What is pasted there, of the same shape, or ``None`` for the pixels at the same position."""
         return None if self._source_boxes is None else self._source_boxes.expand(len(self), -1, -1)
 
     @property
@@ -109,11 +109,11 @@ class BoxPlan(Plan):
                 self._paste(source, boxes[row], source_boxes[row], mixed)
 
     def _plain(self, images: Tensor) -> bool:
-        """Tell whether there is one box per image, in pixels of these images."""
+        """Return whether there is one box per image, in pixels of these images."""
         return self._boxes.shape[1] == 1 and self.size == images.shape[2:]
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
+        """Copy the anchors to ``out`` unless it is ``images``, and return the one box of all images in both."""
         window = self._window(images)
         anchors = memory_order(images)[window]
         if out.data_ptr() == images.data_ptr():

@@ -1,4 +1,4 @@
-"""Well-known random choices between policies, as values made of ``OneOf`` and ``Sometimes``."""
+"""Common random choices between policies, built from ``OneOf`` and ``Sometimes``."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ def switch_mix(
     cutmix_minmax: tuple[float, float] | None = None,
     correct_lam: bool = True,
 ) -> BatchPolicy:
-    """Return MixUp or CutMix at random, with the meaning that timm's ``Mixup`` gives to its arguments.
+    """Return a random choice of MixUp and CutMix, with the arguments of timm's ``Mixup``.
 
     The defaults are those of DeiT's and Swin's recipes. Row *i* is mixed with row *B - 1 - i*.
 
     Args:
-        mixup_alpha: Law of MixUp's ratio; 0 leaves MixUp out.
-        cutmix_alpha: Law of CutMix's ratio; 0 leaves CutMix out.
+        mixup_alpha: Parameter of MixUp's Beta distribution; 0 for no MixUp.
+        cutmix_alpha: Parameter of CutMix's Beta distribution; 0 for no CutMix.
         prob: Probability of mixing at all.
-        switch_prob: Probability of CutMix where both are there.
-        mode: Draw everything once per ``"batch"``, per ``"pair"`` of rows that are mixed with each other, or for every
-            image by itself, ``"elem"``.
-        cutmix_minmax: Draw both sides of CutMix's box uniformly between these shares of the image's; CutMix is then on
-            whatever its alpha.
-        correct_lam: Label CutMix by the pasted area.
+        switch_prob: Probability of CutMix if both are used.
+        mode: Draw everything once per ``"batch"``, per ``"pair"`` of rows that are mixed with each other, or per image,
+            ``"elem"``.
+        cutmix_minmax: Draw both sides of CutMix's box uniformly between these shares of the image's; CutMix is then
+            used whatever its alpha.
+        correct_lam: Label weights of CutMix from the pasted area.
 
     Returns:
         The policy.
 
     Raises:
-        ValueError: Neither is on, or a setting is out of range.
+        ValueError: Neither policy is used, or a setting is out of range.
 
     Note:
-        Batches of an odd size work: the middle image is left alone. Drawing with torch's generators, it gives other
-        numbers than timm, by the same laws.
+        Batches of an odd size work: the middle image is not mixed. Numbers are drawn with torch's generators, so they
+        differ from timm's, but have the same distributions.
 
     Source: Touvron et al., *Training Data-Efficient Image Transformers*, ICML 2021 (arXiv:2012.12877), for the recipe.
 
@@ -66,7 +66,7 @@ def switch_mix(
 def _switched(
     mixup: float, cutmix: float, minmax: tuple[float, float] | None, correct_lam: bool, scope: str
 ) -> list[BatchPolicy]:
-    """Return those of the two policies that are on."""
+    """Return those of the two policies that are used."""
     mix: list[BatchPolicy] = []
     if mixup > 0:
         mix.append(MixUp(alpha=mixup, pairing=Reverse(), scope=scope))
@@ -80,10 +80,10 @@ def _switched(
 
 
 def random_mix(alpha: float = 1.0, scope: str = "batch") -> OneOf:
-    """Return MixUp, CutMix, FMix or ResizeMix at random, MixUp three times as often as each of the others.
+    """Return a random choice of MixUp, CutMix, FMix and ResizeMix; MixUp is three times as likely as each other.
 
     Args:
-        alpha: Law of the ratio of the first three.
+        alpha: Parameter of the Beta distribution of the first three.
         scope: Choose once per ``"batch"`` or once per ``"sample"``.
 
     Returns:

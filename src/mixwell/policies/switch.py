@@ -17,7 +17,7 @@ from mixwell.value import set_field
 class Switch(BatchPolicy):
     """Use one policy after another.
 
-    ``switch.at(progress)`` returns the policy of that progress, which methods ask for in every step. Called directly
+    ``switch.at(progress)`` returns the policy of that progress, as methods do in every step. Called directly
     it mixes with the first one.
 
     Args:
@@ -42,7 +42,7 @@ class Switch(BatchPolicy):
         if not all(isinstance(policy, BatchPolicy) for policy in self.policies.values()):
             raise ValueError(f"Switch needs policies such as CutMix(), but got {list(self.policies.values())}.")
 
-    def at(self, progress: float) -> BatchPolicy:  # type: ignore[override]  # a switch turns into one of its policies
+    def at(self, progress: float) -> BatchPolicy:
         """Return the policy that is used at a progress in [0, 1], with the numbers of its own schedules."""
         return stage_at(self.policies, progress).at(progress)
 
