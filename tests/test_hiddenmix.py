@@ -178,7 +178,7 @@ def test_the_model_itself_is_plain(training: bool, model: Net, images: Tensor, l
 
 
 def test_batch_norm_sees_mixed_features(model: Net, images: Tensor, labels: Tensor) -> None:
-    """Statistics in front of the layer are those of clean features, behind it those of mixed ones, as published."""
+    """Statistics before the layer are those of clean features, after it those of mixed ones, as published."""
     plain = copy.deepcopy(model)
     plain(images)
     policy = MixUp(alpha=Constant(0.5), pairing=Given((1, 0, 3, 2, 5, 4)))
