@@ -20,6 +20,7 @@ from mixwell.methods.loopcheck import LoopCheck
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
+from mixwell.policy import BatchPolicy
 from mixwell.typecheck import hints_of, typechecked
 from mixwell.value import Value
 
@@ -91,6 +92,25 @@ class Method(nn.Module, ABC):
         if self._loop.looking:
             self._loop.after_step(self)
 
+    def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
+        """Check and store the parts that every method has.
+
+        Args:
+            policy: The sample policy.
+            label: The label policy.
+            loss: The loss.
+            draws: See :func:`check_policy`.
+        """
+        check_policy(policy, draws=draws)
+        missing = sorted(label.needs - {"clean_logits"})
+        if missing:
+            raise ValueError(f"{label} needs {', '.join(missing)}, which {type(self).__name__} does not compute.")
+        self.policy, self.label, self.loss = policy, label, loss
+
+    def parts_now(self) -> tuple[BatchPolicy, LabelPolicy, LossFunction]:
+        """Return policy, label policy and loss with the numbers that their schedules have at this progress."""
+        return self.now(self.policy), self.now(self.label), self.now(self.loss)
+
     def now(self, setting: Any) -> Any:
         """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
         return setting.at(self.progress) if isinstance(setting, Value) else setting
@@ -156,13 +176,6 @@ def check_policy(policy: object, *, draws: bool = False) -> None:
             "This method draws a plan before it mixes: policy must be an object with the method draw, such as "
             f"CutMix(alpha=0.2), but got {policy!r}."
         )
-
-
-def check_label(label: LabelPolicy) -> None:
-    """Raise unless methods compute everything that a label policy needs."""
-    missing = sorted(label.needs - {"clean_logits"})
-    if missing:
-        raise ValueError(f"{label} needs {', '.join(missing)}, which methods do not compute.")
 
 
 def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Tensor | None:
