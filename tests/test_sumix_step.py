@@ -152,6 +152,7 @@ def test_the_head_follows_the_model(dtype: torch.dtype, device: torch.device) ->
     assert {(p.dtype, p.device) for p in method.parameters()} == {(dtype, model.fc.weight.device)}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_the_model_is_free_after_a_step() -> None:
     """It can be scripted and copied, and wrapped again."""
     model, batch = Net(), data()
