@@ -38,7 +38,7 @@ def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.M
     """
     if name in NAMES:
         if tag:
-            raise ValueError(f"{name} has no pretrained weights {tag!r}: only models of timm have, such as timm/resnet18.")
+            raise ValueError(f"{name} has no pretrained weights {tag!r}: only models of timm have some.")
         return globals()[name](num_classes, in_chans)
     if not name.startswith("timm/"):
         raise ValueError(f"There is no model {name!r}: {_nearest(name)}")
