@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from catalogue import CLASSES
-from mixwell import BatchPolicy, Greedy, MixedBatch, Policy
+from mixwell import BatchPolicy, Greedy, MixedBatch, Normalization, Policy
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
@@ -55,6 +55,7 @@ SOME_CASES = [
     Case(SHAPES[4], torch.uint8, "channels_last"),
 ]
 FLOAT = SOME_CASES[0]
+NOISE = Normalization(0.5, 0.25)  # what makes noise of images in [0, 1], nearly
 
 each_case = pytest.mark.parametrize(
     "cases", [SOME_CASES, pytest.param(EVERY_CASE, marks=pytest.mark.slow)], ids=["some", "every"]
@@ -89,6 +90,7 @@ def mix(policy: BatchPolicy, images: Tensor, labels: Tensor | None = None, seed:
     if images.dtype == torch.uint8:  # no gradient can be taken there: saliency is known beforehand
         more.setdefault("saliency", images.float().mean(1))
     more.setdefault("model", fixed_classifier(images.device))
+    more.setdefault("normalization", NOISE)
     return policy(images, labels, generator=torch.Generator().manual_seed(seed), **more)
 
 
@@ -105,6 +107,7 @@ def with_settings(policy: BatchPolicy, **settings: Any) -> BatchPolicy | None:
 def members(policy: BatchPolicy) -> list[Policy]:
     """Return the policies over pairs that a policy is made of."""
     inner = getattr(policy, "policies", (getattr(policy, "policy", None),))
+    inner = inner.values() if isinstance(inner, dict) else inner
     found = [each for member in inner if member is not None for each in members(member)]
     return [policy, *found] if isinstance(policy, Policy) else found
 

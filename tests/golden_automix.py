@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 import torch
 from torch import Tensor, nn
 
 import mixwell as mw
+from mixwell.ema import follow
 from mixwell.methods.adautomix import adversarial, source_cosine
-from mixwell.methods.automix import AutoMix, both
+from mixwell.methods.automix import AutoMix
 from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
-from mixwell.mixers.masklosses import published
 from mixwell.mixers.masks import adjusted, even_where, near_pure
-from mixwell.mixers.mixblock import MixBlock, PairAttention
-from mixwell.mixers.teacher import Cosine, Momentum, average
-from mixwell.plan.shares import SharePlan
+from mixwell.mixers.mixblock import MixBlock
+from mixwell.mixers.published import ReleasedMomentum, ReleasedPairAttention, published
+from mixwell.plan import SharePlan
 
 NORMS = {None: None, "BN": "batch", "LN2d": "layer"}
 MODES = ("L1", "L1+Variance", "L2+Variance", "Sparsity")
@@ -47,7 +49,7 @@ def _loaded(block: nn.Module, case) -> nn.Module:
 def _pair_block(case, channels: int) -> MixBlock:
     p = case.params
     k = p.get("lam_mul_k", -1)
-    settings = PairAttention(
+    settings = ReleasedPairAttention(
         reduction=p["reduction"],
         norm=NORMS[p.get("att_norm")],
         upsampling=p["mode"],
@@ -89,6 +91,10 @@ def mixblock(case):
 
 def _draws(case, which: str) -> tuple[Tensor, Tensor]:
     return case.draws[f"perm_{which}"], case.draws[f"lam_{which}"].float().reshape(1)
+
+
+def both(lam: Tensor) -> Tensor:
+    return torch.stack((lam, 1 - lam), 1)
 
 
 def _two(share: Tensor) -> Tensor:
@@ -143,25 +149,21 @@ def _fill(layer: nn.Module, case, prefix: str) -> None:
     layer.load_state_dict({name: case.inputs[prefix + name] for name in ("weight", "bias")})
 
 
-class Drawn:
-    """A policy that has been drawn already, for the block and for the student."""
+class Drawn(mw.BatchPolicy):
+    """A policy whose draws for the block and for the classifier are given."""
 
-    def __init__(self, case) -> None:
-        self.draws = [_draws(case, "mb"), _draws(case, "bb")]
+    draws: list = field(default_factory=list)
 
-    def __call__(self, *args, **kwargs):
-        raise NotImplementedError
-
-    def draw(self, images: Tensor, labels: Tensor, **kwargs) -> mw.Plan:
+    def _draw(self, batch: mw.Batch, partner: Tensor | None = None) -> mw.Plan:
         partner, lam = self.draws.pop(0)
-        return mw.BlendPlan(mw.Pairs(partner, lam, (images.shape[2], images.shape[3])))
+        return mw.BlendPlan(mw.Pairs(partner, lam, batch.size))
 
 
 def automix_step(case):
     x, y, p = case.inputs["x"], case.inputs["y"], case.params
     method = AutoMix(
         Net(case, "q", "hq_one:fc."),
-        Drawn(case),
+        Drawn(draws=[_draws(case, "mb"), _draws(case, "bb")]),
         layer="first",
         channels=case.inputs["q:conv1.weight"].shape[0],
         block=_pair_block(case, case.inputs["q:conv1.weight"].shape[0]).settings,
@@ -170,15 +172,15 @@ def automix_step(case):
         margin=p["lam_margin"],
         momentum=p["momentum"],
     )
-    method.teacher.load_state_dict(Net(case, "k", "hk_mix:fc.").state_dict())
-    _fill(method.second.layer, case, "hq_mix:fc.")
-    _fill(method.teacher_second.layer, case, "hk_mix:fc.")
+    method.teacher.model.load_state_dict(Net(case, "k", "hk_mix:fc.").state_dict())
+    _fill(method.heads.layer, case, "hq_mix:fc.")
+    _fill(method.teacher.heads.layer, case, "hk_mix:fc.")
     _loaded(method.block, case)
     method.train(p["train"])
     terms = method(x, y)
     terms["loss"].backward()
-    names = {"w:": lambda n: method.block.get_parameter(_renamed(n)), "q:": method.student.get_parameter}
-    names |= {"hq_one:fc.": method.student.fc.get_parameter, "hq_mix:fc.": method.second.layer.get_parameter}
+    names = {"w:": lambda n: method.block.get_parameter(_renamed(n)), "q:": method.model.get_parameter}
+    names |= {"hq_one:fc.": method.model.fc.get_parameter, "hq_mix:fc.": method.heads.layer.get_parameter}
     gradients = {
         f"grad:{name}": find(name.removeprefix(prefix)).grad
         for prefix, find in names.items()
@@ -190,9 +192,9 @@ def automix_step(case):
         "loss_total": terms["loss"],
         "loss_mix_q": terms["mixed_loss"],
         "loss_one_q": terms["clean_loss"],
-        "loss_mix_k": terms["generator_loss"],
-        "mask_loss": p["mask_loss_weight"] * terms["area_loss"],
-        "k_after:conv1.weight": method.teacher.conv1.weight,
+        "loss_mix_k": terms["block_loss"],
+        "mask_loss": p["mask_loss_weight"] * terms["mask_loss"],
+        "k_after:conv1.weight": method.teacher.model.conv1.weight,
     }
 
 
@@ -253,17 +255,17 @@ def _adversarial_losses(case, lam: Tensor):
 def schedules(case):
     p = case.params
     if p["kind"] == "ema":
-        own = case.inputs["param_k"].clone()
+        own, other = (nn.ParameterList([case.inputs[name].clone()]) for name in ("param_k", "param_q"))
         for _ in range(p["steps"]):
-            average([own], [case.inputs["param_q"]], p["momentum"])
-        return {"param_k": own}
+            follow(own, other, p["momentum"])
+        return {"param_k": own[0]}
     steps = p["total_iters"]
     progress = [step / steps for step in range(steps)]
     if p["kind"] == "cosine_annealing":
-        return {"weight": torch.tensor([Cosine(p["base"], p["min"])(t) for t in progress], dtype=torch.float64)}
+        return {"weight": torch.tensor([mw.Cosine(p["base"], p["min"])(t) for t in progress], dtype=torch.float64)}
     # The reference counts whole iterations.
     warm, until = (int(steps * share) / steps for share in p["adjust_scope"])
-    momentum = Momentum(
+    momentum = ReleasedMomentum(
         base=p["base"],
         end=p["end_momentum"],
         warm=warm,

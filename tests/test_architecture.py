@@ -61,12 +61,11 @@ BANNED_TEXT = {
     "an address in a private network": r"\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}(?::\d+|/)",
 }
 WITHOUT_PAPER = {
-    "ByProgress",
     "Mixing",
     "NoMix",
     "OneOf",
-    "Ramp",
     "Sometimes",
+    "Switch",
 }  # of the policies, methods and saliency sources
 
 Check = Callable[[Path, str], Iterator[str]]

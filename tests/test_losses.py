@@ -11,7 +11,10 @@ from torch import Tensor
 
 from labelled import B, N, batch, random_batch
 from mixwell import (
+    BinaryCrossEntropy,
+    CrossEntropy,
     CutMix,
+    FocalLoss,
     MixedBatch,
     NoMix,
     SoftTargets,
@@ -137,6 +140,108 @@ def test_plain_images_cost_what_they_always_cost() -> None:
     mixed = NoMix()(torch.rand(B, 3, 4, 4), labels)
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(cross_entropy(logits, mixed, 0.1), expected)
+
+
+def by_loop(
+    logits: Tensor, mixed: MixedBatch, weight: list[float], gamma: float = 0.0, smoothing: float = 0.0
+) -> float:
+    """Add up class-weighted focal terms, one sample and one class at a time."""
+    total = 0.0
+    for target, row in zip(dense_target(mixed, smoothing), logits.tolist(), strict=True):
+        for t, log_p, w in zip(target, log_softmax(row), weight, strict=True):
+            total -= t * w * (1 - math.exp(log_p)) ** gamma * log_p
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights(kind: str, smoothing: float) -> None:
+    """Weighted as torch weights soft targets: the mean is over the samples, whatever their classes weigh."""
+    mixed, logits = random_batch(kind), torch.randn(B, N)
+    weight = tuple(range(N))
+    ours = CrossEntropy(smoothing=smoothing, weight=weight)(logits, mixed)
+    expected = F.cross_entropy(logits, mixed.targets(N), torch.tensor(weight).float(), label_smoothing=smoothing)
+    torch.testing.assert_close(ours, expected)
+    assert ours.item() == pytest.approx(by_loop(logits, mixed, list(weight), smoothing=smoothing), rel=1e-5)
+    torch.testing.assert_close(cross_entropy(logits, mixed, smoothing, weight=torch.tensor(weight)), ours)
+
+
+@pytest.mark.parametrize("kind", ["index", "dense", "loose"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss(kind: str, gamma: float) -> None:
+    """A loop over samples and classes; with gamma 0 it is the cross entropy, and sure predictions cost nothing."""
+    mixed, logits = random_batch(kind), torch.randn(B, N) * 3
+    weight = [1.0 + c for c in range(N)]
+    ours = FocalLoss(gamma=gamma, weight=tuple(weight))(logits, mixed)
+    assert ours.item() == pytest.approx(by_loop(logits, mixed, weight, gamma), rel=1e-4)
+    if not gamma:
+        torch.testing.assert_close(ours, CrossEntropy(weight=tuple(weight))(logits, mixed))
+    sure = torch.full((B, N), -1e4).scatter_(1, torch.zeros(B, 1, dtype=torch.int64), 1e4).requires_grad_()
+    loss = FocalLoss(gamma=gamma)(sure, NoMix()(torch.rand(B, 3, 4, 4), torch.zeros(B, dtype=torch.int64)))
+    loss.backward()
+    assert loss.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()
+
+
+def test_focal_loss_of_two_classes_is_torchvisions() -> None:
+    """With two classes the softmax of (z, 0) is the sigmoid of z."""
+    focal = pytest.importorskip("torchvision.ops").sigmoid_focal_loss
+    z, labels = torch.randn(B), torch.randint(2, (B,))
+    mixed = NoMix()(torch.rand(B, 3, 4, 4), labels)
+    expected = focal(z, (labels == 1).float(), alpha=-1, gamma=2.0, reduction="mean")
+    torch.testing.assert_close(FocalLoss()(torch.stack((torch.zeros(B), z), 1), mixed), expected)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy, FocalLoss])
+def test_ignored_labels(loss: type) -> None:
+    """Ignored sources add nothing to loss or gradient, and the mean is over what is left, as torch's is."""
+    logits = torch.randn(4, N)
+    labels = torch.tensor([1, -100, 0, -100])
+    mixed = NoMix()(torch.rand(4, 3, 4, 4), labels)
+    settings = {"gamma": 0.0} if loss is FocalLoss else {"smoothing": 0.1}
+    expected = F.cross_entropy(logits, labels, label_smoothing=settings.get("smoothing", 0.0))
+    torch.testing.assert_close(loss(ignore_index=-100, **settings)(logits, mixed), expected)
+    both = batch(torch.tensor([[1, -100], [-100, 2], [0, 1], [-100, -100]]), torch.tensor([[0.6, 0.4]]).expand(4, 2))
+    log_p = logits.log_softmax(1)
+    kept = 0.6 * log_p[0, 1] + 0.4 * log_p[1, 2] + 0.6 * log_p[2, 0] + 0.4 * log_p[2, 1]
+    plain = {"gamma": 0.0} if loss is FocalLoss else {}
+    torch.testing.assert_close(loss(ignore_index=-100, **plain)(logits, both), -kept / 2.0)
+    nothing = batch(torch.full((4, 2), 7), torch.tensor([[0.6, 0.4]]).expand(4, 2))
+    assert loss(ignore_index=7)(logits, nothing).item() == 0
+    with pytest.raises(ValueError, match="labels must lie between"):
+        loss()(logits, mixed)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(smoothing=0.1), FocalLoss(), cross_entropy])
+@pytest.mark.parametrize(
+    "labels",
+    [torch.tensor([[1.0, 1, 0, 0]] * B), torch.zeros(B, 4), torch.eye(4)[[0] * B] * 0.9],
+    ids=["2", "0", "0.9"],
+)
+def test_softmax_losses_refuse_multi_label_rows(loss, labels: Tensor) -> None:
+    """The sentence names the loss to use; rows of probabilities, also coarse ones, are accepted."""
+    mixed = CutMix()(torch.rand(B, 3, 4, 4), labels)
+    with pytest.raises(ValueError, match=r"rows sum to one, but got a row that sums to .* use BinaryCrossEntropy\(\)"):
+        loss(torch.randn(B, 4), mixed)
+    assert BinaryCrossEntropy()(torch.randn(B, 4), mixed).isfinite()
+    coarse = torch.rand(B, 4).softmax(1).bfloat16()
+    assert loss(torch.randn(B, 4), CutMix()(torch.rand(B, 3, 4, 4), coarse)).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CrossEntropy(weight=()), "weight must hold"),
+        (lambda: CrossEntropy(weight=(1.0, -1.0)), "weight must hold"),
+        (lambda: FocalLoss(weight=(1.0, math.nan)), "weight must hold"),
+        (lambda: FocalLoss(gamma=-1.0), "gamma must be a finite number of at least 0"),
+        (lambda: CrossEntropy(smoothing=1.0), "smoothing must lie in"),
+        (lambda: CrossEntropy(weight=(1.0,))(torch.zeros(B, N), random_batch("index")), "one number for each of"),
+    ],
+)
+def test_bad_settings(make, message: str) -> None:
+    """Wrong settings are refused when the loss is created, a wrong number of classes when it is called."""
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def loop_bce(logits: Tensor, target: list[list[float]], negative_weight: float, hot: list[list[float]]) -> Tensor:

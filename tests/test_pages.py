@@ -75,7 +75,7 @@ def test_page_is_complete(name: str) -> None:
     assert sorted(explained) == sorted(inspect.signature(getattr(mw, name)).parameters)
     assert not re.search(r":\w+:`|(?<!`)``(?!`)|\| See `", text), "markup of a docstring is left"
     assert (FOLDER / f"{name}.png").exists() != ("\nNo picture: " in text), "a picture, or why there is none"
-    if name not in ("ByProgress", "NoMix", "OneOf", "Ramp", "Sometimes", "until"):  # from no paper
+    if name not in ("NoMix", "OneOf", "Sometimes", "Switch", "until"):  # from no paper
         assert "## Source\n" in text and "authors' code\n" in text
     (example,) = re.findall(r"```pycon\n(.*?)```", text, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(example, {}, name, None, 0)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mixwell.batch import Batch, Pairs
 from mixwell.integrations.scipy import ExactPuzzleMix, exact_assignment
 from mixwell.methods.perturbed import PerturbedMixing
+from mixwell.normalization import IMAGENET, Normalization
 from mixwell.ops.transport import plan_matrix, proposals, staying, transport_costs
 from mixwell.pairing import Roll
 from mixwell.plan import MaskPlan, PatchPlan
@@ -94,7 +95,7 @@ SETTINGS = [
     PuzzleMix(blocks=2),
     PuzzleMix(blocks=3, transport_eps=0.02, labels=2),
     PuzzleMix(blocks=2, transport_cells=4, transport_eps=0.02, scope="sample"),
-    PuzzleMix(blocks=2, labels=4, transport=False, gamma=0.9, std=(0.2, 0.5)),
+    PuzzleMix(blocks=2, labels=4, transport=False, gamma=0.9),
     PuzzleMix(blocks=1),
 ]
 
@@ -176,7 +177,6 @@ def test_all_blocks_are_drawn() -> None:
         {"neighbourhood": 0},
         {"transport_cells": 6},
         {"transport_cells": 0},
-        {"std": 0.0},
         {"iterations": 0},
     ],
     ids=str,
@@ -187,10 +187,27 @@ def test_wrong_settings(settings: dict) -> None:
         PuzzleMix(**settings)
 
 
-def test_wrong_channels() -> None:
-    """One spread for each channel that there is."""
-    with pytest.raises(ValueError, match="std must be one number or 3 numbers"):
-        PuzzleMix(blocks=2, std=(0.2, 0.2))(photographs(4), torch.arange(4), saliency=torch.rand(4, 8, 8))
+@pytest.mark.parametrize("sides", [(8, 8), (12, 9)])
+def test_normalized_images_cost_what_their_bytes_cost(sides: tuple[int, int]) -> None:
+    """Border weights are those of the uint8 images, whatever the normalization; without one it is asked for."""
+    pixels = (photographs(4, sides) * 255).round().byte()
+    settings = {"saliency": torch.rand(4, *sides)}
+    partner, lam = torch.tensor([1, 2, 3, 0]), torch.tensor([0.4])
+    policy = PuzzleMix(blocks=4, transport=False)
+
+    def costs(images: Tensor, normalization: Normalization | None) -> list[Tensor]:
+        batch = Batch(images, torch.arange(4), normalization=normalization, **settings)
+        return list(policy.costs(Pairs(partner, lam, batch.size, batch=batch), 4))
+
+    expected = costs(pixels, None)
+    for normalization in (IMAGENET, Normalization(0.5, 0.25), Normalization(0.0, 1 / 255)):
+        for ours, theirs in zip(costs(normalization.normalize(pixels / 255), normalization), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(costs(pixels / 255, None), expected)
+    with pytest.raises(ValueError, match=r"PuzzleMix computes in pixel values, .* normalization=mw.IMAGENET"):
+        policy(IMAGENET.normalize(pixels / 255), torch.arange(4), **settings)
+    with pytest.raises(ValueError, match="has 3 channels, but the images have shape"):
+        policy(pixels[:, :2] / 255, torch.arange(4), normalization=IMAGENET, **settings)
 
 
 def test_other_solvers_and_sources() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mixwell import IMAGENET, Constant, Roll, SaliencyMix
 from mixwell.ops.finegrained import fine_grained
 from mixwell.ops.residual import gaussian_blur, spectral_residual
 from mixwell.saliency import FineGrained, Saliency, SpectralResidual
@@ -163,7 +164,7 @@ def test_gaussian_blur() -> None:
     assert gaussian_blur(image).allclose(functional.gaussian_blur(image, [7, 7], [3.0, 3.0]), atol=1e-6)
 
 
-FREE = [SpectralResidual(), FineGrained(), FineGrained(mean=0.5, std=(0.25,) * 3), FineGrained(max_size=None)]
+FREE = [SpectralResidual(), FineGrained(), FineGrained(max_size=None)]
 
 
 @pytest.mark.parametrize("source", FREE, ids=repr)
@@ -171,10 +172,9 @@ FREE = [SpectralResidual(), FineGrained(), FineGrained(mean=0.5, std=(0.25,) * 3
 def test_model_free_sources(source: Saliency, dtype: torch.dtype, device: torch.device) -> None:
     """Every shape and dtype, flat images too: finite, non-negative, float32, rows independent, images untouched."""
     for shape in SHAPES:
-        if isinstance(source, FineGrained) and isinstance(source.std, tuple) and shape[1] != 3:
-            continue
-        images = (torch.rand(shape, device=device) * 255).to(dtype)
-        for batch in (images, torch.full_like(images, 3)):
+        scale = 255 if dtype == torch.uint8 else 1
+        images = (torch.rand(shape, device=device) * scale).to(dtype)
+        for batch in (images, torch.full_like(images, 0.1 * scale)):
             before = batch.clone()
             maps = source(None, batch, LABELS)
             assert maps.shape[0] == shape[0]
@@ -201,13 +201,30 @@ def test_normalisation_is_undone(device: torch.device) -> None:
     bytes_ = photo(40, 56).to(device)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     floats = torch.stack([(c / 255 - m) / s for c, m, s in zip(bytes_[0], mean, std, strict=True)])[None]
-    expected = FineGrained()(None, bytes_, LABELS)
-    assert FineGrained(mean=mean, std=std)(None, floats, LABELS).equal(expected)
-    assert FineGrained(mean=0.0, std=1.0)(None, bytes_ / 255, LABELS).equal(expected)
-    full = bytes_.clone()
-    full[0, 0, 0, :2] = torch.tensor([0, 255])  # stretching is the identity where both ends occur
-    stretched = FineGrained()(None, full * 0.37 - 5, LABELS)
-    assert stretched.equal(FineGrained()(None, full, LABELS))
+    for source in (FineGrained(), FineGrained(max_size=30), FineGrained(channels="bgr", wrap=True)):
+        expected = source(None, bytes_, LABELS)
+        assert source(None, floats, LABELS, normalization=IMAGENET).allclose(expected, atol=1 / 255)
+        assert source(None, bytes_ / 255, LABELS).allclose(expected, atol=1 / 255)
+    assert FineGrained()(None, floats, LABELS, normalization=IMAGENET).equal(FineGrained()(None, bytes_, LABELS))
+
+
+def test_policies_pass_their_normalization_on(device: torch.device) -> None:
+    """Boxes of normalized images are those of the bytes, for our sources; other callables get three arguments."""
+    bytes_ = photo(40, 56).to(device).expand(2, -1, -1, -1).clone()
+    bytes_[1] = bytes_[1].flip(1)
+    floats, labels = IMAGENET.normalize(bytes_ / 255), torch.arange(2, device=device)
+    policy = SaliencyMix(pairing=Roll(), alpha=Constant(0.7))
+    plan = policy(floats, labels, normalization=IMAGENET).plan
+    assert plan.boxes.equal(policy(bytes_, labels).plan.boxes)
+    with pytest.raises(
+        ValueError, match=r"FineGrained computes in pixel values, but these images lie in \[-.*IMAGENET"
+    ):
+        policy(floats, labels)
+    seen = []
+    SaliencyMix(saliency=lambda *given: seen.append(len(given)) or torch.rand(2, 4, 4))(
+        floats, labels, normalization=IMAGENET
+    )
+    assert seen == [3]
 
 
 def test_channel_order() -> None:
@@ -241,8 +258,6 @@ def test_large_images_are_reduced(make: Callable[..., Saliency]) -> None:
     [
         ({"max_size": 0}, "max_size must be positive"),
         ({"channels": "gbr"}, '"rgb" or "bgr"'),
-        ({"mean": 0.5}, "give both or neither"),
-        ({"mean": 0.5, "std": (0.2, 0.0, 0.2)}, "std must be positive"),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
@@ -255,5 +270,5 @@ def test_bad_images() -> None:
     """Wrong shapes fail with the shape in the sentence."""
     with pytest.raises(ValueError, match=r"\(B, C, H, W\), got \(3, 8, 8\)"):
         SpectralResidual()(None, torch.rand(3, 8, 8), LABELS)
-    with pytest.raises(ValueError, match="one number or 4 numbers"):
-        FineGrained(mean=[0.5] * 3, std=[0.2] * 3)(None, torch.rand(1, 4, 8, 8), LABELS)
+    with pytest.raises(ValueError, match="has 3 channels, but the images have shape"):
+        FineGrained()(None, torch.rand(1, 4, 8, 8), LABELS, normalization=IMAGENET)

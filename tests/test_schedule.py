@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from catalogue import LABELS, LOSSES, POLICIES, RATIOS, SALIENCIES
 from mixwell import (
     BatchPolicy,
+    Beta,
     BlendPlan,
     BoxPlan,
+    Cosine,
     CutMix,
-    FMix,
     GridMix,
+    Linear,
     Mixing,
     MixUp,
     NoMix,
@@ -22,12 +27,16 @@ from mixwell import (
     ResizeMix,
     Reverse,
     Sometimes,
+    Step,
+    Switch,
+    Value,
     parse,
+    random_mix,
+    switch_mix,
+    until,
 )
-from mixwell.policies.schedule import ByProgress, Ramp, at, until
-from mixwell.policies.switch import random_mix, switch_mix
-
-NAMES: dict[str, type] = {"ByProgress": ByProgress, "Ramp": Ramp}
+from mixwell.schedule import at
+from mixwell.typecheck import hints_of
 
 
 def batch(n: int = 8, side: int = 8) -> tuple[Tensor, Tensor]:
@@ -35,87 +44,104 @@ def batch(n: int = 8, side: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def test_one_after_another() -> None:
-    """Each policy mixes in its time; where nothing changes the very same object comes back, so nothing recompiles."""
-    schedule = ByProgress([MixUp(), CutMix(), NoMix()], since=[0, 0.5, 0.9])
+    """Each policy mixes in its stage; used directly, a switch is at its start."""
+    switch = Switch({0.5: CutMix(), 0.0: MixUp(), 0.9: NoMix()})
     kinds = {0.0: MixUp, 0.49: MixUp, 0.5: CutMix, 0.89: CutMix, 0.9: NoMix, 1.0: NoMix}
-    for progress, kind in kinds.items():
-        now = schedule.at(progress)
-        assert isinstance(now.policies[now.stage], kind)
-        assert now.at(progress) is now
-    assert schedule.at(0.3) is schedule
-    assert schedule.at(0.95).at(0.2) == schedule  # it can be set back
-    assert isinstance(schedule.at(0.6).draw(*batch()), BoxPlan)
-
-
-def test_even_by_default() -> None:
-    """Without starts each policy gets the same share of the training."""
-    schedule = ByProgress([MixUp(), CutMix(), NoMix(), FMix()])
-    assert [schedule.at(k / 8).stage for k in range(9)] == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+    assert {progress: type(switch.at(progress)) for progress in kinds} == kinds
+    assert isinstance(switch.draw(*batch()), BlendPlan) and isinstance(switch.at(0.6).draw(*batch()), BoxPlan)
+    assert switch == Switch({0.0: MixUp(), 0.5: CutMix(), 0.9: NoMix()})
+    assert hash(switch) == hash(Switch({0.0: MixUp(), 0.5: CutMix(), 0.9: NoMix()}))
 
 
 def test_until() -> None:
-    """After its end a policy leaves the images alone, bit for bit."""
+    """After its end a policy leaves the images unchanged, bit for bit."""
     images, labels = batch()
+    assert until(MixUp(), 0.9) == Switch({0.0: MixUp(), 0.9: NoMix()})
     off = until(MixUp(), 0.9).at(0.9)(images, labels)
     assert off.images.equal(images) and off.weights[:, 0].eq(1).all()
     assert not until(MixUp(), 0.9).at(0.89)(images, labels).images.equal(images)
 
 
 @pytest.mark.parametrize(("progress", "p"), [(0.0, 0.2), (0.25, 0.2), (0.5, 0.5), (0.75, 0.8), (1.0, 0.8)])
-def test_ramp(progress: float, p: float) -> None:
+def test_linear(progress: float, p: float) -> None:
     """A number moves in a straight line between its times and stays at its ends."""
-    ramp = Ramp(Sometimes(MixUp()), "p", start=0.2, end=0.8, since=0.25, until=0.75)
-    now = ramp.at(progress).current()
+    now = Sometimes(MixUp(), p=Linear(0.2, 0.8, since=0.25, until=0.75)).at(progress)
     assert isinstance(now, Sometimes) and now.p == pytest.approx(p)
 
 
-def test_ramp_of_a_ratio() -> None:
-    """The law of the ratio follows: alpha from almost nothing to a lot brings weights from the ends to the middle."""
-    ramp = Ramp(MixUp(scope="sample"), "alpha", start=0.05, end=50.0)
-    spread = [ramp.at(progress).draw(*batch(500, 2)).weights[:, 0].std() for progress in (0.0, 0.5, 1.0)]
-    assert spread[0] > 0.4 and spread[1] < 0.1 and spread[2] < spread[1]
+def test_ratios_follow() -> None:
+    """From a small alpha to a large one weights move from the ends to the middle, wherever the schedule stands."""
+    for alpha in (Linear(0.05, 50.0), Beta(Linear(0.05, 50.0))):
+        policy = MixUp(scope="sample", alpha=alpha)
+        spread = [policy.at(progress).draw(*batch(500, 2)).weights[:, 0].std() for progress in (0.0, 0.5, 1.0)]
+        assert spread[0] > 0.4 and spread[1] < 0.1 and spread[2] < spread[1]
+        assert policy.draw(*batch(500, 2)).weights[:, 0].std() > 0.4  # used directly: the start
+
+
+SETTINGS = [
+    (value, f.name)
+    for value in (*POLICIES, *RATIOS, *LABELS, *LOSSES, *SALIENCIES)
+    for f in fields(value)
+    if float in (hints_of(type(value))[f.name], *get_args(hints_of(type(value))[f.name]))
+    and isinstance(getattr(value, f.name), float | int)
+]
+
+
+@pytest.mark.filterwarnings("ignore:kappa")
+@pytest.mark.parametrize(("value", "name"), SETTINGS, ids=repr)
+def test_every_number_takes_a_schedule(value: Value, name: str) -> None:
+    """Any float setting takes a schedule, and ``at`` returns the same value with the number of that progress."""
+    plain = getattr(value, name)
+    for number in (plain, 0.9 * plain):
+        try:
+            expected = replace(value, **{name: number})
+        except (ValueError, TypeError):  # sign=0.9, say
+            continue
+        moving = replace(value, **{name: Linear(plain, number)})
+        assert moving.at(1.0) == expected and moving.at(0.0) == value
+        assert parse(repr(moving)) == moving
+        stepping = replace(value, **{name: Step({0.0: plain, 0.5: number})})
+        assert stepping.at(0.7) == expected and stepping.at(0.2) == value
 
 
 def test_schedules_inside_other_policies_move() -> None:
-    """Whatever a policy is made of is moved; what holds no schedule is the same object afterwards."""
-    inner = until(CutMix(), 0.5)
-    nested = OneOf([Sometimes(inner, p=0.7), MixUp()], weights=[1, 2])
-    moved = at(nested, 0.6)
-    assert repr(moved) == repr(nested).replace("since=(0.0, 0.5)", "since=(0.0, 0.5), stage=1")
-    assert at(moved, 0.1) == nested
+    """Schedules are resolved at any depth; a policy without schedules is returned as the same object."""
+    nested = OneOf([Sometimes(until(CutMix(), 0.5), p=Linear(0.75, 0.25)), MixUp()], weights=[1, 2])
+    assert nested.at(0.5) == OneOf([Sometimes(NoMix(), p=0.5), MixUp()], weights=[1, 2])
+    assert nested.at(0.0) == OneOf([Sometimes(CutMix(), p=0.75), MixUp()], weights=[1, 2])
     plain = OneOf([Sometimes(CutMix()), MixUp()])
-    assert at(plain, 0.6) is plain
-    in_turn = ByProgress([MixUp(), Ramp(Sometimes(CutMix()), "p")])
-    assert in_turn.at(0.75).policies[1] == Ramp(Sometimes(CutMix()), "p", progress=0.75)
+    assert plain.at(0.6) is plain
+    inner = Switch({0.0: MixUp(), 0.5: Sometimes(CutMix(), p=Linear(0.0, 1.0))})
+    assert inner.at(0.75) == Sometimes(CutMix(), p=0.75)
     assert at(print, 0.5) is print  # any callable may take a policy's place
 
 
-def test_follow() -> None:
-    """A method's policy is put where training stands, and a resumed one starts there."""
+def test_a_method_moves_its_policy() -> None:
+    """A method mixes with the policy of its progress, also after it was restored."""
     images, labels = batch()
     method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8)), until(MixUp(), 0.5))
     losses = []
     for progress in (0.4, 0.6):
-        method.follow(progress)
+        method.after_step(progress)
         torch.manual_seed(0)
         losses.append(method(images, labels)["loss"])
     plain = nn.functional.cross_entropy(method.model(images), labels)
     assert losses[1].allclose(plain) and not losses[0].allclose(plain)
-    before = method.policy
-    method.follow(0.7)
-    assert method.policy is before
+    resumed = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8)), until(MixUp(), 0.5))
+    resumed.load_state_dict(method.state_dict())
+    assert resumed(images, labels)["loss"].allclose(plain)
 
 
 def test_compiled() -> None:
-    """A ramp that moves at every step does not compile anew at every step."""
+    """A number that changes in every step does not cause a new compilation in every step."""
     images, labels = batch()
-    method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8)), Ramp(MixUp(), "alpha", start=0.1, end=2.0))
+    method = Mixing(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 8)), MixUp(alpha=Linear(0.1, 2.0)))
     torch.compiler.reset()
     graphs = []
     step = torch.compile(method, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     counts = []
     for k in range(8):
-        method.follow(k / 8)
+        method.after_step(k / 8)
         step(images, labels)
         counts.append(len(graphs))
     assert counts[2:] == [counts[2]] * 6
@@ -123,44 +149,55 @@ def test_compiled() -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule",
+    "policy",
     [
         until(CutMix(alpha=0.2), 0.9),
-        ByProgress([MixUp(), CutMix(), NoMix()]).at(0.5),
-        Ramp(Sometimes(CutMix()), "p", start=0.25, until=0.5, progress=0.75),
+        Switch({0.0: MixUp(alpha=Cosine(1.0, 0.2)), 0.5: Sometimes(CutMix(), p=Step({0.0: 1.0, 0.9: 0.0}))}),
+        Sometimes(CutMix(), p=Linear(0.25, 1.0, until=0.5)),
         OneOf([until(MixUp(), 0.5), NoMix()]),
     ],
     ids=repr,
 )
-def test_reads_back(schedule: BatchPolicy) -> None:
-    """The repr is the name."""
-    assert parse(repr(schedule), NAMES) == schedule
+def test_reads_back(policy: BatchPolicy) -> None:
+    """The repr is the expression that creates the policy."""
+    assert parse(repr(policy)) == policy
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ByProgress([]), "list of policies"),
-        (lambda: ByProgress([MixUp(), CutMix()], since=[0, math.nan]), "rise from 0"),
-        (lambda: ByProgress([MixUp(), CutMix()], since=[0.1, 0.5]), "rise from 0"),
-        (lambda: ByProgress([MixUp(), CutMix()], since=[0, 1.0]), "stay below 1"),
-        (lambda: ByProgress([MixUp(), CutMix()], since=[0]), "one number for each of 2"),
-        (lambda: ByProgress([MixUp()], stage=1), "stage must be one of the 1"),
-        (lambda: until(MixUp(), 0.0), "rise from 0"),
-        (lambda: Ramp(CutMix(), "alfa"), "has no setting 'alfa'; it has alpha"),
-        (lambda: Ramp(Sometimes(CutMix()), "p", end=2.0), "probability"),
-        (lambda: Ramp(CutMix(), "alpha", start=0.0, end=1.0), "must be a positive finite number"),
-        (lambda: Ramp(CutMix(), "alpha", start=0.5, since=0.5, until=0.5), "since < until"),
+        (Switch, "starting at 0.0"),
+        (lambda: Switch({0.0: MixUp(), math.nan: CutMix()}), "starting at 0.0"),
+        (lambda: Switch({0.1: MixUp(), 0.5: CutMix()}), "starting at 0.0"),
+        (lambda: Switch({0.0: MixUp(), 1.0: CutMix()}), "a progress in .0, 1."),
+        (lambda: Switch({0.0: 1.0}), "needs policies"),
+        (lambda: Switch({"a": MixUp()}), "starting at 0.0"),
+        (lambda: Switch({0.0: MixUp(), "a": MixUp()}), "starting at 0.0"),
+        (lambda: until(MixUp(), 0.0), "in .0, 1."),
+        (lambda: Sometimes(CutMix(), p=Linear(0.0, 2.0)), "p must"),
+        (lambda: CutMix(alpha=Linear(0.0, 1.0)), "must be a positive finite number"),
+        (lambda: CutMix(alpha=Linear(0.5, since=0.5, until=0.5)), "since < until"),
+        (lambda: Step({0.0: 1.0, 0.5: "a"}), "needs numbers"),
+        (lambda: Step({0.5: 1.0}), "starting at 0.0"),
+        (lambda: parse("Switch({0.0: MixUp, **{}})"), "Expected constructor calls"),
         (lambda: switch_mix(mode="half"), "mode must be one of batch, pair, elem"),
         (lambda: switch_mix(0, 0), "for no mixing use NoMix"),
         (lambda: switch_mix(switch_prob=2.0), "switch_prob"),
-        (lambda: switch_mix(prob=1.5), "probability"),
+        (lambda: switch_mix(prob=1.5), "p must"),
     ],
 )
 def test_bad_settings(make, message: str) -> None:
-    """What cannot be is refused where it is written."""
+    """Wrong settings are refused when the object is created."""
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_in_tuples_and_counts_take_no_schedule() -> None:
+    """Only float settings do; others say what they want."""
+    with pytest.raises(TypeError, match="minmax of CutMix must be"):
+        CutMix(minmax=(Linear(0.0, 0.2), 0.8))
+    with pytest.raises(TypeError, match="cells of GridMix must be"):
+        GridMix(cells=Linear(2.0, 8.0))
 
 
 def test_switch_is_made_of_known_parts() -> None:
@@ -244,10 +281,3 @@ def test_random_mix() -> None:
     assert blends == pytest.approx(300, abs=50) and scaled == pytest.approx(100, abs=35)
     assert isinstance(policy.policies[3], ResizeMix)
     assert random_mix(scope="sample")(*batch()).weights.shape == (8, 2)
-
-
-def test_a_ramp_counts_in_whole_numbers() -> None:
-    """Where its setting does; a probability written as a whole number still moves smoothly."""
-    ramp = Ramp(GridMix(), "cells", start=2, end=8)
-    assert [ramp.at(p).current().cells for p in (0.0, 0.4, 1.0)] == [2, 4, 8]
-    assert Ramp(Sometimes(CutMix(), p=1), "p", start=0, end=1).at(0.25).current().p == 0.25

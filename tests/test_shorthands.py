@@ -32,7 +32,7 @@ def test_every_shorthand_is_known() -> None:
     """All functions that are exported and return a policy, and no others."""
     functions = {name for name in mixwell.__all__ if inspect.isfunction(getattr(mixwell, name))}
     returned = {name: inspect.signature(getattr(mixwell, name)).return_annotation for name in functions}
-    policies = {name for name in functions if returned[name] in ("BatchPolicy", "ByProgress", "OneOf")}
+    policies = {name for name in functions if returned[name] in ("BatchPolicy", "OneOf", "Switch")}
     assert names("shorthand") == sorted(policies) == ["random_mix", "switch_mix", "until"]
     assert all(any(name in text for text in SHORTHANDS) for name in policies)
 

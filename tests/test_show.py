@@ -17,21 +17,21 @@ from PIL import Image
 
 from mixwell import (
     BatchPolicy,
-    ByProgress,
     Constant,
     CutMix,
     FineGrained,
     FMix,
     GuidedMix,
+    Linear,
     MixUp,
     NoMix,
     OneOf,
     PuzzleMix,
-    Ramp,
     ResizeMix,
     Roll,
     SmoothMix,
     Sometimes,
+    Switch,
     names,
 )
 from mixwell.train import gallery, samples, show
@@ -198,9 +198,9 @@ def test_policies_made_of_others_are_drawn_part_by_part() -> None:
         row = gallery.columns(policy, images, [0.2, 0.5, 0.8], seed=0)
         return {words: round(sample.weights[0], 1) for words, sample in row}
 
-    assert drawn_as(ByProgress([MixUp(), NoMix()])) == {"progress 0: MixUp()": 0.5, "progress 0.5: NoMix()": 1.0}
+    assert drawn_as(Switch({0.0: MixUp(), 0.5: NoMix()})) == {"progress 0: MixUp()": 0.5, "progress 0.5: NoMix()": 1.0}
     stages = (("MixUp()", 0), ("MixUp(alpha=2.0)", 0.5), ("MixUp(alpha=3.0)", 1))
-    ramp = drawn_as(Ramp(MixUp(), "alpha", start=1.0, end=3.0))
+    ramp = drawn_as(MixUp(alpha=Linear(1.0, 3.0)))
     assert list(ramp) == [f"progress {progress}: {policy}" for policy, progress in stages]
     assert list(drawn_as(Sometimes(MixUp(), p=0.2))) == ["20 % of the time: MixUp()", "80 % of the time: NoMix()"]
     assert drawn_as(MixUp()) == {"lam 0.20": 0.2, "lam 0.50": 0.5, "lam 0.80": 0.8}

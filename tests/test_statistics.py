@@ -12,10 +12,10 @@ from torch import Tensor
 import mixwell as mw
 from catalogue import RATIOS
 from laws import LIMIT, N, blank, distance, law_of, seeded, uniform
-from mixwell import Batch, Beta, Constant, CutMix, Ratio, Uniform
+from mixwell import Batch, Beta, Constant, CutMix, Folded, Ratio, Uniform
 
 SMOOTH = [ratio for ratio in RATIOS if not isinstance(ratio, Constant)]
-ALPHAS = [Beta(alpha) for alpha in (0.01, 0.1, 0.5, 1.5, 40.0)]
+ALPHAS = [Beta(alpha) for alpha in (1e-4, 1e-3, 0.01, 0.1, 0.5, 1.5, 40.0, 100.0)]
 
 
 @pytest.mark.parametrize("ratio", [*SMOOTH, *ALPHAS], ids=repr)
@@ -26,6 +26,20 @@ def test_ratios_follow_their_law(ratio: Ratio) -> None:
     assert bool(((draws >= 0) & (draws <= 1)).all())
     assert distance(draws, law_of(ratio)) < LIMIT
     assert draws.equal(ratio(N, generator=seeded(1)))
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 1e-3, 0.01, 0.05, 0.0999, 0.1, 0.2, 1.0, 2.0, 30.0, 100.0])
+@pytest.mark.parametrize("times", [1.0, 2.0, 100.0])
+def test_beta_is_scipys(alpha: float, times: float) -> None:
+    """Also where gamma variates underflow, which would pile up ratios at one half, and with unequal parameters."""
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    draws = Beta(alpha, beta=alpha * times)(100_000, generator=seeded(4)).double()
+    theirs = stats.beta(alpha, alpha * times)
+    for edge in (1e-30, 1e-10, 1e-3, 0.1, 0.3, 0.5 - 1e-6, 0.5 + 1e-6, 0.7, 0.9, 0.999):
+        assert float((draws <= edge).double().mean()) == pytest.approx(theirs.cdf(edge), abs=0.006)
+    folded = Folded(Beta(alpha))(100_000, generator=seeded(4)).double()
+    expected = 2 * stats.beta(alpha, alpha).cdf(0.7) - 1
+    assert float((folded <= 0.7).double().mean()) == pytest.approx(expected, abs=0.006)
 
 
 def test_a_wrong_law_is_noticed() -> None:

@@ -23,7 +23,7 @@ from test_errors import refused
         (lambda: mw.CutMix(alpha=mw.Beta), ["alpha of CutMix", "a Ratio", "Beta"]),
         (lambda: mw.CutMix(pairing=mw.Reverse), ["pairing of CutMix", "a Pairing", "Reverse"]),
         (lambda: mw.CutMix(correct_lam="no"), ["correct_lam of CutMix", "True or False", "'no'"]),
-        (lambda: mw.CutMix(box=["clip"]), ["box of CutMix", "text", "['clip']"]),
+        (lambda: mw.CutMix(box=["clip"]), ["box of CutMix", "a str", "['clip']"]),
         (lambda: mw.CutMix(minmax=0.3), ["minmax of CutMix", "a tuple (a number, a number) or None", "0.3"]),
         (lambda: mw.CutMix(aspect=(1, 2, 3)), ["aspect of CutMix", "a tuple (a number, a number)", "(1, 2, 3)"]),
         (lambda: mw.OneOf([mw.MixUp(), "CutMix"]), ["policies of OneOf", "a BatchPolicy", "CutMix"]),
@@ -31,7 +31,7 @@ from test_errors import refused
         (lambda: mw.Sometimes("CutMix"), ["policy of Sometimes", "a BatchPolicy", "'CutMix'"]),
         (lambda: mw.Roll("x"), ["shift of Roll", "a whole number", "'x'"]),
         (lambda: mw.Roll(shift=1.5), ["shift of Roll", "a whole number", "1.5"]),
-        (lambda: mw.SaliencyMix(saliency=5), ["saliency of SaliencyMix", "something to call", "5"]),
+        (lambda: mw.SaliencyMix(saliency=5), ["saliency of SaliencyMix", "a callable", "5"]),
         (lambda: mw.PuzzleMix(labels=None), ["labels of PuzzleMix", "a whole number", "None"]),
         (lambda: mw.SUMix(torch.nn.Linear(2, 2), mw.CutMix(), num_classes=2, warmup="x"), ["warmup of SUMix", "'x'"]),
     ],
@@ -94,13 +94,13 @@ def test_members_are_looked_at() -> None:
     "policy",
     [
         mw.Sometimes(mw.CutMix(scope="sample"), p=0.5, scope="sample"),
-        mw.Ramp(mw.MixUp(scope="sample"), "alpha", start=0.2, end=1.0, progress=0.5),
+        mw.MixUp(scope="sample", alpha=mw.Linear(0.2, 1.0)),
     ],
     ids=repr,
 )
 def test_compiled_code_is_not_checked(policy: mw.BatchPolicy, compiler: str) -> None:
-    """A policy that another makes does not break the graph, nor does a ramp that makes one at every step."""
-    if isinstance(policy, mw.Ramp) and torch.__version__ < "2.8":
+    """A policy that another makes does not break the graph, nor does a schedule that makes one in every step."""
+    if isinstance(policy, mw.MixUp) and torch.__version__ < "2.8":
         pytest.skip("torch 2.7 breaks the graph where a dataclass is made by an __init__ with a wrapper")
     mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")
     assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)

@@ -1,9 +1,20 @@
-"""Mix samples and labels, and train stronger image classifiers with it."""
+"""Mix samples and labels to train stronger image classifiers."""
+
+from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
+from mixwell.ema import EMA
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.labels import LabelPolicy, PixelShare, RatioShare, SemanticShare, View
-from mixwell.losses import BinaryCrossEntropy, CrossEntropy, Loss, binary_cross_entropy, cross_entropy, target_weights
+from mixwell.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    FocalLoss,
+    Loss,
+    binary_cross_entropy,
+    cross_entropy,
+    target_weights,
+)
 from mixwell.methods import (
     AdAutoMix,
     AlignMix,
@@ -33,13 +44,13 @@ from mixwell.metrics import (
     top_k_accuracy,
 )
 from mixwell.mixers.mixblock import MixBlock, PairAttention
+from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
 from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
-from mixwell.parse import names, parse
+from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
     AttentiveMix,
-    ByProgress,
     CutMix,
     FMix,
     GridMix,
@@ -47,11 +58,11 @@ from mixwell.policies import (
     GuidedMix,
     MixUp,
     PuzzleMix,
-    Ramp,
     ResizeMix,
     SaliencyMix,
     SmoothMix,
     SnapMix,
+    Switch,
     random_mix,
     switch_mix,
     until,
@@ -68,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "EMA",
     "IMAGENET",
     "Activation",
     "AdAutoMix",
@@ -82,7 +94,6 @@ __all__ = [
     "BinaryCrossEntropy",
     "BlendPlan",
     "BoxPlan",
-    "ByProgress",
     "ChoicePlan",
     "ClassActivation",
     "Constant",
@@ -94,6 +105,7 @@ __all__ = [
     "FMix",
     "FeatureHook",
     "FineGrained",
+    "FocalLoss",
     "Folded",
     "Given",
     "Greedy",
@@ -110,6 +122,7 @@ __all__ = [
     "MaskPlan",
     "Method",
     "MixBlock",
+    "MixTargets",
     "MixUp",
     "MixedBatch",
     "Mixing",
@@ -127,7 +140,6 @@ __all__ = [
     "Policy",
     "PowerRescale",
     "PuzzleMix",
-    "Ramp",
     "Ratio",
     "RatioShare",
     "RegMixup",
@@ -148,6 +160,7 @@ __all__ = [
     "Sometimes",
     "SpectralResidual",
     "Step",
+    "Switch",
     "Targets",
     "ThresholdTargets",
     "TwoHotTargets",
@@ -175,3 +188,10 @@ __all__ = [
     "top_k_accuracy",
     "until",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise with the nearest public name."""
+    if name.startswith("_"):
+        raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}{nearest(name, __all__)}")

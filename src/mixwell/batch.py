@@ -1,4 +1,4 @@
-"""The records that flow: what comes in, what a policy sees, what comes out."""
+"""The records of one step: the batch that comes in, the pairs that a policy sees, the mixed batch that comes out."""
 
 from __future__ import annotations
 
@@ -8,31 +8,50 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
-from mixwell.checks import check_classes, check_device, check_images, check_labels, check_saliency
+from mixwell.checks import (
+    BLENDABLE,
+    check_classes,
+    check_device,
+    check_generator,
+    check_saliency,
+    images_error,
+    labels_error,
+)
 from mixwell.normalization import Normalization
 
 if TYPE_CHECKING:
     from mixwell.plan import Plan
 
 
+def check_images(images: Tensor) -> None:
+    """Raise unless images are ``(B, C, H, W)``, none of it 0, of a dtype that can be mixed."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.numel() or images.dtype not in BLENDABLE:
+        raise images_error(images)
+    _, channels, height, width = images.shape
+    if width in (1, 3, 4) and channels > 16 and height > 16:  # (B, H, W, C)
+        raise images_error(images)
+
+
 class Batch:
     """A checked batch, and the source of every random draw made for it.
 
-    Draws happen where the generator lives and are then sent to the images: a CPU generator therefore gives the same
-    plan on every device. Without a generator they happen where the images are.
+    Numbers are drawn on the generator's device and then moved to the images, so a CPU generator gives the same plan on
+    every device. Without a generator they are drawn on the images' device.
 
     Args:
         images: Shape ``(B, C, H, W)``, floating point or uint8.
         labels: Class indices ``(B,)``, or dense labels ``(B, N)``.
-        model: The classifier, for saliency sources that look at it.
-        saliency: Maps ``(B, h, w)`` known beforehand, of the images' size or coarser, in the same proportions.
-        generator: Source of randomness; ``None`` takes torch's default for the device.
+        model: The classifier, for saliency sources that run it.
+        saliency: Precomputed maps ``(B, h, w)``, as large as the images or coarser, with the same aspect ratio.
+        generator: Random generator; ``None`` uses torch's default generator of the device.
         normalization: How float images were normalized; ``None`` means that they are in [0, 1].
 
     Raises:
-        TypeError: Images or labels are not tensors of a usable type.
-        ValueError: Shapes do not fit.
+        TypeError: Images or labels are not tensors of a supported dtype.
+        ValueError: Shapes or devices do not match.
     """
 
     __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "source_device")
@@ -48,12 +67,17 @@ class Batch:
         normalization: Normalization | None = None,
     ) -> None:
         check_images(images)
-        check_labels(labels, images.shape[0])
-        check_device("labels", labels, images)
+        rows = images.shape[0]
+        if not (isinstance(labels, Tensor) and labels.dim() in (1, 2) and labels.shape[0] == rows):
+            raise labels_error(labels, rows)
+        if not (labels.dtype == torch.int64 if labels.dim() == 1 else labels.is_floating_point()):
+            raise labels_error(labels, rows)
+        if labels.device != images.device:
+            check_device("labels", labels, images)
         if saliency is not None:
             check_saliency(saliency, images)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator or None, but got {generator!r}.")
+        if generator is not None:
+            check_generator(generator)
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
         self.generator, self.normalization = generator, normalization
         self.source_device = images.device if generator is None else generator.device
@@ -63,7 +87,7 @@ class Batch:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """Device of the images."""
         return self.images.device
 
     @property
@@ -78,7 +102,7 @@ class Batch:
         return other
 
     def ones(self) -> Tensor:
-        """Return the ratio that leaves every anchor as it is, shape ``(1,)``."""
+        """Return the ratio 1, which leaves every anchor unchanged, shape ``(1,)``."""
         return torch.ones(1, device=self.images.device)
 
     def rand(self, *shape: int) -> Tensor:
@@ -86,7 +110,7 @@ class Batch:
         return self.send(torch.rand(shape, device=self.source_device, generator=self.generator))
 
     def rand_on_host(self) -> float:
-        """Draw one uniform number for a decision in Python; only a generator on a GPU makes that wait."""
+        """Draw one uniform number as a Python float; only a generator on a GPU has to be waited for."""
         if self.generator is None:
             return float(torch.rand(()))
         return float(torch.rand((), device=self.source_device, generator=self.generator))
@@ -100,16 +124,16 @@ class Batch:
         return self.send(torch.randperm(len(self), device=self.source_device, generator=self.generator))
 
     def send(self, draw: Tensor) -> Tensor:
-        """Bring a draw to the images without waiting for it."""
+        """Move a draw to the images' device without waiting for it."""
         return draw if self.source_device == self.images.device else draw.to(self.images.device, non_blocking=True)
 
 
 class Pairs:
-    """What a policy's ``plan`` gets to see: every anchor with its partner.
+    """The input of a policy's ``plan``: every anchor with its partner.
 
-    Randomness is drawn once for the batch or once for every sample, according to the policy's scope. Where it is drawn
-    once, the first dimension ``S`` of ``lam`` and of every draw is 1 instead of B and broadcasts, so that a mask
-    shared by the batch is made once; authors never see that switch.
+    Random numbers are drawn once for the batch or once for every sample, according to the policy's scope. If they are
+    drawn once, the first dimension ``S`` of ``lam`` and of every draw is 1 instead of B and broadcasts, so a mask that
+    the whole batch shares is computed once. A policy is written the same way for both.
 
     Attributes:
         partner: Partner of every row, shape ``(B,)``.
@@ -141,14 +165,14 @@ class Pairs:
 
     @property
     def b(self) -> Tensor:
-        """Partners, shape ``(B, C, H, W)``: a copy, gathered at every access."""
+        """Partners, shape ``(B, C, H, W)``; every access gathers a new copy."""
         return self.batch.images.index_select(0, self.partner)
 
     @property
     def batch(self) -> Batch:
-        """The batch the pairs come from."""
+        """The batch that the pairs come from."""
         if self._batch is None:
-            raise ValueError("These pairs were made without a batch: they have no images and cannot draw.")
+            raise ValueError("These pairs were created without a batch, so they have no images and cannot draw.")
         return self._batch
 
     @property
@@ -157,8 +181,8 @@ class Pairs:
         maps = self.batch.saliency
         if maps is None:
             raise ValueError(
-                "This policy needs saliency maps, but got none: give it a source (saliency=FineGrained(), say), or "
-                "pass saliency= maps of shape (B, h, w) in the call."
+                "This policy needs saliency maps, but got none: give it a source, for example saliency=FineGrained(), "
+                "or pass saliency= maps of shape (B, h, w) in the call."
             )
         return maps
 
@@ -167,40 +191,44 @@ class Pairs:
         """Saliency of the partners, shape ``(B, h, w)``."""
         return self.saliency_a.index_select(0, self.partner)
 
-    def ratio(self, law: Callable[..., Tensor]) -> Tensor:
-        """Draw from another law of the ratio, shape ``(S,)``."""
+    def ratio(self, distribution: Callable[..., Tensor]) -> Tensor:
+        """Draw from another distribution of the ratio, shape ``(S,)``."""
         batch = self.batch
-        return self._share(batch.send(law(self._draws, batch.source_device, batch.generator)))
+        return self._share(batch.send(distribution(len(self.lam), batch.source_device, batch.generator)))
 
     def with_lam(self, lam: Tensor) -> Pairs:
-        """Return the same pairs with another nominal ratio, for policies that draw something else than ``lam``."""
+        """Return the same pairs with another nominal ratio, for policies that do not draw ``lam`` itself."""
         return Pairs(self.partner, lam, self.size, batch=self._batch, once=self._once)
 
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1), shape ``(S, *shape)``."""
-        return self._share(self.batch.rand(self._draws, *shape))
+        return self._share(self.batch.rand(len(self.lam), *shape))
 
     def randn(self, *shape: int) -> Tensor:
         """Draw standard normal numbers, shape ``(S, *shape)``."""
-        return self._share(self.batch.randn(self._draws, *shape))
-
-    @property
-    def _draws(self) -> int:
-        return self.lam.shape[0]
+        return self._share(self.batch.randn(len(self.lam), *shape))
 
     def _share(self, draw: Tensor) -> Tensor:
         return draw if self._once is None else draw.index_select(0, self._once)
 
 
 class MixedBatch:
-    """Mixed images, and everything a loss needs to know about where they came from.
+    """Mixed images with the labels of their K sources and the weight of each label.
+
+    It is a node of torch's pytree, pickles, and moves as one object: mix in the ``collate_fn`` of a ``DataLoader``,
+    with worker processes and ``pin_memory=True``, and call ``.to(device)`` in the loop.
 
     Attributes:
         images: Mixed images, shape ``(B, C, H, W)``.
         labels: Label of each source, class indices of shape ``(B, K)``, or dense labels of shape ``(B, K, N)``.
-        weights: How much of each label the image carries, shape ``(B, K)``, float32. Rows usually sum to one.
+        weights: Weight of each label, shape ``(B, K)``, float32. Rows usually sum to one.
         plan: Sources ``(B, K)``, nominal ratio ``lam (B,)`` and geometry; ``plan.share(size)`` is every source's
             share of every pixel, shape ``(B, K, H, W)``.
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> mixed = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4)).to("cpu")
+        >>> images, targets = mixed.images, mixed.targets(num_classes=10)
     """
 
     __slots__ = ("images", "labels", "plan", "weights")
@@ -221,6 +249,18 @@ class MixedBatch:
         """Return the same batch with other label weights, shape ``(B, K)``."""
         return MixedBatch(self.images, self.labels, weights, self.plan)
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> MixedBatch:
+        """Return the batch on another device, its plan included."""
+        images, labels, weights = (
+            t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.weights)
+        )
+        return MixedBatch(images, labels, weights, self.plan.to(device, non_blocking))
+
+    def pin_memory(self) -> MixedBatch:
+        """Return the batch in pinned memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
+        images, labels, weights = (t.pin_memory() for t in (self.images, self.labels, self.weights))
+        return MixedBatch(images, labels, weights, self.plan.pin_memory())
+
     def targets(self, num_classes: int, smoothing: float = 0.0, toward: float | None = None) -> Tensor:
         """Build dense targets: the weighted sum of the sources' labels, smoothed once.
 
@@ -228,16 +268,16 @@ class MixedBatch:
 
         Args:
             num_classes: Number of classes N.
-            smoothing: Share of the mass that is spread, in [0, 1).
-            toward: What smoothing pulls every entry to; ``None`` means ``1 / num_classes``. timm's multi-label
-                smoothing is ``toward=0.5``.
+            smoothing: Share of a row's mass that is spread over all classes, in [0, 1).
+            toward: Value towards which smoothing moves every entry; ``None`` means ``1 / num_classes``. timm's
+                multi-label smoothing is ``toward=0.5``.
 
         Returns:
             Targets, shape ``(B, N)``, float32.
 
         Raises:
-            ValueError: A label is not below ``num_classes`` (class indices are looked at on the CPU only: on a GPU that
-                would stall the device), or dense labels have another width.
+            ValueError: A label is not below ``num_classes`` (class indices are checked on the CPU only, because
+                reading them on a GPU waits for it), or dense labels have another width.
 
         Example:
             >>> from mixwell import MixUp, Constant, Roll
@@ -248,7 +288,7 @@ class MixedBatch:
         """
         check_classes(self.labels, num_classes)
         if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing must be a share in [0, 1), but got {smoothing}.")
+            raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
         if self.labels.dim() == 3:
             targets = (self.weights[..., None] * self.labels.float()).sum(1)  # no einsum: autocast would round it
         else:
@@ -257,3 +297,20 @@ class MixedBatch:
             return targets
         pull = 1 / num_classes if toward is None else toward
         return targets * (1 - smoothing) + smoothing * pull * self.weights.sum(1, keepdim=True)
+
+
+def _collate_mixed(batches: list[MixedBatch], **_: object) -> MixedBatch:
+    if len(batches) == 1:
+        return batches[0]
+    raise TypeError(
+        f"The default collate function got {len(batches)} mixed batches, which cannot be stacked: collate images and "
+        "labels first and mix the result, as in collate_fn=lambda rows: policy(*default_collate(rows))."
+    )
+
+
+_pytree.register_pytree_node(
+    MixedBatch,
+    lambda mixed: ([mixed.images, mixed.labels, mixed.weights, mixed.plan], None),
+    lambda parts, _: MixedBatch(*parts),
+)
+default_collate_fn_map[MixedBatch] = _collate_mixed

@@ -1,46 +1,70 @@
-"""Images, labels and saliency maps that do not fit are refused in one sentence each."""
+"""Checks of images, labels and saliency maps; each error is one sentence that says what to do."""
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from mixwell.ops.pixels import on_host
 
 BLENDABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
 
 
-def check_images(images: Tensor) -> None:
-    """Raise unless images are ``(B, C, H, W)`` of a type that can be mixed."""
+def images_error(images: object) -> Exception:
+    """Return what is wrong with images that :func:`mixwell.batch.check_images` refuses."""
     if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor of shape (B, C, H, W), but got {type(images).__name__}.")
+        return TypeError(
+            f"images must be a tensor of shape (B, C, H, W), but got {type(images).__name__}: convert them, for "
+            "example with torchvision.transforms.v2.ToImage, and collate them into a batch."
+        )
+    shape = tuple(images.shape)
     if images.dim() != 4 or images.numel() == 0:
-        raise ValueError(f"images must have shape (B, C, H, W) with nothing empty, but got {tuple(images.shape)}.")
+        advice = _ADVICE.get(images.dim(), "") if images.numel() else ""
+        return ValueError(f"images must have shape (B, C, H, W) and not be empty, but got {shape}{advice}.")
     if images.dtype not in BLENDABLE:
-        raise TypeError(
-            f"images must be floating point or uint8, but got {images.dtype}; convert them, or use "
+        return TypeError(
+            f"images must be floating point or uint8, but got {images.dtype}: convert them, or use "
             "plan.apply_segmentation for maps of class ids."
         )
+    return ValueError(
+        f"images must have shape (B, C, H, W), but {shape} looks like (B, H, W, C): use images.permute(0, 3, 1, 2)."
+    )
 
 
-def check_labels(labels: Tensor, rows: int) -> None:
-    """Raise unless labels are class indices ``(B,)`` or dense labels ``(B, N)`` for ``rows`` images."""
+_ADVICE = {
+    3: (
+        ": use images[:, None] for grey images (B, H, W) and images[None] for one image (C, H, W); for signals "
+        "(B, C, T) mix signals[:, :, None] with MixUp, FMix or SmoothMix, and take mixed.images[:, :, 0]"
+    ),
+    5: (
+        ": for video (B, C, T, H, W) mix video.flatten(1, 2), so that all frames of a clip are mixed alike, and take "
+        "mixed.images.unflatten(1, (C, T))"
+    ),
+}
+
+
+def labels_error(labels: object, rows: int) -> Exception:
+    """Return what is wrong with labels that :class:`mixwell.Batch` refuses for this many images."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, but got {type(labels).__name__}; use torch.tensor(labels).")
+        return TypeError(f"labels must be a tensor, but got {type(labels).__name__}: use torch.tensor(labels).")
     if labels.dim() not in (1, 2):
-        raise ValueError(f"labels must be class indices (B,) or dense labels (B, N), but got {tuple(labels.shape)}.")
+        return ValueError(f"labels must be class indices (B,) or dense labels (B, N), but got {tuple(labels.shape)}.")
     if labels.shape[0] != rows:
-        raise ValueError(f"labels must have one entry per image, but got {labels.shape[0]} for {rows} images.")
-    if labels.dim() == 1 and labels.dtype != torch.int64:
-        raise TypeError(
-            f"class indices must be int64, but got {labels.dtype}; use labels.long(), or dense labels (B, N)."
-        )
-    if labels.dim() == 2 and not labels.is_floating_point():
-        raise TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}; use labels.float().")
+        return ValueError(f"labels must have one entry per image, but got {labels.shape[0]} for {rows} images.")
+    if labels.dim() == 1:
+        regression = "for regression targets use labels[:, None], dense labels (B, 1)"
+        advice = regression if labels.is_floating_point() else "use labels.long()"
+        return TypeError(f"class indices (B,) must be int64, but got {labels.dtype}: {advice}.")
+    indices = labels.shape[1] == 1 and labels.dtype != torch.bool
+    advice = "use labels.squeeze(1) for class indices (B,)" if indices else "use labels.float()"
+    return TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}: {advice}.")
 
 
 def check_saliency(saliency: Tensor, images: Tensor) -> None:
-    """Raise unless saliency maps are ``(B, h, w)`` where the images are."""
+    """Raise unless saliency maps are ``(B, h, w)`` and on the images' device."""
     if not isinstance(saliency, Tensor) or saliency.dim() != 3 or saliency.shape[0] != images.shape[0]:
         got = tuple(saliency.shape) if isinstance(saliency, Tensor) else type(saliency).__name__
         raise ValueError(f"saliency must be maps of shape ({len(images)}, h, w), one per image, but got {got}.")
@@ -48,33 +72,46 @@ def check_saliency(saliency: Tensor, images: Tensor) -> None:
 
 
 def check_device(what: str, tensor: Tensor, images: Tensor) -> None:
-    """Raise unless a tensor is where the images are."""
+    """Raise unless a tensor is on the images' device."""
     if tensor.device != images.device:
         raise ValueError(
             f"{what} must be on the images' device, {images.device}, but are on {tensor.device}: use .to()."
         )
 
 
+def check_generator(generator: torch.Generator) -> None:
+    """Raise unless this is a generator, and warn about one that was copied into the workers of a data loader."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, but got {generator!r}.")
+    worker = get_worker_info()
+    if worker is not None and generator.initial_seed() not in (worker.seed, torch.initial_seed()):
+        warnings.warn(
+            "A generator that is made before a DataLoader starts its workers is copied into each of them, and all "
+            "workers and epochs repeat the same draws: use generator=None, which torch seeds in every worker, or "
+            "torch.Generator().manual_seed(torch.initial_seed()) made in the worker.",
+            stacklevel=5,
+        )
+
+
 def check_classes(labels: Tensor, num_classes: int) -> None:
-    """Raise if a label is no class below ``num_classes``; indices on a GPU are not read, as that would stall it."""
+    """Raise if a label is not below ``num_classes``; indices on a GPU are not read, because that waits for the GPU."""
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
     if labels.dim() == 3:
         if labels.shape[2] != num_classes:
             raise ValueError(f"dense labels have {labels.shape[2]} classes, but {num_classes} are expected.")
     elif on_host(labels) and not torch.compiler.is_compiling():
-        low, high = labels.aminmax()
+        low, high = (int(end) for end in labels.aminmax())
         if low < 0 or high >= num_classes:
             raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {int(low)} to {int(high)}; check "
-                "num_classes."
+                f"labels must lie between 0 and {num_classes - 1}, but got {low} to {high}: check num_classes."
             )
 
 
 def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
-    """Tell whether a map ``(h, w)`` can show images of this height and width: as large, or coarser alike.
+    """Return whether a map ``(h, w)`` is as large as images of this height and width, or coarser by one factor.
 
-    The step from place to place must be the same in both directions, up to the rounding of a network that pads or cuts.
+    Both sides must shrink by the same factor, up to the rounding of a network that pads or crops.
 
     Example:
         >>> in_proportion((7, 10), (224, 300)), in_proportion((7, 7), (224, 300))

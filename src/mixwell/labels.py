@@ -84,8 +84,8 @@ class PixelShare(LabelPolicy):
 class Similarity(Value, ABC):
     """Measures how far the prediction for a mixed image is from those for its two sources.
 
-    All inputs are float32 and carry no gradient. ``largest_kappa`` is the strength above which its feedback drives
-    labels to 0 and 1.
+    All inputs are float32 and carry no gradient. ``largest_kappa`` is the strength above which its feedback makes
+    label weights saturate at 0 or 1.
     """
 
     largest_kappa = math.inf
@@ -104,12 +104,12 @@ class Similarity(Value, ABC):
             kappa: Strength.
 
         Returns:
-            How far from each source, shape ``(B, 2)``, and the same class by class, ``(B, 2, N)``.
+            Distance from each source, shape ``(B, 2)``, and the same per class, ``(B, 2, N)``.
         """
 
 
 class Distance(Similarity):
-    """The Euclidean distance between the probabilities: the closer source gains weight, as the publication says.
+    """The Euclidean distance between the probabilities: the closer source gains weight, as published.
 
     Example:
         >>> p, labels, sources = torch.eye(2), torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1], [1, 0]])
@@ -131,9 +131,9 @@ class Released(Similarity):
     """The formula of SUMix's released code, per class ``kappa * sqrt(N) * unit(softmax(sign * (mixed - clean)))``.
 
     Args:
-        sign: ``1`` as released: weight moves towards the class the model does *not* see. ``-1`` is
+        sign: ``1`` as released: weight moves towards the class that the model does *not* predict. ``-1`` is
             :class:`Agreement`.
-        reference: Keep two slips of the released code: its scale is the batch size B instead of ``sqrt(N)``, and it
+        reference: Keep two mistakes of the released code: its scale is the batch size B instead of ``sqrt(N)``, and it
             takes the other source's class out of the clean prediction even where both sources share that class.
 
     Raises:
@@ -169,7 +169,9 @@ class Released(Similarity):
 
 
 class Agreement(Released):
-    """:class:`Released` with the sign turned, so that the class the model sees gains weight; keep ``kappa`` at most 1.
+    """:class:`Released` with the opposite sign: the class that the model predicts gains weight.
+
+    Keep ``kappa`` at most 1.
 
     Example:
         >>> Agreement().sign
@@ -188,24 +190,24 @@ SIMILARITIES: dict[str, Similarity] = {
 
 
 class SemanticShare(LabelPolicy):
-    """SUMix's ratio learning: weights follow what the model sees of each source in the mixed image.
+    """SUMix's learned ratio: weights follow how close the prediction is to that of each source.
 
-    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` says how far the prediction for the mixed image is from
-    that for a source. A weight of 0 stays 0, and a row keeps its sum. Nothing depends on the batch's size, nor with
-    ``"distance"`` on the number of classes.
+    ``logit(lam_hat) = logit(lam) + d_b - d_a``, where ``d`` is the distance of the prediction for the mixed image from
+    that for a source. A weight of 0 stays 0, and a row keeps its sum. The result does not depend on the batch size, nor
+    with ``"distance"`` on the number of classes.
 
     Args:
         similarity: ``"distance"``, ``"released"``, ``"agreement"``, ``"reference"`` or a :class:`Similarity`.
-        kappa: Strength. Feedback is positive for ``"distance"`` and ``"agreement"``: labels run away to 0 and 1 above
-            about 1.4 and 1.1.
+        kappa: Strength. Feedback is positive for ``"distance"`` and ``"agreement"``: label weights saturate at 0 or 1
+            above about 1.4 and 1.1.
 
     Raises:
         ValueError: The similarity is unknown, ``kappa`` is negative, the batch does not have two sources, or clean
             logits are missing.
 
     Note:
-        The released code scales by the batch size instead of ``kappa * sqrt(N)`` and moves weight towards the class the
-        model does not see; ``"reference"`` reproduces it.
+        The released code scales by the batch size instead of ``kappa * sqrt(N)`` and moves weight towards the class
+        that the model does not predict; ``"reference"`` reproduces it.
 
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
@@ -230,8 +232,8 @@ class SemanticShare(LabelPolicy):
         similarity = self._similarity()
         if self.kappa > similarity.largest_kappa:
             warnings.warn(
-                f"kappa={self.kappa} lets labels run away to 0 and 1: keep it at most {similarity.largest_kappa} for "
-                f"{similarity}.",
+                f"kappa={self.kappa} makes label weights saturate at 0 or 1: keep it at "
+                f"most {similarity.largest_kappa} for {similarity}.",
                 stacklevel=4,
             )
 
@@ -239,19 +241,22 @@ class SemanticShare(LabelPolicy):
         return self.terms(mixed, view)[0]
 
     def terms(self, mixed: MixedBatch, view: View) -> tuple[Tensor, Tensor]:
-        """Return the weights ``(B, 2)``, and the distances class by class ``(B, 2, N)`` for the regulariser."""
+        """Return the weights ``(B, 2)``, and the distances per class ``(B, 2, N)`` for the regulariser."""
         if mixed.weights.shape[1] != 2:
             raise ValueError(
                 f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources: "
                 "use a two-source policy."
             )
         if view.clean_logits is None:
-            raise ValueError("SemanticShare compares with the unmixed images: give View(logits, clean_logits=...).")
+            raise ValueError(
+                "SemanticShare compares with the predictions for the unmixed images: pass "
+                "View(logits, clean_logits=...)."
+            )
         similarity = self._similarity()
         with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
             away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
-            # The logarithm of weight 0 is minus infinity and stays so: who is not in the image gets no label.
+            # The logarithm of weight 0 is minus infinity: a source that is not in the image gets no label weight.
             share, total = (mixed.weights.clamp_min(0).log() - away).softmax(1), mixed.weights.sum(1, keepdim=True)
             # A row without any weight, all minus infinity, would be NaN.
             return torch.where(total > 0, share * total, 0.0), by_class

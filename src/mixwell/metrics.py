@@ -1,4 +1,4 @@
-"""How good it is: accuracy on clean and on mixed images, calibration, likelihood."""
+"""Metrics: accuracy on clean and on mixed images, calibration error, likelihood."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Labelled(Protocol):
-    """What the accuracies on mixed images read: a ``MixedBatch``, or anything with these two fields."""
+    """What the accuracies on mixed images need: a ``MixedBatch``, or anything with these two fields."""
 
     @property
     def labels(self) -> Tensor:
@@ -19,17 +19,17 @@ class Labelled(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """How much of each label the image carries, shape ``(B, K)``."""
+        """Weight of each label, shape ``(B, K)``."""
         ...
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
-    """Return how often the right class is among the ``k`` highest, in percent.
+    """Return the share of samples whose class is among the ``k`` highest logits, in percent.
 
     Args:
         logits: Shape ``(B, N)``; with fewer than ``k`` classes all are taken.
         labels: Class indices, shape ``(B,)``.
-        k: How many classes count.
+        k: Number of highest classes.
 
     Returns:
         Scalar in [0, 100].
@@ -44,7 +44,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 
 
 def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
-    """Return how much of the label the highest class covers, in percent.
+    """Return the mean label weight of the predicted class, in percent.
 
     The mean over images of the summed weights of those sources whose label is the predicted class.
 
@@ -66,7 +66,7 @@ def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
 
 
 def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
-    """Return the weight of the labels that stand in the right rank, in percent.
+    """Return the mean weight of the labels that have the right rank, in percent.
 
     The label of the largest weight must be the highest class, that of the second largest exactly the second highest
     class, and so on. Of equal weights the later source counts as the larger one. Sources with equal labels can score
@@ -77,8 +77,8 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
         mixed: The mixed batch.
         order: ``"sample"`` ranks and weights the sources of every image by its own weights. ``"batch"`` uses the mean
             weights of the batch for all, as OpenMixup does; the same where all images share one ratio. ``"given"``
-            takes the mean weights and the sources as they stand, with the last one anywhere from its rank down to the
-            third, as OpenMixup does for Co-Mixup.
+            takes the mean weights and the sources in their order, with the last one at any rank from its own down to
+            the third, as OpenMixup does for Co-Mixup.
 
     Returns:
         Scalar; in [0, 100] where weights sum to one.
@@ -106,21 +106,21 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
 def expected_calibration_error(
     logits: Tensor, labels: Tensor, bins: int = 10, *, probabilities: bool = False
 ) -> Tensor:
-    """Return by how much confidence and accuracy differ, averaged over equally wide bins of confidence.
+    """Return the mean difference between confidence and accuracy over equally wide bins of confidence.
 
     A bin holds confidences in ``(a, b]``; the first one also holds 0. Every bin is weighted by its own count.
 
     Args:
         logits: Logits, or with ``probabilities=True`` probabilities, shape ``(B, N)``.
         labels: Class indices, shape ``(B,)``.
-        bins: How many bins divide [0, 1].
-        probabilities: Whether ``logits`` already went through a softmax.
+        bins: Number of bins of [0, 1].
+        probabilities: Whether ``logits`` are already probabilities.
 
     Returns:
         Scalar in [0, 1].
 
     Raises:
-        ValueError: Shapes do not belong together.
+        ValueError: Shapes do not match.
 
     Source: Guo et al., *On Calibration of Modern Neural Networks*, ICML 2017.
 
@@ -143,7 +143,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean negative log likelihood of the right class, in nats.
 
     Args:
-        logits: Shape ``(B, N)``; log probabilities do as well.
+        logits: Shape ``(B, N)``; log probabilities are accepted too.
         labels: Class indices, shape ``(B,)``.
 
     Example:
@@ -155,7 +155,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _hits(classes: Tensor, labels: Tensor) -> Tensor:
-    """Return how much of every source's label lies on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
+    """Return the share of every source's label on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
     if labels.ndim == 2:
         return (labels[:, :, None] == classes[:, None]).float()
     return labels.gather(2, classes[:, None].expand(-1, labels.shape[1], -1)).float()

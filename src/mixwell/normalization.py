@@ -51,7 +51,7 @@ class Normalization(Value):
     _std = (1.0,)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Return pixels in [0, 1], shape ``(B, C, H, W)``, as a model is given them."""
+        """Return pixels in [0, 1], shape ``(B, C, H, W)``, as the model's input."""
         mean, std = self.tensors(pixels)
         return (pixels - mean) / std
 
@@ -88,7 +88,7 @@ def pixels_of(images: Tensor, normalization: Normalization | None, user: str) ->
     Args:
         images: Shape ``(B, C, H, W)``; uint8 images are divided by 255.
         normalization: How float images were normalized; None means that they are in [0, 1].
-        user: What needs the pixels, for the error.
+        user: Name of the caller, for the error.
 
     Raises:
         ValueError: Without a normalization, images reach outside [0, 1] (checked on the CPU only).
@@ -105,7 +105,7 @@ def pixels_of(images: Tensor, normalization: Normalization | None, user: str) ->
         low, high = (float(end) for end in images.detach().aminmax())
         if low < -1e-3 or high > 1 + 1e-3:
             raise ValueError(
-                f"{user} computes in pixel values, but these images lie in [{low:.3g}, {high:.3g}]: say how they were "
-                "normalized, as in normalization=mw.IMAGENET, in the policy call or when the method is created."
+                f"{user} computes in pixel values, but these images lie in [{low:.3g}, {high:.3g}]: pass the "
+                "normalization with which they were made, as in normalization=mw.IMAGENET, to the policy or the method."
             )
     return images.float()

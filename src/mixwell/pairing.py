@@ -1,4 +1,4 @@
-"""Who with whom: every anchor's partner."""
+"""Pairings: which partner every anchor is mixed with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mixwell.value import Value, set_field
 class Pairing(Value, ABC):
     """Chooses a partner for every image of a batch.
 
-    ``involutive`` says that the partner of the partner is the anchor, which scope ``"pair"`` needs.
+    ``involutive`` is True if the partner of the partner is the anchor, which scope ``"pair"`` needs.
     """
 
     involutive = False
@@ -27,7 +27,7 @@ class Pairing(Value, ABC):
 
 
 class Permutation(Pairing):
-    """A random permutation; an image may get itself (in 63 % of batches at least one does).
+    """A random permutation; an image may be its own partner (in 63 % of batches at least one is).
 
     Example:
         >>> sorted(Permutation()(Batch(torch.rand(4, 3, 8, 8), torch.arange(4))).tolist())
@@ -39,9 +39,9 @@ class Permutation(Pairing):
 
 
 class Derangement(Pairing):
-    """A random permutation that gives no image itself: one step of random length along a random cycle.
+    """A random permutation without fixed points: one step of random length along a random cycle.
 
-    A batch of one has no derangement and keeps its image.
+    In a batch of one the image is its own partner.
 
     Example:
         >>> partner = Derangement()(Batch(torch.rand(5, 3, 8, 8), torch.arange(5)))
@@ -58,10 +58,10 @@ class Derangement(Pairing):
 
 
 class Roll(Pairing):
-    """The row ``shift`` places before, as torchvision pairs (with ``shift=1``); needs a shuffled loader.
+    """The row ``shift`` positions before, as in torchvision (with ``shift=1``); needs shuffled data.
 
     Args:
-        shift: Rows to look back.
+        shift: Number of rows.
 
     Example:
         >>> Roll()(Batch(torch.rand(3, 3, 8, 8), torch.arange(3)))
@@ -72,11 +72,11 @@ class Roll(Pairing):
 
     def __call__(self, batch: Batch) -> Tensor:
         n = len(batch)
-        return (torch.arange(n, device=batch.device) - self.shift) % n
+        return (torch.arange(n, device=batch.device) - self.shift % n) % n
 
 
 class Reverse(Pairing):
-    """Row *i* with row *B - 1 - i*, as timm pairs; the middle row of an odd batch gets itself.
+    """Row *i* with row *B - 1 - i*, as in timm; the middle row of an odd batch is its own partner.
 
     Example:
         >>> Reverse()(Batch(torch.rand(3, 3, 8, 8), torch.arange(3)))
@@ -90,7 +90,7 @@ class Reverse(Pairing):
 
 
 class Given(Pairing):
-    """Partners known beforehand.
+    """Fixed partners.
 
     Args:
         partner: Partner of every row.
@@ -112,7 +112,7 @@ class Given(Pairing):
         n = len(batch)
         if len(self.partner) != n:
             raise ValueError(
-                f"Given has {len(self.partner)} partners, but the batch has {n} images; give one for each."
+                f"Given has {len(self.partner)} partners, but the batch has {n} images: give one for each."
             )
         if not all(0 <= p < n for p in self.partner):
             raise ValueError(f"Given needs partners between 0 and {n - 1}, but got {self.partner}.")
@@ -120,9 +120,9 @@ class Given(Pairing):
 
 
 class Greedy(Pairing):
-    """One cycle through the batch that goes from each image to the one whose saliency differs most.
+    """One cycle through the batch, from each image to the unvisited one whose saliency differs most.
 
-    Only for policies that use saliency; the distance is Euclidean.
+    Only for policies with a saliency source; the distance is Euclidean.
 
     Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023
         (arXiv:2306.16612).
@@ -138,9 +138,7 @@ class Greedy(Pairing):
 
     def __call__(self, batch: Batch) -> Tensor:
         if batch.saliency is None:
-            raise ValueError(
-                "Greedy pairs by saliency, but there are no maps: use it in a policy that has a saliency source."
-            )
+            raise ValueError("Greedy needs saliency maps, but got none: use it in a policy with a saliency source.")
         maps = batch.saliency.flatten(1)
         distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
         return longest_steps(distance.fill_diagonal_(-torch.inf))

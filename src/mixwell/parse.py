@@ -1,4 +1,4 @@
-"""Text to objects: the names that the command line, logs and tables use."""
+"""Objects from text, by the names that the command line, logs and tables use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import mixwell.labels as labels
 import mixwell.losses as losses
 import mixwell.methods as methods
 import mixwell.mixers.adaptivemask as adaptivemask
-import mixwell.mixers.masklosses as masklosses
+import mixwell.mixers.masks as masks
 import mixwell.mixers.mixblock as mixblock
 import mixwell.mixers.teacher as teacher
 import mixwell.pairing as pairing
@@ -32,41 +32,37 @@ KINDS: dict[str, type] = {
     "pairing": pairing.Pairing,
     "ratio": ratio.Ratio,
     "label": labels.LabelPolicy,
+    "loss": losses.Loss,
     "target": targets.Targets,
     "rescale": targets.Rescale,
     "similarity": labels.Similarity,
     "view": methods.AugMixViews,
     "block": mixblock.BlockSettings,
-    "mask_loss": masklosses.MaskLoss,
+    "mask_loss": masks.MaskLoss,
     "schedule": schedule.Schedule,
 }
-LOSSES: dict[str, Callable[..., Any]] = {f.__name__: f for f in (losses.cross_entropy, losses.binary_cross_entropy)}
-# Functions that write a policy made of others in one word; what they return has a repr of its own.
+# Functions that return a policy made of others; the repr of the result names those.
 SHORTHANDS: dict[str, Callable[..., Any]] = {
     f.__name__: f for f in (policies.random_mix, policies.switch_mix, policies.until)
 }
-# What methods and losses are given when they are used, and not in text.
-LATER = {"model", "policy", "num_classes", "logits", "mixed", "reduction"}
+# Arguments of a method that are passed when it is created, and not in text.
+LATER = {"model", "policy", "num_classes", "normalization"}
 
 
 def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every function that may be named in text."""
-    modules = (policies, policy, methods, saliency, pairing, ratio, labels, targets)
-    modules += (adaptivemask, masklosses, mixblock, teacher, schedule)
-    return (
-        LOSSES
-        | SHORTHANDS
-        | {
-            name: cls
-            for module in modules
-            for name, cls in vars(module).items()
-            if inspect.isclass(cls) and issubclass(cls, tuple(KINDS.values())) and not inspect.isabstract(cls)
-        }
-    )
+    modules = (policies, policy, methods, saliency, pairing, ratio, labels, losses, targets)
+    modules += (adaptivemask, masks, mixblock, teacher, schedule)
+    return SHORTHANDS | {
+        name: cls
+        for module in modules
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls) and issubclass(cls, tuple(KINDS.values())) and not inspect.isabstract(cls)
+    }
 
 
 def names(kind: str) -> list[str]:
-    """List what there is of a kind, sorted.
+    """List the names of a kind, sorted.
 
     Args:
         kind: ``"policy"``, ``"method"``, ``"saliency"``, ``"pairing"``, ``"ratio"``, ``"label"``, ``"loss"``,
@@ -74,51 +70,54 @@ def names(kind: str) -> list[str]:
             ``"shorthand"`` for the functions that return a policy.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: The kind is unknown.
 
     Example:
         >>> names("ratio")
         ['Beta', 'Constant', 'Folded', 'Uniform']
     """
-    functions = {"loss": LOSSES, "shorthand": SHORTHANDS}
-    if kind in functions:
-        return sorted(functions[kind])
+    if kind == "shorthand":
+        return sorted(SHORTHANDS)
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, shorthand or loss, but got {kind!r}.")
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or shorthand, but got {kind!r}.")
     return sorted(name for name, cls in known().items() if inspect.isclass(cls) and issubclass(cls, KINDS[kind]))
 
 
 def parse(text: str, extra: dict[str, type] | None = None) -> Any:
-    """Make an object from its repr: constructor calls of known names with literals, nothing else is ever evaluated.
+    """Create an object from its repr: constructor calls of known names with literals; nothing else is evaluated.
 
     Args:
         text: ``"CutMix(alpha=0.2)"``, or just ``"CutMix"``.
         extra: Names of your own classes.
 
     Returns:
-        The object. A method, which still needs its model, comes as a ``functools.partial`` that takes
-        ``(model, policy, num_classes=...)``, and a loss as one that takes ``(logits, mixed)``.
+        The object. A method still needs its model and is returned as a ``functools.partial`` that takes
+        ``(model, policy, num_classes=...)``.
 
     Raises:
-        TypeError: What came is not text.
-        ValueError: The text is no such call, or a name or setting is unknown (the nearest right one is named) or wrong.
+        TypeError: ``text`` is not a str.
+        ValueError: The text is not such a call, or a name or setting is unknown (the closest one is suggested) or
+            wrong.
 
     Example:
         >>> parse("SaliencyMix(alpha=0.2, saliency=SpectralResidual())")
         SaliencyMix(alpha=0.2, saliency=SpectralResidual())
         >>> parse("until(CutMix, 0.9)")
-        ByProgress(policies=(CutMix(), NoMix()), since=(0.0, 0.9))
+        Switch({0.0: CutMix(), 0.9: NoMix()})
     """
     if not isinstance(text, str):
-        raise TypeError(f"Expected text like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
+        raise TypeError(f"Expected a str like 'CutMix(alpha=0.2)', but got {type(text).__name__}.")
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python's remarks on the style of code: this is none
+        with warnings.catch_warnings(action="ignore"):  # Python's warnings about code style
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
     if not isinstance(tree, ast.Name | ast.Call):
         raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {_short(text)}.")
-    return _build(tree, known() | (extra or {}), text)
+    try:
+        return _build(tree, known() | (extra or {}), text)
+    except RecursionError:
+        raise ValueError(f"Too many calls inside each other in {_short(text)}.") from None
 
 
 def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> Any:
@@ -130,12 +129,22 @@ def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> 
         return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_build(element, makers, text) for element in node.elts)
+    if isinstance(node, ast.Dict):
+        keys = [_literal(key, text) for key in node.keys]
+        return dict(zip(keys, [_build(value, makers, text) for value in node.values], strict=True))
+    return _literal(node, text)
+
+
+def _literal(node: ast.expr | None, text: str) -> Any:
+    """Return a literal; the key of ``**`` in a dict is None and is refused."""
     try:
-        return ast.literal_eval(node)
+        value = ast.literal_eval(node)  # type: ignore[arg-type]  # None raises ValueError
+        hash(value)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(
             f"Expected constructor calls with literals, such as CutMix(alpha=0.2), but got {_short(text)}."
         ) from None
+    return value
 
 
 def _short(text: str) -> str:
@@ -149,7 +158,7 @@ def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., An
 
 
 def nearest(name: str, choices: Any) -> str:
-    """Return ``; did you mean X?`` with the closest of some names, or what there is where none is close.
+    """Return ``; did you mean X?`` with the closest of some names, or the names where none is close.
 
     Example:
         >>> nearest("Cutmix", ["CutMix", "MixUp"])
@@ -160,15 +169,18 @@ def nearest(name: str, choices: Any) -> str:
     if close:
         return f"; did you mean {lower[close[0]]}?"
     listed = sorted(lower.values())
-    return f"; there are {', '.join(listed)}" if len(listed) <= 20 else "; mixwell.names(kind) lists what there is"
+    return f"; known names: {', '.join(listed)}" if len(listed) <= 20 else "; mixwell.names(kind) lists all names"
 
 
 def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str, Any]]) -> Any:
-    partial = make in LOSSES.values() or (inspect.isclass(make) and issubclass(make, methods.Method))
-    settings = [name for name in inspect.signature(make).parameters if not (partial and name in LATER)]
+    partial = inspect.isclass(make) and issubclass(make, methods.Method)
+    parameters = [p for p in inspect.signature(make).parameters.values() if not (partial and p.name in LATER)]
+    settings = [p.name for p in parameters]
+    by_name = [p.name for p in parameters if partial or p.kind is p.KEYWORD_ONLY]
     what, keywords = make.__name__, dict(named)
-    if partial and positional:
-        raise ValueError(f"{what} takes settings by name here: {', '.join(settings)}.")
+    if len(positional) > len(settings) - len(by_name):
+        example = f"{what}({by_name[0]}=...)" if by_name else f"{what}()"
+        raise ValueError(f"{what} takes its settings by name, as in {example}: {', '.join(settings) or 'none'}.")
     for name, _ in named:
         if name not in settings:
             raise ValueError(f"{what} has no setting {name!r} here{nearest(name, settings)}")
@@ -178,5 +190,6 @@ def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str
         return functools.partial(make, **keywords)
     try:
         return make(*positional, **keywords)
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"{what} cannot be made ({error}): its settings are {', '.join(settings)}, by name.") from None
+    except (TypeError, AttributeError, LookupError, ArithmeticError, OSError) as error:
+        reason = str(error) if len(str(error)) <= 300 else f"{str(error)[:297]}..."
+        raise ValueError(f"{what} could not be created ({reason}): its settings are {', '.join(settings)}.") from None

@@ -1,4 +1,4 @@
-"""What goes where: the base of all sample policies, and the policies made of other policies."""
+"""The base of all sample policies, which decide what goes where, and policies made of other policies."""
 
 from __future__ import annotations
 
@@ -35,6 +35,20 @@ class BatchPolicy(Value, ABC):
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         """Draw a plan; ``partner`` is given where several policies share their pairs."""
 
+    def pairs(self, batch: Batch) -> Pairs:
+        """Draw who is mixed with whom and how much, for methods that decide elsewhere where the pixels go.
+
+        Raises:
+            ValueError: The policy mixes more than two sources.
+        """
+        plan = self._draw(batch)
+        if len(plan.partners) != 1:
+            raise ValueError(
+                f"Two sources are expected, but the policy mixes {1 + len(plan.partners)}: use MixUp(alpha=2.0), for "
+                "example."
+            )
+        return Pairs(plan.partners[0], plan.lam, plan.size, batch=batch)
+
     def draw(
         self,
         images: Tensor,
@@ -45,15 +59,15 @@ class BatchPolicy(Value, ABC):
         generator: torch.Generator | None = None,
         normalization: Normalization | None = None,
     ) -> Plan:
-        """Draw everything random for one batch, without touching a pixel.
+        """Draw everything random for one batch, without reading or writing pixels.
 
         Args:
-            images: Shape ``(B, C, H, W)``, floating point or uint8; never written.
+            images: Shape ``(B, C, H, W)``, floating point or uint8; never modified.
             labels: Class indices ``(B,)``, int64, or dense labels ``(B, N)``.
-            model: The classifier, for saliency sources that look at it; it is left as it was found.
+            model: The classifier, for saliency sources that run it; its state is not changed.
             saliency: Maps ``(B, h, w)`` to use instead of the policy's own source, of the images' size or coarser, in
                 the same proportions; negative values count as zero.
-            generator: Source of randomness; one on the CPU gives the same plan on every device.
+            generator: Random generator; one on the CPU gives the same plan on every device.
             normalization: How float images were normalized, for saliency and costs that are computed in pixel values;
                 ``None`` means that they are in [0, 1].
 
@@ -62,14 +76,14 @@ class BatchPolicy(Value, ABC):
 
         Raises:
             TypeError: Images or labels are of a type that cannot be mixed.
-            ValueError: Shapes or devices do not fit, or saliency maps that are needed are missing, or not finite on a
-                CPU (on a GPU nobody looks, as that would stall it).
+            ValueError: Shapes or devices do not fit, or saliency maps that are needed are missing, or not finite
+                (checked on the CPU only).
         """
         with torch.no_grad():
             batch = Batch(
                 images, labels, model=model, saliency=saliency, generator=generator, normalization=normalization
             )
-            return self.at(0.0)._draw(batch)
+            return (self.at(0.0) if self._changes else self)._draw(batch)
 
     def __call__(
         self,
@@ -106,11 +120,11 @@ class BatchPolicy(Value, ABC):
 
 
 class Policy(BatchPolicy):
-    """A policy over pairs: an author writes ``plan(pairs)`` and inherits the rest.
+    """A policy over pairs: a subclass implements ``plan(pairs)`` and inherits the rest.
 
     Args:
-        alpha: Law of the mixing ratio; a number means ``Beta(alpha)``.
-        pairing: Who is mixed with whom.
+        alpha: Distribution of the mixing ratio; a number means ``Beta(alpha)``.
+        pairing: How partners are chosen.
         scope: How often to draw: once per ``"batch"``, as published, once per ``"sample"``, or once per ``"pair"`` of
             rows that are each other's partner (as timm does; needs ``pairing=Reverse()``).
 
@@ -128,42 +142,48 @@ class Policy(BatchPolicy):
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
         _check_source(getattr(self, "saliency", None))
-        set_field(self, "_ratio", self._law())
+        set_field(self, "_ratio", self._lam_ratio())
 
-    def _law(self) -> Ratio:
-        """Return the law of ``pairs.lam``, which a policy may derive from its settings."""
+    def _lam_ratio(self) -> Ratio:
+        """Return the distribution of ``pairs.lam``, which a policy may derive from its settings."""
         return as_ratio(self.alpha)
 
     @abstractmethod
     def plan(self, pairs: Pairs) -> Plan:
-        """Decide what goes where; all randomness comes from ``pairs``."""
+        """Return the plan for these pairs; all random numbers are drawn with ``pairs``."""
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        pairs = self.pairs(batch, partner)
+        return self.plan(pairs) if len(batch) > 1 else BlendPlan(pairs)
+
+    def pairs(self, batch: Batch, partner: Tensor | None = None) -> Pairs:
+        """See :meth:`BatchPolicy.pairs`; ``partner`` is given where several policies share their pairs."""
         n = len(batch)
-        if n == 1:  # nobody to mix with
-            return BlendPlan(Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size))
+        if n == 1:  # there is no partner
+            return Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size)
         if self.uses_saliency:
-            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
+            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may use them
         partner = self.pairing(batch) if partner is None else partner
         ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
-        # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, and a Ramp makes a new
-        # ratio at every step.
+        # __call__ is written out: until 2.7 torch.compile guards a called object by its identity, and a schedule
+        # creates a new ratio in every step.
         lam = ratio.__call__(1 if self.scope == "batch" else n, batch.source_device, batch.generator)
         lam = batch.send(lam)
         once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
-        return self.plan(Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once))
+        return Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once)
 
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
         source: SaliencySource | None = getattr(self, "saliency", None)
         checked = maps is None and _own(source)
         if maps is None and source is not None:
-            maps = source(batch.model, batch.images, batch.labels)
+            settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
+            maps = source(batch.model, batch.images, batch.labels, **settings)
             check_saliency(maps, batch.images)
         if maps is None:
             return None
         if on_host(maps) and not bool(maps.isfinite().all()):
-            raise ValueError("saliency maps must be finite, but hold NaN or infinity; look at where they come from.")
+            raise ValueError("saliency maps must be finite, but hold NaN or Inf: check their source.")
         maps = maps.float()
         if not checked:
             check_fit(maps, batch.size)
@@ -171,12 +191,12 @@ class Policy(BatchPolicy):
         return self._prepared(maps, batch)
 
     def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
-        """Bring saliency maps ``(B, h, w)`` into the form that pairing and plan want."""
+        """Convert saliency maps ``(B, h, w)`` to the form that pairing and plan use."""
         return maps
 
 
 class NoMix(BatchPolicy):
-    """Leave the batch as it is, the plain baseline and a member of :class:`OneOf`.
+    """No mixing, as a baseline or as a member of :class:`OneOf`.
 
     Example:
         >>> NoMix()(torch.rand(2, 3, 4, 4), torch.tensor([0, 1])).weights
@@ -193,14 +213,14 @@ _IDLE = NoMix()
 
 
 class OneOf(BatchPolicy):
-    """One policy out of several, chosen anew for every batch or every sample.
+    """One of several policies, chosen at random for every batch or every sample.
 
     Args:
         policies: The candidates.
-        weights: How likely each is; ``None`` makes them equally likely. They need not sum to one.
-        scope: Choose once per ``"batch"`` (each policy pairs as it likes), or per ``"sample"`` (all share
+        weights: Relative probability of each; ``None`` for equal ones. They need not sum to one.
+        scope: Choose once per ``"batch"`` (each policy uses its own pairing), or per ``"sample"`` (all share
             ``pairing``, and policies that move no pixels are merged into one mask: one pass over the images).
-        pairing: Who is mixed with whom when the choice is per sample.
+        pairing: How partners are chosen when the choice is per sample.
 
     Raises:
         ValueError: There are no policies, or weights that do not fit them.
@@ -245,7 +265,7 @@ class OneOf(BatchPolicy):
 
 
 class Sometimes(BatchPolicy):
-    """Mix with probability ``p``, and leave the batch or the sample alone otherwise.
+    """Mix with probability ``p``, and leave the batch or the sample unmixed otherwise.
 
     Args:
         policy: The policy.
@@ -254,7 +274,7 @@ class Sometimes(BatchPolicy):
             other's partner.
 
     Raises:
-        ValueError: ``p`` is no probability, or the scope is unknown or does not fit the policy's pairing.
+        ValueError: ``p`` is not in [0, 1], or the scope is unknown or does not fit the policy's pairing.
 
     Example:
         >>> from mixwell import CutMix
@@ -288,18 +308,18 @@ def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
 
 def _check_source(source: object) -> None:
     if isinstance(source, type | BatchPolicy):
-        raise TypeError(f"saliency must be a source such as FineGrained(), something to call, but got {source!r}.")
+        raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
 
 
 def _own(source: object) -> bool:
-    """Tell whether a source is one of ours, whose maps need no checks of shape and sign."""
+    """Return whether a source is part of mixwell, so that its maps need no checks of shape and sign."""
     return isinstance(source, Saliency) and type(source).__module__.partition(".")[0] == "mixwell"
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:
-    """Raise unless draws can be made this often with these pairs."""
+    """Raise unless the scope is known and fits the pairing."""
     if not isinstance(pairing, Pairing):
-        raise TypeError(f"pairing must be one such as Permutation() or Derangement(), but got {pairing!r}.")
+        raise TypeError(f"pairing must be an object such as Permutation(), but got {pairing!r}.")
     if scope not in SCOPES:
         raise ValueError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}.")
     if scope == "pair" and not pairing.involutive:

@@ -1,4 +1,4 @@
-"""How much: laws of the mixing ratio ``lam``, the anchor's share."""
+"""Distributions of the mixing ratio ``lam``, the anchor's share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mixwell.value import Value
 
 
 class Ratio(Value, ABC):
-    """A law of the mixing ratio, drawn with an explicit generator."""
+    """A distribution of the mixing ratio, sampled with an explicit generator."""
 
     @abstractmethod
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n`` ratios.
 
         Args:
-            n: How many.
-            device: Where to draw; the generator must live there.
-            generator: Source of randomness; ``None`` takes torch's default for the device.
+            n: Number of ratios.
+            device: Device to draw on; the generator's device.
+            generator: Random generator; ``None`` uses torch's default generator of the device.
 
         Returns:
             Ratios in [0, 1], shape ``(n,)``, float32.
@@ -30,15 +30,15 @@ class Ratio(Value, ABC):
 
 
 class Beta(Ratio):
-    """``lam ~ Beta(alpha, beta)``, the law of nearly every mixing paper.
+    """``lam ~ Beta(alpha, beta)``, the distribution that most mixing papers use.
 
     Args:
-        alpha: First parameter, positive. Small values draw ratios near 0 and 1, large ones near the mean.
-        beta: Second parameter, positive; ``None`` repeats ``alpha``. FMix's reformulated law is ``Beta(alpha + 1,
-            beta=alpha)``.
+        alpha: First parameter, positive. Small values give ratios near 0 and 1, large ones ratios near the mean.
+        beta: Second parameter, positive; ``None`` means the same as ``alpha``. FMix's reformulated distribution is
+            ``Beta(alpha + 1, beta=alpha)``.
 
     Raises:
-        ValueError: A parameter is no positive number.
+        ValueError: A parameter is not a positive finite number.
 
     Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018 (arXiv:1710.09412).
 
@@ -54,20 +54,32 @@ class Beta(Ratio):
         for name, value in (("alpha", self.alpha), ("beta", self.alpha if self.beta is None else self.beta)):
             if not 0 < value < math.inf:
                 raise ValueError(
-                    f"{name} of a Beta law must be a positive finite number, but got {value}; to switch mixing off, "
-                    "leave the policy out."
+                    f"{name} of a Beta distribution must be a positive finite number, but got {value}: to train "
+                    "without mixing use NoMix()."
                 )
 
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         beta = self.alpha if self.beta is None else self.beta
         if self.alpha == beta == 1.0:  # uniform: one draw instead of two
             return torch.rand(n, device=device, generator=generator)
-        # torch.distributions takes no generator; a two-way Dirichlet draw, which does, is a Beta draw. In float64,
-        # because for alpha below 0.1 both gammas underflow in float32.
-        parameters = torch.full((n, 2), float(self.alpha), dtype=torch.float64, device=device)
+        # A two-way Dirichlet draw is a Beta draw; torch.distributions takes no generator.
+        shapes = torch.full((n, 2), float(self.alpha), dtype=torch.float64, device=device)
         if beta != self.alpha:
-            parameters[:, 1] = float(beta)
-        return torch._sample_dirichlet(parameters, generator)[:, 0].float()
+            shapes[:, 1] = float(beta)
+        if min(self.alpha, beta) >= _UNDERFLOW:
+            return torch._sample_dirichlet(shapes, generator)[:, 0].float()
+        return _in_logarithms(shapes, generator).float()
+
+
+_UNDERFLOW = 0.1  # below this parameter gamma variates underflow in float64; above it one draw is four times faster
+
+
+def _in_logarithms(shapes: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from Beta distributions, shape ``(n,)``, with ``Gamma(a)`` as ``Gamma(a + 1) * U ** (1 / a)``."""
+    larger = torch._standard_gamma(shapes + 1, generator)
+    uniform = torch.rand(shapes.shape, dtype=shapes.dtype, device=shapes.device, generator=generator)
+    first, second = (larger.log() + (-uniform).log1p() / shapes).unbind(1)
+    return torch.sigmoid(first - second)
 
 
 class Uniform(Ratio):
@@ -97,7 +109,7 @@ class Uniform(Ratio):
 
 
 class Constant(Ratio):
-    """Always the same ratio.
+    """The same ratio in every draw.
 
     Args:
         value: The ratio, in [0, 1].
@@ -121,10 +133,10 @@ class Constant(Ratio):
 
 
 class Folded(Ratio):
-    """The larger of ``lam`` and ``1 - lam``, so that the anchor always dominates.
+    """The larger of ``lam`` and ``1 - lam``, so that the anchor has at least half of the weight.
 
     Args:
-        ratio: The law to fold.
+        ratio: The distribution to fold.
 
     Source: Berthelot et al., *MixMatch*, NeurIPS 2019 (arXiv:1905.02249).
 
@@ -141,5 +153,5 @@ class Folded(Ratio):
 
 
 def as_ratio(alpha: float | Ratio) -> Ratio:
-    """Read a number as ``Beta(alpha)`` and leave a law as it is."""
+    """Return ``Beta(alpha)`` for a number, and a distribution unchanged."""
     return alpha if isinstance(alpha, Ratio) else Beta(alpha)

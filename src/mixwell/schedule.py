@@ -1,4 +1,4 @@
-"""Numbers that change while training goes on."""
+"""Numbers that change during training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Schedule(Value, ABC):
 
     Any float setting of a policy, label policy, loss or method takes a schedule in place of a number.
     ``value.at(progress)``
-    returns the same value with the numbers that hold at this progress; methods do this in every step.
+    returns the same value with the numbers of this progress; methods do this in every step.
     """
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
-        """Return the number at a progress in [0, 1], the share of the training that is done."""
+        """Return the number at a progress in [0, 1], the share of the training that is completed."""
 
     @abstractmethod
     def range(self) -> tuple[float, float]:
@@ -98,13 +98,13 @@ class Cosine(Linear):
 
 
 class Step(Schedule):
-    """One number after another.
+    """A number that changes at given times.
 
     Args:
         numbers: Maps the progress from which a number holds to the number; the first progress is 0.
 
     Raises:
-        ValueError: There are no numbers, the first does not hold from 0 on, or a progress is outside [0, 1).
+        ValueError: There are no numbers, the first does not start at 0, or a progress is outside [0, 1).
 
     Example:
         >>> p = Step({0.0: 1.0, 0.9: 0.0})
@@ -136,18 +136,19 @@ class Step(Schedule):
 
 
 def checked_stages(name: str, stages: Mapping[float, T]) -> dict[float, T]:
-    """Return stages in the order of the progress at which they start, or raise if they do not cover the training."""
-    starts = sorted(stages) if isinstance(stages, Mapping) else []
-    if not starts or starts[0] != 0 or not starts[-1] < 1:
+    """Return stages sorted by the progress at which they start, or raise if they do not start at 0."""
+    numbers = isinstance(stages, Mapping) and all(isinstance(start, int | float) for start in stages)
+    starts = sorted(stages) if numbers else []
+    if not starts or starts[0] != 0 or not all(0 <= start < 1 for start in starts):
         raise ValueError(
-            f"{name} needs a dict from a progress in [0, 1) to what holds from there on, starting at 0.0, but got "
+            f"{name} needs a dict from a progress in [0, 1) to what is used from there on, starting at 0.0, but got "
             f"{stages!r}."
         )
     return {start: stages[start] for start in starts}
 
 
 def stage_at(stages: Mapping[float, T], progress: float) -> T:
-    """Return the stage that holds at a progress.
+    """Return the stage of a progress.
 
     Example:
         >>> stage_at({0.0: "a", 0.5: "b"}, 0.5)
@@ -181,7 +182,7 @@ def check_range(name: str, value: float | Schedule, low: float = 0.0, high: floa
 
 
 def at(value: Any, progress: float) -> Any:
-    """Return a number or value with the numbers that hold at a progress; anything else is returned as it is.
+    """Return a number or value with the numbers of a progress; anything else is returned unchanged.
 
     Example:
         >>> at(0.1, 0.5), at(Linear(0.0, 2.0), 0.5)

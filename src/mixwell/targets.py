@@ -1,4 +1,4 @@
-"""How the labels of a mixed batch become dense targets."""
+"""Dense targets from the labels of a mixed batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mixwell.value import Value
 
 
 class Targets(Value, ABC):
-    """Builds dense targets ``(B, N)`` for losses that look at every class."""
+    """Builds dense targets ``(B, N)`` for losses over all classes."""
 
     @abstractmethod
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -21,7 +21,7 @@ class Targets(Value, ABC):
 
 
 class SoftTargets(Targets):
-    """Every class has its share of the labels: :meth:`MixedBatch.targets`.
+    """The label weight of every class: :meth:`MixedBatch.targets`.
 
     Example:
         >>> from mixwell import NoMix
@@ -34,7 +34,7 @@ class SoftTargets(Targets):
 
 
 class ThresholdTargets(Targets):
-    """A class is present if its share exceeds a threshold.
+    """Target 1 for classes whose label weight exceeds a threshold.
 
     Args:
         threshold: In [0, 1).
@@ -59,7 +59,7 @@ class ThresholdTargets(Targets):
 
 
 class Rescale(Value, ABC):
-    """Raises small weights, so that a class with little area still counts."""
+    """Raises small weights, so that classes with a small area count more."""
 
     @abstractmethod
     def __call__(self, weights: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class PowerRescale(Rescale):
 
     Args:
         threshold: Weight from which on a class counts fully.
-        exponent: Below 1 lifts small weights; its sign does not matter, as published.
+        exponent: Below 1 raises small weights; its sign is ignored, as published.
 
     Raises:
         ValueError: The threshold is not positive.
@@ -98,7 +98,7 @@ class ExponentialRescale(Rescale):
 
     Args:
         threshold: Weight from which on a class counts fully.
-        base: Steepness; 0 and 1 are undefined. Its sign does not matter, as published.
+        base: Steepness; 0 and 1 are undefined. Its sign is ignored, as published.
 
     Raises:
         ValueError: The base is 0 or 1, or the threshold is not positive.
@@ -127,19 +127,19 @@ class ExponentialRescale(Rescale):
 
 
 class TwoHotTargets(Targets):
-    """Every source's class is fully present, whatever its share.
+    """Target 1 for the class of every source, whatever its weight.
 
     Args:
         scale: Factor on the targets.
-        rescale: Let the weights speak after all, lifted by a :class:`Rescale`.
-        clamp: End targets at 1.
+        rescale: Use the weights, raised by a :class:`Rescale`, instead of 1.
+        clamp: Clamp targets to at most 1.
 
     Raises:
         ValueError: The scale is not positive.
 
     Note:
         Published code gives a class that both sources share a target of 2, unless ``scale`` is below 1; here targets
-        end at 1. ``clamp=False`` is the published form.
+        are clamped to 1. ``clamp=False`` is the published form.
 
     Source: Beyer et al., *Are we done with ImageNet?*, 2020 (arXiv:2006.07159), and OpenMixup for the options.
 

@@ -14,11 +14,11 @@ from mixwell.typecheck import hints_of, is_schedule, typechecked
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Value:
-    """Base of everything that is a setting: subclassing makes a frozen, keyword-only dataclass.
+    """Base of all settings: a subclass is a frozen, keyword-only dataclass.
 
-    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. A setting of
-    another type than its annotation is refused; further checks go into ``__post_init__``, so that a wrong setting fails
-    where it is written and not in the first training step.
+    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. A setting whose
+    type does not match its annotation is refused; further checks go into ``__post_init__``, so that a wrong setting
+    fails when the object is created and not in the first training step.
 
     Example:
         >>> class Blur(Value):
@@ -40,14 +40,15 @@ class Value:
             cls.__init__ = _with_schedules(typechecked(cls.__init__, positional, lambda: hints_of(cls)), positional)
 
     def at(self, progress: float) -> Self:
-        """Return the same value with the numbers that its schedules have at a progress in [0, 1].
+        """Return the same value with its schedules replaced by their numbers at a progress in [0, 1].
 
         A value without schedules returns itself.
         """
         if not self._changes:
             return self
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
-        return dataclasses.replace(self, **{f.name: _at(getattr(self, f.name), progress) for f in fields if f.init})  # type: ignore[type-var]
+        now = {f.name: _at(getattr(self, f.name), progress) for f in fields if f.init}
+        return dataclasses.replace(self, **now)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
         changed = (
@@ -61,15 +62,17 @@ class Value:
 def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> Callable[..., None]:
     """Return an ``__init__`` that takes schedules in place of numbers.
 
-    ``__post_init__`` sees numbers only: it checks the smallest and the largest number of every schedule, and derives
-    fields from the number at the start.
+    ``__post_init__`` receives numbers only: it is run with the smallest and the largest number of every schedule as a
+    check, and last with the number at the start.
     """
 
     @functools.wraps(init)
     def scheduled(self: Value, *args: Any, **kwargs: Any) -> None:
+        if len(args) > len(positional):
+            raise TypeError(_by_name(self, len(positional), args[len(positional)]))
         given = {**dict(zip(positional, args, strict=False)), **kwargs}
         schedules = {name: value for name, value in given.items() if is_schedule(value)}
-        if not schedules or len(args) > len(positional):
+        if not schedules:
             init(self, *args, **kwargs)
         else:
             for end in (0, 1):
@@ -83,6 +86,15 @@ def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> C
     return scheduled
 
 
+def _by_name(value: Value, count: int, extra: Any) -> str:
+    """Return the error for a setting that was given by position although it is keyword-only."""
+    kind = type(value).__name__
+    free = [f.name for f in dataclasses.fields(value) if f.init and f.kw_only]  # type: ignore[arg-type]
+    if not free:
+        return f"{kind} takes {f'only {count}' if count else 'no'} settings."
+    return f"{kind} takes its settings by name, as in {kind}({free[0]}={_text(extra)})."
+
+
 def _changing(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(map(_changing, value))
@@ -94,6 +106,8 @@ def _changing(value: Any) -> bool:
 def _at(value: Any, progress: float) -> Any:
     if isinstance(value, Value):
         return value.at(progress)
+    if isinstance(value, Mapping):
+        return {key: _at(member, progress) for key, member in value.items()}
     return tuple(_at(member, progress) for member in value) if isinstance(value, tuple) else value
 
 
@@ -112,5 +126,5 @@ def _is_default(f: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def set_field(value: Value, name: str, new: Any) -> None:
-    """Normalise a field (a list given for a tuple, say) inside ``__post_init__``, where alone one may change."""
+    """Set a field inside ``__post_init__``, for example a list as a tuple; values do not change afterwards."""
     object.__setattr__(value, name, new)

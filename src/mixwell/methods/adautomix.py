@@ -1,56 +1,85 @@
-"""AdAutoMix: AutoMix of any number of sources, whose block at times works against the classifier."""
+"""AdAutoMix: AutoMix for any number of sources, with a mix block that also works against the classifier."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch, Pairs
-from mixwell.losses import cross_entropy
-from mixwell.methods.pipeline import MomentumPipeline
-from mixwell.methods.twoheads import reported
+from mixwell.batch import Batch, Pairs
+from mixwell.features.layers import channels_of
+from mixwell.labels import LabelPolicy, RatioShare, SemanticShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_pairs,
+    like_model,
+    mix,
+    relabelled,
+    split_decay,
+    step_output,
+    unmixed,
+)
 from mixwell.mixers.adaptivemask import SourceAttention
+from mixwell.mixers.blockgroup import check_block_group, split_block
+from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import even_where, near_pure
 from mixwell.mixers.predictor import MaskPredictor
-from mixwell.plan.shares import SharePlan
+from mixwell.mixers.teacher import Momentum, Teacher
+from mixwell.normalization import Normalization
+from mixwell.plan import SharePlan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at
+from mixwell.schedule import Schedule, check_range
 
 
-class AdAutoMix(MomentumPipeline):
-    """Train a block that shares images out between K sources, in turn with the classifier and against it.
+class AdAutoMix(Method):
+    """Train a mix block that shares images between K sources, with the classifier and, in some steps, against it.
 
-    Every other step the block is rewarded for what the teacher gets wrong, which makes hard images, while a cosine term
-    keeps what the teacher says of a mixed image close to what it says of the sources. One clean pass of the teacher
-    supplies features and logits.
+    In every other step the block is rewarded for the teacher's errors, which produces hard images, while a cosine term
+    keeps the teacher's predictions for a mixed image close to those for its sources. One pass of the teacher over the
+    unmixed images provides features and logits. For teacher and classifier see :class:`AutoMix`.
 
     Args:
-        model: The classifier, from whose map the block reads.
-        policy: Who is mixed with whom and how much; ``None`` takes ``MixUp(alpha=1.0)``. For more than two sources it
-            is asked several times, and the ratios are scaled to a sum of one.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
+        model: The classifier; it must have a feature map ``(B, C, h, w)`` or tokens ``(B, N, C)``.
+        policy: Draws partners and ratios; ``None`` takes ``MixUp(alpha=1.0)``. For more than two sources it draws
+            several times, and the ratios are scaled to a sum of one.
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
         sources: Number of sources K, at least 2; 3 on CIFAR, 2 on ImageNet.
-        random_sources: Draw the number anew for every step, from 2 to ``sources``.
-        block: What kind of block; ``SourceAttention(lam_concat=True, norm="batch")`` is that of ImageNet.
-        interval: Work against the classifier once in so many steps; 0 never does.
-        beta: Weight of the teacher's loss against the cosine term in those steps, in [0, 1], a number or a schedule.
-        cosine_sign: -1 keeps predictions for mixed images close to those for their sources, 1 drives them apart.
-        plain: Weight of plain K-way MixUp against clean images, in [0, 1]; only where K is more than 2.
-        margin: Ratios this near to 0 or 1 train the student on plain MixUp.
-        others: See :class:`AutoMix`.
+        random_sources: Draw the number again in every step, from 2 to ``sources``.
+        block: Settings of the block; ``SourceAttention(lam_concat=True, norm="batch")`` are those of ImageNet.
+        layer: See :class:`AutoMix`.
+        channels: See :class:`AutoMix`.
+        momentum: See :class:`AutoMix`.
+        buffers: See :class:`AutoMix`.
+        interval: The block works against the classifier in every ``interval``-th step; 0 means never.
+        beta: Weight of the teacher's loss against the cosine term in those steps, in [0, 1].
+        cosine_sign: -1 keeps predictions for mixed images close to those for their sources, 1 separates them.
+        plain: Weight of K-source MixUp against unmixed images, in [0, 1]; only for more than two sources.
+        margin: Where a ratio is within this distance of 0 or 1, the classifier trains on MixUp, in [0, 1/2].
+        block_p: Probability of training the block in a step, in [0, 1].
+        block_group: See :class:`AutoMix`.
+        head: See :class:`AutoMix`.
+        classifier: See :class:`AutoMix`.
+        clean_weight: See :class:`AutoMix`.
+        label: How label weights are computed; ``SemanticShare`` compares two sources and needs ``sources=2``.
+        loss: The loss of classifier and teacher, ``(logits, mixed) -> scalar``.
+        normalization: How the images were normalized; ``None`` means that they are in [0, 1].
 
     Raises:
-        TypeError: The model is no module, the policy cannot mix, or a setting is unknown.
-        ValueError: A setting is out of range, there is no map to tap or, when called, K is larger than the batch.
+        TypeError: The model is not an ``nn.Module``, the policy is not callable, or a setting has another type.
+        ValueError: A setting is out of range, or there is no layer to read; when called: K is larger than the batch, or
+            the policy mixes more than two sources itself.
 
     Note:
         The released cosine term has the other sign, against its purpose (``cosine_sign=1``), and the released test of
-        the margin holds for nearly every drawing of three sources: here it looks at each sample, and at all of its
-        ratios. The anchor is always one of the sources. Label weights follow the wanted ratios, as published.
+        the margin is true for nearly all draws of three sources: here it looks at all ratios of each sample. The anchor
+        is always one of the sources.
 
     Source: Qin et al., *Adversarial AutoMixup*, ICLR 2024 (arXiv:2312.11954).
 
@@ -61,6 +90,17 @@ class AdAutoMix(MomentumPipeline):
         >>> method.after_step(progress=0.01)
     """
 
+    needs_after_step = True
+
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    beta: float
+    plain: float
+    margin: float
+    block_p: float
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -70,112 +110,178 @@ class AdAutoMix(MomentumPipeline):
         sources: int = 3,
         random_sources: bool = False,
         block: SourceAttention = SourceAttention(),
+        layer: str | None = None,
+        channels: int | None = None,
+        momentum: float | Schedule = Momentum(),
+        buffers: str = "keep",
         interval: int = 2,
         beta: float | Schedule = 0.3,
         cosine_sign: int = -1,
-        plain: float = 0.5,
-        margin: float = 0.03,
-        **others: Any,
+        plain: float | Schedule = 0.5,
+        margin: float | Schedule = 0.03,
+        block_p: float | Schedule = 1.0,
+        block_group: Mapping[str, Any] | None = None,
+        head: str = "clean",
+        classifier: str | None = None,
+        clean_weight: float | Schedule = 1.0,
+        label: LabelPolicy = RatioShare(),
+        loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
+        super().__init__(model, normalization)
+        policy = MixUp() if policy is None else policy
+        check_pairs(policy)
         if sources < 2 or interval < 0 or cosine_sign not in (-1, 1):
             raise ValueError(
                 f"sources must be at least 2, interval not negative and cosine_sign -1 or 1, but got {sources}, "
                 f"{interval} and {cosine_sign}."
             )
-        if not 0 <= at(beta, 0.0) <= 1 or not 0 <= plain <= 1:
-            raise ValueError(f"beta and plain must lie in [0, 1], but got {beta} and {plain}.")
-        self.interval = interval  # read while the pipeline is made
-        super().__init__(model, MixUp() if policy is None else policy, block, margin=margin, **others)
-        self.sources, self.random_sources, self.plain = sources, random_sources, plain
-        self.beta, self.cosine_sign = beta, cosine_sign
-
-    def take_turns(self) -> None:
-        """See :meth:`MomentumPipeline.take_turns`: also whether the block works against the classifier."""
-        super().take_turns()
-        self.against = self.interval > 0 and self.steps % self.interval == 0
+        if sources > 2 and isinstance(label, SemanticShare):
+            raise ValueError(
+                f"SemanticShare compares two sources: use sources=2 instead of {sources}, or another label."
+            )
+        check_range("margin", margin, 0, 0.5)
+        for name, value in (("beta", beta), ("plain", plain), ("block_p", block_p)):
+            check_range(name, value, 0, 1)
+        check_clean(clean_weight, head)
+        check_label(label)
+        self.block_group = check_block_group(block_group)
+        self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
+        self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p)
+        self.sources, self.random_sources, self.cosine_sign = sources, random_sources, cosine_sign
+        self.interval, self.steps = interval, 0
+        self.heads = Heads(model, head, classifier, num_classes)
+        self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
+        channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
+        self.block = like_model(block.build(channels), model)
+        self._take_sides()
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also logs every loss, and how far the masks' areas are from the wanted ones."""
-        self.remember()
-        several = self._several(len(images))
-        shown, lam_shown = self._drawn(images, labels, several)
-        learnt, lam = self._drawn(images, labels, several)
-        if several > 2:
-            lam, learnt = lam_shown, learnt.with_lam(lam_shown[:, 0])
-        with self.teaching():
-            said = self.ask(images)
-            features = self.hook.taken(images)
-        shares = self._shares(features, shown, lam_shown)
-        with torch.no_grad():
-            quiet = even_where(near_pure(lam, self.margin), self._shares(features, learnt, lam), lam)
-            mixed = self.named(SharePlan(learnt, quiet), images, labels, lam)
-        terms = self.learn(images, labels, mixed)
-        if several > 2 and self.plain:
-            self._add_plain(terms, images, mixed, learnt, lam)
-        terms["area_error"] = (shares.mean((2, 3)) - lam_shown).abs().mean()
-        if self.generator_on():
-            judged = self.named(SharePlan(shown, shares), images, labels, lam_shown)
-            terms |= self._judged(judged, said, lam_shown)
-            terms["loss"] = terms["loss"] + terms["block_loss"]
+        """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
+        count = self._count(len(images))
+        batch = Batch(images, labels, model=self.model, normalization=self.normalization)
+        block_pairs, block_lam = self._draw(batch, count)
+        pairs, lam = self._draw(batch, count)
+        if count > 2:  # as published, one set of ratios for block and classifier
+            pairs, lam = pairs.with_lam(block_lam[:, 0]), block_lam
+        features, teacher_clean = self.teacher.features_and_logits(images)
+        terms = {}
+
+        # The block is trained through the teacher, whose own parameters are frozen.
+        shares = self._shares(features, block_pairs, block_lam)
+        if self.block_p == 1 or float(torch.rand(())) < self.block_p:
+            mixed = mix(SourcePlan(block_pairs, shares, block_lam), images, labels)
+            logits = self.teacher(mixed.images)
+            teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
+            cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
+            terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
+            if self.against:
+                terms["block_loss"] = adversarial(teacher_loss, cosine, self.beta, self.cosine_sign)
         else:
-            terms["loss"] = terms["loss"] + 0 * shares.sum()  # every process has a gradient for every parameter
-        return reported(self.safe(terms))
+            terms["block_loss"] = 0 * shares.sum()  # with DistributedDataParallel every parameter needs a gradient
+
+        # The classifier is trained on masks without a graph, on unmixed images and, for K > 2, on plain mixtures.
+        with torch.no_grad():
+            fixed = even_where(near_pure(lam, self.margin), self._shares(features, pairs, lam), lam)
+            mixed = mix(SourcePlan(pairs, fixed, lam), images, labels)
+        clean_logits = None
+        if self.clean_weight or self.label.needs:
+            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+        logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        terms["mixed_loss"] = self.loss(logits, mixed)
+        plain = self.plain if count > 2 else 0.0
+        if plain:
+            blended = mix(SourcePlan(pairs, lam[:, :, None, None], lam), images, labels)
+            terms["plain_loss"] = self.loss(self.heads(self.model, blended.images, "mixed"), blended)
+        if self.clean_weight and clean_logits is not None:
+            terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
+
+        loss = terms["mixed_loss"] + plain * terms.get("plain_loss", 0) + terms["block_loss"]
+        loss = loss + (1 - plain) * self.clean_weight * terms.get("clean_loss", 0)
+        area_error = (shares.mean((2, 3)) - block_lam).abs().mean()
+        return step_output(loss, logits, mixed, **terms, area_error=area_error)
+
+    def after_step(self, progress: float) -> None:
+        """See :meth:`Method.after_step`; the teacher follows the classifier."""
+        self.teacher.follow(self.model, self.heads, self.progress)
+        super().after_step(progress)
+        self.steps += 1
+        self._take_sides()
 
     def mask_predictor(self) -> MaskPredictor:
-        """See :meth:`Method.seer`."""
-        return MaskPredictor(self.block, self.teacher, self.hook, self.sources)
+        """See :meth:`Method.mask_predictor`."""
+        return MaskPredictor(self.block, self.teacher.model, self.teacher.hook, self.sources)
 
-    def _several(self, rows: int) -> int:
+    def param_groups(self, weight_decay: float | None = None) -> list[dict[str, Any]]:
+        """See :meth:`Method.param_groups`; groups with ``name="block"`` are those of the block."""
+        groups = split_block(super().param_groups(), self.block, self.block_group)
+        return split_decay(groups, weight_decay, self.model)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the progress and the number of steps, which decides when the block works against the classifier."""
+        return torch.tensor([self.progress, self.steps], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore the progress and the number of steps."""
+        super().set_extra_state(state[0])
+        self.steps = int(state[1])
+        self._take_sides()
+
+    def _take_sides(self) -> None:
+        # Kept as a flag: a compiled step that reads the number of steps would be compiled again in each of them.
+        self.against = self.interval > 0 and self.steps % self.interval == 0
+
+    def _count(self, rows: int) -> int:
         if self.sources > rows:
             raise ValueError(f"AdAutoMix mixes {self.sources} sources, but the batch has only {rows} images.")
         if not self.random_sources or self.sources == 2:
             return self.sources
         return 2 + int(float(torch.rand(())) * (self.sources - 1))
 
-    def _drawn(self, images: Tensor, labels: Tensor, several: int) -> tuple[Pairs, Tensor]:
-        """Draw pairs, or more than pairs, and the wanted share of each source ``(B, K)``."""
-        plans = [self.policy.draw(images, labels, model=self.student) for _ in range(1 if several == 2 else several)]
-        if len(plans[0].partners) != 1:
-            raise ValueError(f"AdAutoMix draws sources two by two, but the policy has {1 + len(plans[0].partners)}.")
-        partner = torch.stack([plan.partners[0] for plan in plans[: several - 1]], 1)
-        lam = torch.stack([plan.lam for plan in plans], 1)
-        lam = torch.cat((lam, 1 - lam), 1) if several == 2 else normalised(lam)
-        return Pairs(partner, lam[:, 0], plans[0].size), lam
+    def _draw(self, batch: Batch, count: int) -> tuple[Pairs, Tensor]:
+        """Draw the partners ``(B, K - 1)``, and the ratio of each source ``(B, K)``."""
+        drawn = [self.policy.pairs(batch) for _ in range(1 if count == 2 else count)]
+        partner = torch.stack([pairs.partner for pairs in drawn[: count - 1]], 1)
+        lam = torch.stack([pairs.lam.expand(len(batch)) for pairs in drawn], 1)
+        lam = torch.cat((lam, 1 - lam), 1) if count == 2 else normalised(lam)
+        return Pairs(partner, lam[:, 0], batch.size), lam
 
     def _shares(self, features: Tensor, pairs: Pairs, lam: Tensor) -> Tensor:
-        sources = torch.stack([features, *(features.index_select(0, p) for p in pairs.partner.unbind(1))], 1)
-        return self.block(sources, lam, pairs.size)
+        return self.block.shares(features, pairs.partner, lam, pairs.size)
 
-    def _add_plain(
-        self, terms: dict[str, Tensor], images: Tensor, mixed: MixedBatch, pairs: Pairs, lam: Tensor
-    ) -> None:
-        """Let plain K-way MixUp take a part of the clean images' weight."""
-        blended = SharePlan(pairs, lam[:, :, None, None]).apply(images)
-        logits = self.predict(self.student, self.second, blended, "mixed")
-        terms["plain_loss"] = cross_entropy(logits, mixed.with_weights(lam), self.smoothing)
-        clean = self.clean_weight * terms["clean_loss"] if self.clean_weight else 0
-        terms["loss"] = terms["mixed_loss"] + (1 - self.plain) * clean + self.plain * terms["plain_loss"]
 
-    def _judged(self, mixed: MixedBatch, said: Tensor, lam: Tensor) -> dict[str, Tensor]:
-        """Let the teacher classify what the block has mixed, and turn its loss into the block's."""
-        with self.teaching(grad=True):
-            logits = self.ask(mixed.images)
-        loss = cross_entropy(logits, mixed, self.smoothing)
-        cosine = source_cosine(logits, said[mixed.plan.sources], lam)
-        cost = adversarial(loss, cosine, at(self.beta, self.progress), self.cosine_sign) if self.against else loss
-        return {"generator_loss": loss, "cosine": cosine, "block_loss": cost}
+class SourcePlan(SharePlan):
+    """A :class:`mixwell.SharePlan` that holds the drawn ratio of every source.
+
+    Args:
+        pairs: See :class:`mixwell.SharePlan`.
+        shares: See :class:`mixwell.SharePlan`.
+        ratios: Drawn ratio of every source, shape ``(B, K)``, rows summing to one.
+    """
+
+    _geometry = ("_shares", "_ratios")
+
+    def __init__(self, pairs: Pairs, shares: Tensor, ratios: Tensor) -> None:
+        super().__init__(pairs, shares)
+        self._ratios = ratios
+
+    @property
+    def ratios(self) -> Tensor:
+        """See :attr:`mixwell.Plan.ratios`."""
+        return self._ratios
 
 
 def source_cosine(logits: Tensor, clean_logits: Tensor, lam: Tensor) -> Tensor:
-    """Compare what is said of mixed images with what is said of their sources.
+    """Return the cosine similarity of the predictions for mixed images to those for their sources.
 
     Args:
-        logits: Of the mixed images, shape ``(B, N)``.
-        clean_logits: Of their sources, shape ``(B, K, N)``.
-        lam: Wanted shares, shape ``(B, K)``.
+        logits: Logits of the mixed images, shape ``(B, N)``.
+        clean_logits: Logits of their sources, shape ``(B, K, N)``.
+        lam: Mixing ratios, shape ``(B, K)``.
 
     Returns:
-        The cosines' mean, weighted by the shares: a scalar.
+        The mean over the batch of the cosines weighted by the ratios, a scalar.
 
     Example:
         >>> source_cosine(torch.tensor([[1.0, 0.0]]), torch.eye(2)[None], torch.tensor([[0.3, 0.7]]))
@@ -185,13 +291,13 @@ def source_cosine(logits: Tensor, clean_logits: Tensor, lam: Tensor) -> Tensor:
 
 
 def adversarial(loss: Tensor, cosine: Tensor, beta: float, sign: int = -1) -> Tensor:
-    """Return what the block minimises when it works against the classifier.
+    """Return the loss of the block in a step against the classifier.
 
     Args:
         loss: The teacher's loss on mixed images.
         cosine: See :func:`source_cosine`.
-        beta: Weight of the loss, in [0, 1]; the rest goes to the cosine.
-        sign: -1 rewards the cosine, 1 charges it, as released.
+        beta: Weight of the loss, in [0, 1]; the cosine has the rest.
+        sign: Sign of the cosine: -1 increases it, 1 decreases it, as released.
 
     Example:
         >>> adversarial(torch.tensor(2.0), torch.tensor(0.5), beta=0.3)

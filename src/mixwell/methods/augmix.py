@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import mixwell.ops.augmentations as ops
-from mixwell.batch import MixedBatch
-from mixwell.checks import check_images
+from mixwell.batch import MixedBatch, check_images
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy

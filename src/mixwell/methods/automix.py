@@ -1,61 +1,89 @@
-"""AutoMix: learn where to mix, and from what is mixed, in one step."""
+"""AutoMix: train a network that predicts masks together with the classifier."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Pairs
-from mixwell.losses import binary_cross_entropy, cross_entropy
-from mixwell.methods.pipeline import MomentumPipeline
-from mixwell.methods.twoheads import reported
-from mixwell.mixers.masklosses import AreaHinge, MaskLoss
-from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.batch import Batch, Pairs
+from mixwell.features.layers import channels_of
+from mixwell.labels import LabelPolicy, RatioShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import (
+    LossFunction,
+    Method,
+    check_label,
+    check_pairs,
+    like_model,
+    mix,
+    relabelled,
+    split_decay,
+    step_output,
+    unmixed,
+)
+from mixwell.mixers.blockgroup import check_block_group, split_block
+from mixwell.mixers.heads import Heads, check_clean
+from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_where, near_pure
 from mixwell.mixers.mixblock import PairAttention
-from mixwell.plan import MaskPlan, Plan
+from mixwell.mixers.predictor import MaskPredictor
+from mixwell.mixers.teacher import Momentum, Teacher
+from mixwell.normalization import Normalization
+from mixwell.plan import MaskPlan
+from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at
-
-GENERATOR_LOSSES = ("ce", "bce")
+from mixwell.schedule import Schedule, check_range
 
 
-class AutoMix(MomentumPipeline):
-    """Train a block that predicts masks, and the classifier on what they mix, end to end.
+class AutoMix(Method):
+    """Train a mix block that predicts masks, and the classifier on the images that they mix, in one step.
 
-    A slowly moving average of the classifier, the teacher, looks at the clean images; from its features the block
-    predicts two masks, for two independent drawings of partner and ratio. Images mixed by the first are classified by
-    the teacher, and that loss trains the block, through the teacher; images mixed by the second train the classifier
-    and nothing else. One backward pass does both.
+    A slowly moving average of the classifier, the teacher, reads the clean images; from its features the block predicts
+    two masks, for two independent draws of partner and ratio. Images mixed by the first are classified by the teacher,
+    and that loss trains the block; images mixed by the second train the classifier only. One backward pass does both.
 
     Args:
-        model: The classifier, from whose map the block reads.
-        policy: Who is mixed with whom and how much, such as ``MixUp(alpha=2.0, pairing=Derangement())``; ``None`` takes
-            ``MixUp(alpha=2.0)``. Where its pixels would go is not asked.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        block: What kind of block; the default is that of CIFAR, ``PairAttention(lam_concat=True)`` that of ImageNet.
-        mask_loss: What masks cost besides.
-        mask_weight: Weight of that, a number as on CIFAR, or ``Cosine(0.1, 0.0)`` as elsewhere.
-        mask_adjust: Probability of scaling the student's masks to the wanted area.
-        generator_loss: ``"ce"``, or ``"bce"``, where classes that are in neither source count ``eta``.
-        eta: See there.
-        margin: Ratios this near to 0 or 1 train the student on plain MixUp.
-        others: Settings of :class:`~mixwell.methods.pipeline.MomentumPipeline`: ``layer``, ``label``, ``momentum``,
-            ``buffers``, ``ship``, ``generator_every``, ``switch_off``, ``teacher_dropout``, ``block_group``,
-            ``channels``; and of :class:`~mixwell.methods.twoheads.TwoHeads`: ``head``, ``clean_weight``, ``smoothing``,
-            ``classifier``.
+        model: The classifier; it must have a feature map ``(B, C, h, w)`` or tokens ``(B, N, C)``.
+        policy: Draws partners and ratios, such as ``MixUp(alpha=2.0, pairing=Derangement())``; where it would place
+            pixels is not used. ``None`` takes ``MixUp(alpha=2.0)``.
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
+        block: Settings of the block. ``None`` takes ``PairAttention()``, the published ones of CIFAR;
+            ``PairAttention(lam_concat=True)`` are those of ImageNet.
+        layer: Layer whose feature map the block reads, as ``model.named_modules()`` calls it; ``None`` takes the last
+            stage but one, or the middle block of a transformer.
+        channels: Channels of that map, needed only where they cannot be inferred.
+        momentum: EMA momentum of the teacher, in [0, 1], a number or a schedule.
+        buffers: Batch-norm statistics of the teacher, see :class:`mixwell.mixers.teacher.Teacher`.
+        mask_loss: An additional loss of the block's masks; ``None`` takes ``AreaHinge()``, the published one.
+        mask_weight: Its weight, not negative: a number as on CIFAR, or ``Cosine(0.1, 0.0)`` as elsewhere.
+        mask_adjust: Probability of scaling the classifier's masks so that their area equals the ratio, in [0, 1].
+        margin: Where a ratio is within this distance of 0 or 1, the classifier trains on MixUp, in [0, 1/2].
+        block_p: Probability of training the block through the teacher in a step, in [0, 1]; its masks are trained by
+            ``mask_loss`` in any case.
+        block_loss: Loss of the teacher's predictions, ``(logits, mixed) -> scalar``; ``None`` takes ``loss``.
+        block_group: Optimizer settings of the block's parameter group, such as ``{"lr": 0.1, "momentum": 0.0}``.
+        head: Which images train the model's own last layer, see :class:`mixwell.mixers.heads.Heads`.
+        classifier: Name of the last layer, if it is not found.
+        clean_weight: Weight of the loss of unmixed images, not negative; 0 skips that pass and needs ``head="both"``.
+        label: How label weights are computed.
+        loss: The loss of the classifier, ``(logits, mixed) -> scalar``.
+        normalization: How the images were normalized; ``None`` means that they are in [0, 1].
 
     Raises:
-        TypeError: The model is no module, the policy cannot mix, or a setting is unknown.
-        ValueError: A setting is out of range, there is no map to tap, or the policy mixes more than two sources.
+        TypeError: The model is not an ``nn.Module``, the policy is not callable, or a setting has another type.
+        ValueError: A setting is out of range, or there is no layer to read; when called: the policy mixes more than two
+            sources, or the layer does not return a map.
 
     Note:
-        Published masks pay for the area of the whole batch together, with which half of them may be empty: here each
-        pays for itself (``mask_loss=published("L1")`` restores it). The released ``mask_adjust`` scales towards the
-        block's ratio instead of the student's, and the released program ships the teacher (``ship="teacher"``), which
-        in a short training is still near its start. The teacher's pass over clean images stops at the tapped layer, so
-        with ``buffers="keep"`` statistics behind it see mixed images only.
+        The published mask loss averages the masks of a batch first, so that half of them may be empty: here each mask
+        counts (``mask_loss=mixwell.mixers.published.published("L1")`` is the published form). The released
+        ``mask_adjust`` scales towards the block's ratio instead of the classifier's. The released program evaluates the
+        teacher, ``method.teacher.model``, which in a short training is still close to its initial weights. Its pass on
+        unmixed images stops at the layer, so that with ``buffers="keep"`` batch-norm statistics behind it come from
+        mixed images only. The binary cross entropy of SAMix's paper, which released settings do not have, is
+        ``block_loss=BinaryCrossEntropy(classes="sum", negative_weight=0.5)`` in our reading.
 
     Source: Liu et al., *AutoMix: Unveiling the Power of Mixup for Stronger Classifiers*, ECCV 2022 (arXiv:2103.13027).
 
@@ -66,82 +94,118 @@ class AutoMix(MomentumPipeline):
         >>> method.after_step(progress=0.01)
     """
 
+    needs_after_step = True
+    default_block: ClassVar[PairAttention] = PairAttention()
+    default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
+
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    block_loss: LossFunction
+    mask_loss: MaskLoss
+    mask_weight: float
+    mask_adjust: float
+    margin: float
+    block_p: float
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        block: PairAttention = PairAttention(),
-        mask_loss: MaskLoss = AreaHinge(),
+        block: PairAttention | None = None,
+        layer: str | None = None,
+        channels: int | None = None,
+        momentum: float | Schedule = Momentum(),
+        buffers: str = "keep",
+        mask_loss: MaskLoss | None = None,
         mask_weight: float | Schedule = 0.1,
-        mask_adjust: float = 0.0,
-        generator_loss: str = "ce",
-        eta: float = 0.5,
-        margin: float = 0.08,
-        **others: Any,
+        mask_adjust: float | Schedule = 0.0,
+        margin: float | Schedule = 0.08,
+        block_p: float | Schedule = 1.0,
+        block_loss: LossFunction | None = None,
+        block_group: Mapping[str, Any] | None = None,
+        head: str = "clean",
+        classifier: str | None = None,
+        clean_weight: float | Schedule = 1.0,
+        label: LabelPolicy = RatioShare(),
+        loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        if generator_loss not in GENERATOR_LOSSES or not 0 <= mask_adjust <= 1 or eta < 0:
-            raise ValueError(
-                f"generator_loss must be ce or bce, mask_adjust in [0, 1] and eta not negative, but got "
-                f"{generator_loss!r}, {mask_adjust} and {eta}."
-            )
-        super().__init__(model, policy, block, margin=margin, **others)
-        self.mask_loss, self.mask_weight, self.mask_adjust = mask_loss, mask_weight, mask_adjust
-        self.generator_loss, self.eta = generator_loss, eta
+        super().__init__(model, normalization)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        check_pairs(policy)
+        check_range("mask_weight", mask_weight)
+        for name, value, high in (("mask_adjust", mask_adjust, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
+            check_range(name, value, 0, high)
+        check_clean(clean_weight, head)
+        check_label(label)
+        self.block_group = check_block_group(block_group)
+        self.set_current(policy=policy, label=label, loss=loss, block_loss=loss if block_loss is None else block_loss)
+        self.set_current(mask_loss=self.default_mask_loss if mask_loss is None else mask_loss, mask_weight=mask_weight)
+        self.set_current(mask_adjust=mask_adjust, margin=margin, block_p=block_p, clean_weight=clean_weight)
+        self.heads = Heads(model, head, classifier, num_classes)
+        self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
+        channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
+        self.block = like_model((self.default_block if block is None else block).build(channels), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See :meth:`Method.forward`; also logs every loss, and how far the masks' areas are from the wanted ones."""
-        self.remember()
-        shown, learnt = self._pairs(images, labels), self._pairs(images, labels)
-        with self.teaching():
-            features = self.hook.map(self.teacher, images)
-        share = self._share(features, shown)
-        with torch.no_grad():
-            quiet = self._trimmed(self._share(features, learnt), learnt.lam)
-            mixed = self.named(MaskPlan(learnt, quiet), images, labels, both(learnt.lam))
-        terms = self.learn(images, labels, mixed)
-        terms["area_loss"] = self.mask_loss(share, shown.lam)
-        terms["area_error"] = (share.mean((1, 2, 3)) - shown.lam).abs().mean()
-        terms["loss"] = terms["loss"] + at(self.mask_weight, self.progress) * terms["area_loss"]
-        if self.generator_on():
-            terms["generator_loss"] = self._judged(MaskPlan(shown, share), images, labels, shown.lam)
-            terms["loss"] = terms["loss"] + terms["generator_loss"]
-        return reported(self.safe(terms))
+        """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
+        batch = Batch(images, labels, model=self.model, normalization=self.normalization)
+        block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)
+        if self.label.needs:
+            features, teacher_clean = self.teacher.features_and_logits(images)
+        else:
+            features, teacher_clean = self.teacher.features(images), None
+        terms = {}
 
-    def _pairs(self, images: Tensor, labels: Tensor) -> Pairs:
-        plan = self.policy.draw(images, labels, model=self.student)
-        if len(plan.partners) != 1:
-            raise ValueError(
-                f"AutoMix mixes two sources, but the policy has {1 + len(plan.partners)}: use MixUp(alpha=2.0), say, "
-                "or AdAutoMix."
-            )
-        return Pairs(plan.partners[0], plan.lam, plan.size)
+        # The block is trained through the teacher, whose own parameters are frozen.
+        share = self._share(features, block_pairs)
+        terms["mask_loss"] = self.mask_loss(share, block_pairs.lam)
+        if self.block_p == 1 or float(torch.rand(())) < self.block_p:
+            mixed = mix(MaskPlan(block_pairs, share), images, labels)
+            logits = self.teacher(mixed.images)
+            terms["block_loss"] = self.block_loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
+
+        # The classifier is trained on masks without a graph, and on the unmixed images.
+        with torch.no_grad():
+            share_fixed = self._adapted(self._share(features, student_pairs), student_pairs.lam)
+            mixed = mix(MaskPlan(student_pairs, share_fixed), images, labels)
+        clean_logits = None
+        if self.clean_weight or self.label.needs:
+            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+        logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        terms["mixed_loss"] = self.loss(logits, mixed)
+        if self.clean_weight and clean_logits is not None:
+            terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
+
+        loss = terms["mixed_loss"] + self.mask_weight * terms["mask_loss"] + terms.get("block_loss", 0)
+        loss = loss + self.clean_weight * terms.get("clean_loss", 0)
+        area_error = (share.mean((1, 2, 3)) - block_pairs.lam).abs().mean()
+        return step_output(loss, logits, mixed, **terms, area_error=area_error)
+
+    def after_step(self, progress: float) -> None:
+        """See :meth:`Method.after_step`; the teacher follows the classifier."""
+        self.teacher.follow(self.model, self.heads, self.progress)
+        super().after_step(progress)
+
+    def mask_predictor(self) -> MaskPredictor:
+        """See :meth:`Method.mask_predictor`."""
+        return MaskPredictor(self.block, self.teacher.model, self.teacher.hook)
+
+    def param_groups(self, weight_decay: float | None = None) -> list[dict[str, Any]]:
+        """See :meth:`Method.param_groups`; groups with ``name="block"`` are those of the block."""
+        groups = split_block(super().param_groups(), self.block, self.block_group)
+        return split_decay(groups, weight_decay, self.model)
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)
 
-    def _trimmed(self, share: Tensor, lam: Tensor) -> Tensor:
-        """Adjust the student's masks, and make them plain MixUp where one image is wanted nearly alone."""
+    def _adapted(self, share: Tensor, lam: Tensor) -> Tensor:
+        """Scale the classifier's masks to the ratio by chance, and replace them by MixUp at ratios near 0 or 1."""
         if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
             share = adjusted(share, lam)
         return even_where(near_pure(lam[:, None], self.margin), share, lam[:, None])
-
-    def _judged(self, plan: Plan, images: Tensor, labels: Tensor, lam: Tensor) -> Tensor:
-        """Let the teacher classify what the block has mixed."""
-        mixed = self.named(plan, images, labels, both(lam))
-        with self.teaching(grad=True):
-            logits = self.ask(mixed.images)
-        if self.generator_loss == "bce":
-            return binary_cross_entropy(logits, mixed, self.smoothing, classes="sum", negative_weight=self.eta)
-        return cross_entropy(logits, mixed, self.smoothing)
-
-
-def both(lam: Tensor) -> Tensor:
-    """Return the ratios of anchor and partner, shape ``(B, 2)``.
-
-    Example:
-        >>> both(torch.tensor([0.25]))
-        tensor([[0.2500, 0.7500]])
-    """
-    return torch.stack((lam, 1 - lam), 1)

@@ -44,7 +44,7 @@ class LoopCheck:
         if self._steps < _STEPS and self._passes <= _PASSES:
             return
         self.looking = False
-        if method.needs_after_step or any(map(_changes, vars(method).values())):
+        if method.needs_after_step or method._schedules or any(map(_changes, vars(method).values())):
             warnings.warn(
                 f"{type(method).__name__} has run {self._passes - 1} training steps without a call of after_step: its "
                 "schedules stay at their first number, and a teacher does not follow the model. Call "

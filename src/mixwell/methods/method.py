@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
+from mixwell.batch import MixedBatch, Pairs
 from mixwell.features.hooks import FeatureHook
 from mixwell.features.isolation import clean_pass
 from mixwell.features.outputs import logits_of
@@ -20,7 +20,9 @@ from mixwell.methods.loopcheck import LoopCheck
 from mixwell.metrics import mixed_accuracy
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
+from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
+from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
 from mixwell.value import Value
 
@@ -56,7 +58,14 @@ class Method(nn.Module, ABC):
         self.model = model
         self.normalization = normalization
         self.progress = 0.0
+        self._schedules: dict[str, Any] = {}
         self._loop = LoopCheck()
+
+    def set_current(self, **settings: Any) -> None:
+        """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
+        self._schedules |= {name: value for name, value in settings.items() if at(value, 0.0) is not value}
+        for name, value in settings.items():
+            setattr(self, name, at(value, self.progress))
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Run one training step, see :meth:`forward`."""
@@ -89,6 +98,8 @@ class Method(nn.Module, ABC):
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be the share of the training that is done, in [0, 1], but got {progress}.")
         self.progress = float(progress)
+        if self._schedules:
+            self.set_current(**self._schedules)
         if self._loop.looking:
             self._loop.after_step(self)
 
@@ -102,9 +113,7 @@ class Method(nn.Module, ABC):
             draws: See :func:`check_policy`.
         """
         check_policy(policy, draws=draws)
-        missing = sorted(label.needs - {"clean_logits"})
-        if missing:
-            raise ValueError(f"{label} needs {', '.join(missing)}, which {type(self).__name__} does not compute.")
+        check_label(label)
         self.policy, self.label, self.loss = policy, label, loss
 
     def parts_now(self) -> tuple[BatchPolicy, LabelPolicy, LossFunction]:
@@ -155,6 +164,7 @@ class Method(nn.Module, ABC):
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the progress."""
         self.progress = float(state)
+        self.set_current(**self._schedules)
 
 
 @cache
@@ -178,6 +188,19 @@ def check_policy(policy: object, *, draws: bool = False) -> None:
         )
 
 
+def check_pairs(policy: object) -> None:
+    """Raise unless a policy can draw pairs without mixing them."""
+    if not isinstance(policy, BatchPolicy):
+        raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
+
+
+def check_label(label: LabelPolicy) -> None:
+    """Raise unless methods compute everything that a label policy needs."""
+    missing = sorted(label.needs - {"clean_logits"})
+    if missing:
+        raise ValueError(f"{label} needs {', '.join(missing)}, which methods do not compute.")
+
+
 def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Tensor | None:
     """Return the logits of the unmixed images if a label policy needs them, else None.
 
@@ -191,8 +214,21 @@ def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Te
 
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None) -> MixedBatch:
     """Return a mixed batch with the label weights of a label policy."""
-    check_logits(logits, mixed)
+    if label.needs:
+        check_logits(logits, mixed)
     return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits)))
+
+
+def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return the batch that a plan mixes; its label weights, the shares of the pixels, have no gradient."""
+    return MixedBatch(plan.apply(images), plan.source_labels(labels), plan.weights.detach(), plan)
+
+
+def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
+    """Return a batch in which every image keeps its own label, for the losses of mixed batches."""
+    rows, ones = torch.arange(len(images), device=images.device), torch.ones(1, device=images.device)
+    plan = BlendPlan(Pairs(rows, ones, (images.shape[2], images.shape[3])))
+    return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 
 def step_output(loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
-from mixwell.methods.regmixup import unmixed
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, relabelled, step_output, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
-from mixwell.policy import BatchPolicy, NoMix
+from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule, check_range
 
 
@@ -76,9 +75,3 @@ class RegMixup(Method):
         clean_loss, mixed_loss = loss(clean_logits, clean), loss(logits, mixed)
         total = clean_loss + self.now(self.eta) * mixed_loss
         return step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)
-
-
-def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
-    """Return a batch in which every image keeps its own label, for the losses of mixed batches."""
-    plan = NoMix().draw(images, labels)
-    return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)

@@ -1,43 +1,32 @@
-"""SAMix: AutoMix with a block that reads both images at once, trained in the same way or finished beforehand."""
+"""SAMix: AutoMix with another mix block, trained with the classifier or beforehand."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
-from mixwell.methods.automix import AutoMix, both
-from mixwell.methods.method import check_policy
-from mixwell.methods.twoheads import TwoHeads, reported
-from mixwell.mixers.learnedmask import LearnedMask
-from mixwell.mixers.masklosses import AreaHinge, MaskLoss, SumOf, VarianceBonus
+from mixwell.labels import LabelPolicy, RatioShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.automix import AutoMix
+from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, step_output, unmixed
+from mixwell.mixers.heads import Heads, check_clean
+from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
+from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
-
-BLOCK = PairAttention(lam_multiply=1.0, pair=True, neck=True, upsampling="bilinear")
+from mixwell.schedule import Schedule
 
 
 class SAMix(AutoMix):
-    """AutoMix whose block sees the pair as a whole, is told the ratio by a factor, and is paid for masks that vary.
+    """AutoMix whose block attends to both images, scales its features by the ratio, and is rewarded for mask variance.
 
-    Args:
-        model: See :class:`AutoMix`.
-        policy: See :class:`AutoMix`.
-        num_classes: See :class:`AutoMix`.
-        block: The default is that of ImageNet; on CIFAR the paper's has ``k=0.25`` besides, on CUB and Aircraft
-            ``k=1.0``, and ImageNet's ``dropout=0.1``.
-        mask_loss: See :class:`AutoMix`; as released it is ``published("L1+Variance")``.
-        others: See :class:`AutoMix`.
-
-    Raises:
-        TypeError: See :class:`AutoMix`.
-        ValueError: See :class:`AutoMix`.
+    The step is AutoMix's; two parts have other defaults. ``block=None`` takes SAMix's block of ImageNet with
+    ``dropout=0.0``: on CIFAR the paper's has ``k=0.25`` besides, on CUB and Aircraft ``k=1.0``, and on ImageNet
+    ``dropout=0.1``. ``mask_loss=None`` takes ``SumOf((AreaHinge(), VarianceBonus()))``. Arguments and errors are those
+    of :class:`AutoMix`.
 
     Note:
-        The released variance bonus never ends, also where masks are binary already; here it does at 0.1. The
-        eta-balanced loss of the paper is not in the released settings either: ``generator_loss="bce", eta=0.5`` is our
-        reading of it.
+        The released reward for variance has no bound; here it ends at a variance of 0.1
+        (``mask_loss=mixwell.mixers.published.published("L1+Variance")`` is the released form).
 
     Source: Li et al., *Boosting Discriminative Visual Representation Learning with Scenario-Agnostic Mixup*, 2021
     (arXiv:2111.15454).
@@ -49,34 +38,28 @@ class SAMix(AutoMix):
         >>> method(torch.rand(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        policy: BatchPolicy | None = None,
-        *,
-        num_classes: int | None = None,
-        block: PairAttention = BLOCK,
-        mask_loss: MaskLoss = SumOf((AreaHinge(), VarianceBonus())),
-        **others: Any,
-    ) -> None:
-        super().__init__(model, policy, num_classes=num_classes, block=block, mask_loss=mask_loss, **others)
+    default_block = PairAttention(lam_multiply=1.0, pair=True, neck=True, upsampling="bilinear")
+    default_mask_loss = SumOf((AreaHinge(), VarianceBonus()))
 
 
-class SAMixPretrained(TwoHeads):
-    """Train a classifier on clean images and on what a finished block mixes (SAMix^P).
+class SAMixPretrained(Method):
+    """Train a classifier on unmixed images and on the images that a trained block mixes (SAMix^P).
 
-    Block and encoder are frozen, which saves the whole branch that trains them.
+    Block and encoder are frozen, so that the teacher's passes are saved.
 
     Args:
         model: The classifier.
-        policy: The block, as :class:`LearnedMask`; any other two-source policy does as well.
-        num_classes: Number of classes N; not needed, taken so that all methods are made alike.
-        label: ``"nominal"``: labels follow the drawn ratio, as published; ``"area"``: they follow the masks.
-        heads: Settings of :class:`~mixwell.methods.twoheads.TwoHeads`: ``head``, ``clean_weight``, ``smoothing`` and
-            ``classifier``.
+        policy: The block, as a :class:`LearnedMask`; any other policy that draws a ratio for each source can be used.
+        num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
+        head: Which images train the model's own last layer, see :class:`mixwell.mixers.heads.Heads`.
+        classifier: Name of the last layer, if it is not found.
+        clean_weight: Weight of the loss of unmixed images, not negative; 0 skips that pass and needs ``head="both"``.
+        label: How label weights are computed.
+        loss: The loss, ``(logits, mixed) -> scalar``.
+        normalization: How the images were normalized; ``None`` means that they are in [0, 1].
 
     Raises:
-        TypeError: The model is no module, or the policy cannot mix.
+        TypeError: The model is not an ``nn.Module``, or the policy is not callable.
         ValueError: A setting is unknown or out of range.
 
     Source: See :class:`SAMix`.
@@ -89,24 +72,42 @@ class SAMixPretrained(TwoHeads):
         >>> method(torch.rand(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,
-        policy: BatchPolicy | LearnedMask,
+        policy: BatchPolicy,
         *,
         num_classes: int | None = None,
-        label: str = "nominal",
-        **heads: Any,
+        head: str = "clean",
+        classifier: str | None = None,
+        clean_weight: float | Schedule = 1.0,
+        label: LabelPolicy = RatioShare(),
+        loss: LossFunction = CrossEntropy(),
+        normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, **heads)
+        super().__init__(model, normalization)
         check_policy(policy)
-        if label not in ("nominal", "area"):
-            raise ValueError(f"label must be nominal or area, but got {label!r}.")
-        self.policy, self.label = policy, label
+        check_clean(clean_weight, head)
+        check_label(label)
+        self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
+        self.heads = Heads(model, head, classifier, num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
-        mixed: MixedBatch = self.policy(images, labels, model=self.model)
-        if self.label == "nominal":
-            mixed = mixed.with_weights(both(mixed.plan.lam))
-        return reported(self.learn(images, labels, mixed))
+        mixed = self.policy(images, labels, model=self.model, normalization=self.normalization)
+        clean_logits = None
+        if self.clean_weight or self.label.needs:
+            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+        logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed_loss = self.loss(logits, mixed)
+        if not self.clean_weight or clean_logits is None:
+            return step_output(mixed_loss, logits, mixed)
+        clean_loss = self.loss(clean_logits, unmixed(images, labels))
+        loss = mixed_loss + self.clean_weight * clean_loss
+        return step_output(loss, logits, mixed, mixed_loss=mixed_loss, clean_loss=clean_loss)

@@ -1,4 +1,4 @@
-"""The mix block of AdAutoMix: a mask for each of any number of sources."""
+"""The mix block of AdAutoMix: masks for any number of sources."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.mixers.mixblock import BlockSettings, check_maps, initialise, projection
-from mixwell.value import set_field
+from mixwell.mixers.mixblock import Block, BlockSettings, initialise, projection
 
 
 class SourceAttention(BlockSettings):
@@ -17,12 +16,12 @@ class SourceAttention(BlockSettings):
         reduction: See :class:`BlockSettings`.
         norm: See :class:`BlockSettings`.
         upsampling: See :class:`BlockSettings`.
-        lam_concat: Tell every source its ratio, by a channel of its own.
-        value_from: Whose value the attention collects: the source's ``"own"``, as published, though it looks at places
-            of the ``"others"``, whose mean value is the alternative.
+        lam_concat: Give every source its ratio in a channel of its own.
 
     Raises:
-        ValueError: A setting is unknown.
+        ValueError: A setting is unknown or out of range.
+
+    Note: the value of a source is its own, as published, although the keys are those of the other sources.
 
     Source: Qin et al., *Adversarial AutoMixup*, ICLR 2024 (arXiv:2312.11954).
 
@@ -33,30 +32,23 @@ class SourceAttention(BlockSettings):
 
     upsampling: str = "bilinear"
     lam_concat: bool = False
-    value_from: str = "own"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.value_from not in ("own", "others"):
-            raise ValueError(f"value_from must be own or others, but got {self.value_from!r}.")
-        set_field(self, "lam_concat", bool(self.lam_concat))
 
     def build(self, channels: int) -> AdaptiveMask:
         """See :meth:`BlockSettings.build`."""
         return AdaptiveMask(channels, self)
 
 
-class AdaptiveMask(nn.Module):
-    """Shares every pixel out between K sources, each of which looks at all the others.
+class AdaptiveMask(Block):
+    """Shares every pixel between K sources, by attention of each source to all others.
 
-    One block serves any K from two on; all arithmetic is in float32, under autocast too.
+    One block serves any K from 2. Computed in the dtype of its weights, under autocast too.
 
     Args:
         channels: Channels C of the feature maps.
-        settings: What kind of block.
+        settings: Settings of the block.
 
     Raises:
-        ValueError: The channels are fewer than the reduction, or the maps do not fit.
+        ValueError: There are fewer channels than the reduction; when called: the maps do not fit.
 
     Source: See :class:`SourceAttention`.
 
@@ -66,43 +58,42 @@ class AdaptiveMask(nn.Module):
         True
     """
 
+    settings: SourceAttention
+
     def __init__(self, channels: int, settings: SourceAttention = SourceAttention()) -> None:
-        super().__init__()
-        self.channels, self.settings = channels, settings
+        super().__init__(channels, settings)
         width, read = settings.width(channels), channels + settings.lam_concat
         self.query = projection(read, width, settings.norm, activation=True)
         self.key = projection(read, width, settings.norm, activation=True)
         self.value = nn.Conv2d(read, 1, 1)
         initialise(self)
 
-    def extra_repr(self) -> str:
-        return f"{self.channels}, {self.settings}"
-
     def forward(self, sources: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """Predict shares.
 
         Args:
             sources: Features of every source, shape ``(B, K, C, h, w)``, K at least 2.
-            lam: The wanted share of each, shape ``(B, K)`` or ``(1, K)``.
+            lam: Mixing ratio of each source, shape ``(B, K)`` or ``(1, K)``.
             size: Height and width of the images.
 
         Returns:
             Shares ``(B, K, H, W)``, float32, summing to one over K.
         """
-        rows, several = sources.shape[:2]
-        maps = sources.flatten(0, 1)
-        check_maps(maps, self.channels)
+        rows, count = sources.shape[:2]
+        maps = self.checked(sources.flatten(0, 1))
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.float()
             if self.settings.lam_concat:
-                told = lam.to(maps.dtype).expand(rows, several).reshape(-1, 1, 1, 1)
-                maps = torch.cat((maps, told.expand(-1, 1, *maps.shape[2:])), 1)
+                ratios = lam.to(maps.dtype).expand(rows, count).reshape(-1, 1, 1, 1)
+                maps = torch.cat((maps, ratios.expand(-1, 1, *maps.shape[2:])), 1)
             query, key, value = (
-                layer(maps).unflatten(0, (rows, several)).flatten(3).transpose(2, 3)  # (B, K, h * w, width)
+                layer(maps).unflatten(0, (rows, count)).flatten(3).transpose(2, 3)  # (B, K, h * w, width)
                 for layer in (self.query, self.key, self.value)
             )
-            if self.settings.value_from == "others":
-                value = (value.sum(1, keepdim=True) - value) / (several - 1)
             # q_i . sum of k_j over all j but i, for every source in one call.
             logits = F.scaled_dot_product_attention(query, key.sum(1, keepdim=True) - key, value)[..., 0]
             return self.settings.upsample(logits.unflatten(2, maps.shape[2:]), size).softmax(1)
+
+    def shares(self, features: Tensor, partners: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`Block.shares`."""
+        sources = [features, *(features.index_select(0, rows) for rows in partners.unbind(1))]
+        return self(torch.stack(sources, 1), lam, size)

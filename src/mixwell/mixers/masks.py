@@ -1,17 +1,183 @@
-"""What is done to a predicted mask before images are mixed by it."""
+"""Predicted masks: the losses that train them, and how they are changed before images are mixed."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
+from mixwell.value import Value, set_field
 
-def near_pure(lam: Tensor, margin: float) -> Tensor:
-    """Tell where a source is wanted for nearly all or nearly nothing of an image.
+
+class MaskLoss(Value, ABC):
+    """A loss of predicted masks, besides the classification loss."""
+
+    @abstractmethod
+    def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
+        """Return the loss of a batch of masks.
+
+        Args:
+            share: The anchor's share, shape ``(B, 1, H, W)``, float32.
+            lam: Drawn ratio, the target of the mean, shape ``(B,)`` or ``(1,)``.
+
+        Returns:
+            A scalar.
+        """
+
+
+class Scoped(MaskLoss):
+    """A loss of each mask, or of all masks of the batch as if they were one.
 
     Args:
-        lam: Wanted shares, shape ``(B, K)``.
-        margin: How near to 0 or 1 is near, in [0, 1/2].
+        scope: ``"sample"``, or ``"batch"`` as published, where an empty mask and a full one cancel each other.
+
+    Raises:
+        ValueError: The scope is unknown, or another setting is out of range.
+    """
+
+    scope: str = "sample"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("sample", "batch"):
+            raise ValueError(f"scope must be sample or batch, but got {self.scope!r}.")
+
+    def rows(self, share: Tensor) -> Tensor:
+        """Return masks as rows of pixels, one row per mask or one row in total."""
+        return share.flatten(1) if self.scope == "sample" else share.reshape(1, -1)
+
+    def target_mean(self, lam: Tensor) -> Tensor:
+        """Return the target mean of each row."""
+        return lam if self.scope == "sample" else lam.mean(0, keepdim=True)
+
+
+class AreaHinge(Scoped):
+    """A hinge loss on the distance of a mask's mean to the mixing ratio.
+
+    Args:
+        scope: See :class:`Scoped`.
+        margin: Distance without loss, in [0, 1].
+        power: 1 for ``|mean - lam| - margin``, 2 for ``(mean - lam) ** 2 - margin ** 2``; negative values count as 0.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+
+    Note: the publication averages the masks of a batch first, as ``scope="batch"`` does.
+
+    Source: Liu et al., *AutoMix: Unveiling the Power of Mixup for Stronger Classifiers*, ECCV 2022 (arXiv:2103.13027).
+
+    Example:
+        >>> extremes = torch.stack((torch.zeros(1, 2, 2), torch.ones(1, 2, 2)))
+        >>> AreaHinge()(extremes, torch.tensor([0.5])), AreaHinge(scope="batch")(extremes, torch.tensor([0.5]))
+        (tensor(0.4000), tensor(0.))
+    """
+
+    margin: float = 0.1
+    power: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.margin <= 1 or self.power not in (1, 2):
+            raise ValueError(f"margin must lie in [0, 1] and power be 1 or 2, but got {self.margin} and {self.power}.")
+
+    def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
+        off = (self.rows(share).mean(1) - self.target_mean(lam)).abs()
+        return (off**self.power - self.margin**self.power).clamp_min(0).mean()
+
+
+class VarianceBonus(Scoped):
+    """A reward for the variance of the pixels inside a mask.
+
+    Args:
+        scope: See :class:`Scoped`.
+        weight: Factor on the variance, not negative.
+        target: Variance above which the loss is 0; ``None`` means no bound, as published.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+
+    Source: Li et al., *Boosting Discriminative Visual Representation Learning with Scenario-Agnostic Mixup*, 2021
+    (arXiv:2111.15454).
+
+    Example:
+        >>> halves = torch.tensor([[[[0.0, 1.0]]]])
+        >>> VarianceBonus(target=None)(halves, torch.tensor([0.5])), VarianceBonus()(halves, torch.tensor([0.5]))
+        (tensor(-0.5000), tensor(0.))
+    """
+
+    weight: float = 2.0
+    target: float | None = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight < 0 or (self.target is not None and not 0 < self.target <= 0.25):
+            raise ValueError(
+                "weight must not be negative and target lie in (0, 0.25], the largest variance there is, but got "
+                f"{self.weight} and {self.target}."
+            )
+
+    def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
+        variance = self.rows(share).var(1, correction=0)
+        missing = -variance if self.target is None else (self.target - variance).clamp_min(0)
+        return self.weight * missing.mean()
+
+
+class Sparsity(Scoped):
+    """A loss on pixels that are shared between both images, above a margin.
+
+    Args:
+        scope: See :class:`Scoped`.
+        margin: Mean of ``share * (1 - share)`` without loss, not negative.
+
+    Raises:
+        ValueError: A setting is unknown or out of range.
+
+    Source: See :class:`AreaHinge`.
+
+    Example:
+        >>> Sparsity()(torch.full((1, 1, 2, 2), 0.5), torch.tensor([0.5]))
+        tensor(0.1500)
+    """
+
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, but got {self.margin}.")
+
+    def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
+        rows = self.rows(share)
+        return ((rows * (1 - rows)).mean(1) - self.margin).clamp_min(0).mean()
+
+
+class SumOf(MaskLoss):
+    """The sum of several losses.
+
+    Args:
+        terms: The losses.
+
+    Example:
+        >>> SumOf((AreaHinge(), VarianceBonus()))(torch.full((1, 1, 2, 2), 0.5), torch.tensor([0.5]))
+        tensor(0.2000)
+    """
+
+    terms: tuple[MaskLoss, ...] = field(default=(), kw_only=False)
+
+    def __post_init__(self) -> None:
+        set_field(self, "terms", tuple(self.terms))
+
+    def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
+        return torch.stack([term(share, lam) for term in self.terms]).sum() if self.terms else share.new_zeros(())
+
+
+def near_pure(lam: Tensor, margin: float) -> Tensor:
+    """Return which samples have a ratio near 0 or 1.
+
+    Args:
+        lam: Drawn ratios, shape ``(B, K)``.
+        margin: Largest distance to 0 or 1 that counts as near, in [0, 1/2].
 
     Returns:
         Shape ``(B,)``, bool.
@@ -24,12 +190,12 @@ def near_pure(lam: Tensor, margin: float) -> Tensor:
 
 
 def even_where(pure: Tensor, shares: Tensor, lam: Tensor) -> Tensor:
-    """Replace masks by one ratio for all pixels, which is plain MixUp.
+    """Replace the masks of some samples by their ratio for all pixels, which is MixUp.
 
     Args:
         pure: Which samples, shape ``(B,)``, bool.
         shares: Predicted shares, shape ``(B, K, H, W)``.
-        lam: Wanted shares, shape ``(B, K)``.
+        lam: Drawn ratios, shape ``(B, K)``.
 
     Example:
         >>> even_where(torch.tensor([True]), torch.rand(1, 1, 1, 2), torch.tensor([[0.05]]))
@@ -40,11 +206,11 @@ def even_where(pure: Tensor, shares: Tensor, lam: Tensor) -> Tensor:
 
 
 def adjusted(share: Tensor, lam: Tensor) -> Tensor:
-    """Scale the anchor's share, or the partner's where the anchor has too little, so that its mean is the wanted one.
+    """Scale the anchor's share, or the partner's where the anchor's is too small, so that its mean equals the ratio.
 
     Args:
         share: The anchor's share, shape ``(B, 1, H, W)``.
-        lam: The wanted mean, shape ``(B,)``.
+        lam: Drawn ratio, shape ``(B,)``.
 
     Returns:
         The same shape; every value stays in [0, 1].
@@ -53,7 +219,7 @@ def adjusted(share: Tensor, lam: Tensor) -> Tensor:
         >>> adjusted(torch.tensor([[[[0.2, 0.6]]]]), torch.tensor([0.2])).flatten()
         tensor([0.1000, 0.3000])
     """
-    wanted = lam[:, None, None, None]
+    target = lam[:, None, None, None]
     mean = share.clamp(1e-8, 1 - 1e-8).mean((1, 2, 3), keepdim=True).clamp(1e-6, 1 - 1e-6)
-    less, more = share * (wanted / mean), 1 - (1 - share) * ((1 - wanted) / (1 - mean))
-    return torch.where(mean > wanted, less, more).clamp(0, 1)
+    less, more = share * (target / mean), 1 - (1 - share) * ((1 - target) / (1 - mean))
+    return torch.where(mean > target, less, more).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The network that learns where to mix: features of a pair and a ratio in, a mask out."""
+"""The mix block of AutoMix and SAMix: feature maps of a pair and a ratio in, a mask out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UPSAMPLING = ("nearest", "bilinear", "bicubic")
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of every place of a map ``(B, C, h, w)``."""
+    """Layer norm over the channels at each position of a map ``(B, C, h, w)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
@@ -29,13 +29,12 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer"
 
 
 class BlockSettings(Value, ABC):
-    """What kind of block predicts masks, before the number of channels is known.
+    """Settings of a mix block, which is built when the number of channels is known.
 
     Args:
-        reduction: Queries and keys have this many times fewer channels than the features.
-        norm: ``"batch"`` or ``"layer"`` norm (over channels) on queries and keys, or ``None``.
-        upsampling: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``: from the map to the image, before the share is
-            formed.
+        reduction: Factor by which queries and keys have fewer channels than the features.
+        norm: Norm of queries and keys: ``"batch"``, ``"layer"`` (over channels), or ``None``.
+        upsampling: How logits are resized from the map to the image: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
 
     Raises:
         ValueError: A setting is unknown or not positive.
@@ -54,20 +53,59 @@ class BlockSettings(Value, ABC):
             raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLING)}, but got {self.upsampling!r}.")
 
     def width(self, channels: int) -> int:
-        """Return the channels of queries and keys."""
+        """Return the number of channels of queries and keys."""
         if channels < self.reduction:
-            raise ValueError(f"A map of {channels} channels cannot be reduced {self.reduction} times.")
+            raise ValueError(f"A map of {channels} channels cannot be reduced by a factor of {self.reduction}.")
         return channels // self.reduction
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring a map ``(B, K, h, w)`` to image size."""
-        return F.interpolate(
-            logits, size, mode=self.upsampling, align_corners=None if self.upsampling == "nearest" else False
-        )
+        """Resize a map ``(B, K, h, w)`` to the size of the images, in float32."""
+        align = None if self.upsampling == "nearest" else False
+        return F.interpolate(logits.float(), size, mode=self.upsampling, align_corners=align)
 
     @abstractmethod
-    def build(self, channels: int) -> nn.Module:
-        """Return a new block for maps of so many channels."""
+    def build(self, channels: int) -> Block:
+        """Return a new block for maps with this many channels."""
+
+
+class Block(nn.Module, ABC):
+    """A network that predicts the share of every source in every pixel.
+
+    Args:
+        channels: Channels C of the feature maps.
+        settings: Settings of the block.
+    """
+
+    def __init__(self, channels: int, settings: BlockSettings) -> None:
+        super().__init__()
+        self.channels, self.settings = channels, settings
+
+    def extra_repr(self) -> str:
+        """See :meth:`torch.nn.Module.extra_repr`."""
+        return f"{self.channels}, {self.settings}"
+
+    @abstractmethod
+    def shares(self, features: Tensor, partners: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        """Predict the share of each source.
+
+        Args:
+            features: Feature maps of the unmixed images, shape ``(B, C, h, w)``.
+            partners: Rows of the other sources, shape ``(B, K - 1)``.
+            lam: Mixing ratios, shape ``(B, K)`` or ``(1, K)``.
+            size: Height and width of the masks.
+
+        Returns:
+            Shape ``(B, K, H, W)``, float32, summing to one over K.
+        """
+
+    def checked(self, maps: Tensor) -> Tensor:
+        """Return maps in the dtype of the block, or raise if they have another number of channels."""
+        if maps.dim() != 4 or maps.shape[1] != self.channels:
+            raise ValueError(
+                f"The mix block was made for maps (B, {self.channels}, h, w), but got {tuple(maps.shape)}: name "
+                "another layer, or give the right channels=."
+            )
+        return maps.to(self.query[0].weight.dtype)  # type: ignore[index,union-attr]  # every block has a query
 
 
 class PairAttention(BlockSettings):
@@ -77,18 +115,15 @@ class PairAttention(BlockSettings):
         reduction: See :class:`BlockSettings`.
         norm: See :class:`BlockSettings`.
         upsampling: See :class:`BlockSettings`.
-        lam_concat: Tell the ratio by a channel of its own, ``lam`` beside the anchor and ``1 - lam`` beside the
-            partner.
-        lam_concat_value: The same, but for the value alone.
-        lam_multiply: Tell the ratio by a factor on the features, of this strength; 0 does not. SAMix has 1.
-        residual: Multiply by ``1 + r(lam)`` instead of ``r(lam)``, whatever the strength of the latter.
-        k: How flat :func:`ease` is around a half; ``None`` takes ``lam`` itself.
-        pair: Queries and keys read both images, through a projection each, instead of one each through a shared one.
-        neck: Make the value with two layers instead of one.
-        dropout: Behind the neck's last layer, in [0, 1).
+        lam_concat: Give the ratio to query, key and value in a channel of its own.
+        lam_multiply: Multiply features by one plus this many times the ratio, not negative; SAMix has 1.0.
+        k: Flatten the ratio around a half before that, see :func:`ease`; ``None`` does not.
+        pair: Queries and keys are computed from both images together, with weights of their own, as in SAMix.
+        neck: The value is computed by two layers, as in SAMix, instead of one.
+        dropout: Dropout at the end of the neck, in [0, 1).
 
     Raises:
-        ValueError: A setting is unknown, out of range, or contradicts another.
+        ValueError: A setting is out of range.
 
     Source: Liu et al., *AutoMix: Unveiling the Power of Mixup for Stronger Classifiers*, ECCV 2022 (arXiv:2103.13027);
     Li et al., *Boosting Discriminative Visual Representation Learning with Scenario-Agnostic Mixup*, 2021
@@ -101,9 +136,7 @@ class PairAttention(BlockSettings):
     """
 
     lam_concat: bool = False
-    lam_concat_value: bool = False
     lam_multiply: float = 0.0
-    residual: bool = True
     k: float | None = None
     pair: bool = False
     neck: bool = False
@@ -111,13 +144,24 @@ class PairAttention(BlockSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lam_concat and self.lam_concat_value:
-            raise ValueError("lam_concat gives the value its channel already: leave lam_concat_value out.")
         if self.lam_multiply < 0 or (self.k is not None and self.k < 0) or not 0 <= self.dropout < 1:
             raise ValueError(
                 "lam_multiply and k must not be negative, and dropout must lie in [0, 1), but got "
                 f"{self.lam_multiply}, {self.k} and {self.dropout}."
             )
+
+    @property
+    def lam_in_value(self) -> bool:
+        """Whether the value gets the ratio in a channel of its own."""
+        return self.lam_concat
+
+    def ease(self, lam: Tensor) -> Tensor:
+        """Return ratios flattened as ``k`` says."""
+        return ease(lam, self.k)
+
+    def factor(self, lam: Tensor) -> Tensor:
+        """Return the factor on the features of a source with these (eased) ratios."""
+        return 1 + self.lam_multiply * self.ease(lam)
 
     def build(self, channels: int) -> MixBlock:
         """See :meth:`BlockSettings.build`."""
@@ -125,11 +169,11 @@ class PairAttention(BlockSettings):
 
 
 def ease(lam: Tensor, k: float | None = None) -> Tensor:
-    """Flatten a ratio around a half, keeping 0, 1/2 and 1 where they are.
+    """Flatten a ratio around a half; 0, 1/2 and 1 stay as they are.
 
     Args:
         lam: Ratios in [0, 1].
-        k: Flatter for smaller values, nearly straight for large ones; ``None`` returns ``lam``.
+        k: Flatter for smaller values, nearly linear for large ones; ``None`` returns ``lam``.
 
     Example:
         >>> ease(torch.tensor([0.1, 0.25, 0.5]), k=0.25)
@@ -142,13 +186,13 @@ def ease(lam: Tensor, k: float | None = None) -> Tensor:
 
 
 def projection(inputs: int, outputs: int, norm: str | None, activation: bool = False) -> nn.Sequential:
-    """Return a 1x1 convolution with what follows it; a norm takes the place of its bias."""
+    """Return a 1x1 convolution, a norm (which replaces its bias) and a ReLU, the latter two on request."""
     layers = [nn.Conv2d(inputs, outputs, 1, bias=norm is None)]
     return nn.Sequential(*layers, *([NORMS[norm](outputs)] if norm else []), *([nn.ReLU()] if activation else []))
 
 
 def initialise(block: nn.Module) -> None:
-    """Start convolutions near zero, so that every pixel is first shared out evenly."""
+    """Initialize convolutions near zero, so that a new block shares every pixel evenly."""
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.01)
@@ -156,29 +200,18 @@ def initialise(block: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def places(maps: Tensor) -> Tensor:
-    """View maps ``(B, C, h, w)`` as one vector for each place, shape ``(B, h * w, C)``."""
-    return maps.flatten(2).transpose(1, 2)
+class MixBlock(Block):
+    """Predicts which pixels of a pair come from the anchor, by cross-attention between both feature maps.
 
-
-def ratios(lam: Tensor | float, maps: Tensor) -> Tensor:
-    """Bring ratios to the maps, shape ``(S, 1, 1, 1)``, float32."""
-    return torch.as_tensor(lam, dtype=torch.float32, device=maps.device).reshape(-1, 1, 1, 1)
-
-
-class MixBlock(nn.Module):
-    """Predicts which pixels of a pair come from the anchor.
-
-    Every place of the anchor looks up, by similarity, how much the matching content of the partner is worth, and cedes
-    its pixels accordingly. All arithmetic is in float32, under autocast too. A fresh block shares every pixel evenly,
-    whatever the ratio.
+    Every position of the anchor attends to the partner, whose values say how much of it the mixed image should show.
+    Computed in the dtype of its weights, under autocast too. A new block shares every pixel evenly, whatever the ratio.
 
     Args:
         channels: Channels C of the feature maps.
-        settings: What kind of block.
+        settings: Settings of the block.
 
     Raises:
-        ValueError: The channels are fewer than the reduction, or the maps do not fit.
+        ValueError: There are fewer channels than the reduction; when called: the maps do not fit.
 
     Source: See :class:`PairAttention`.
 
@@ -190,69 +223,61 @@ class MixBlock(nn.Module):
         (torch.Size([4, 1, 32, 32]), True)
     """
 
+    settings: PairAttention
+
     def __init__(self, channels: int, settings: PairAttention = PairAttention()) -> None:
-        super().__init__()
-        self.channels, self.settings = channels, settings
+        super().__init__(channels, settings)
         width = settings.width(channels)
         read = (channels + settings.lam_concat) * (2 if settings.pair else 1)
         self.query = projection(read, width, settings.norm)
         self.key = projection(read, width, settings.norm) if settings.pair else None
-        valued = channels + (settings.lam_concat or settings.lam_concat_value)
+        valued = channels + settings.lam_in_value
         self.value = _neck(valued, channels // 2, settings.dropout) if settings.neck else nn.Conv2d(valued, 1, 1)
         initialise(self)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, {self.settings}"
 
     def forward(self, a: Tensor, b: Tensor, lam: Tensor | float, size: tuple[int, int]) -> Tensor:
         """Predict masks.
 
         Args:
             a: Features of the anchors, shape ``(B, C, h, w)``.
-            b: Features of the partners, alike.
-            lam: The anchor's wanted share, a number or shape ``(1,)`` or ``(B,)``, in [0, 1].
+            b: Features of the partners, of the same shape.
+            lam: Mixing ratio, a number or shape ``(1,)`` or ``(B,)``, in [0, 1].
             size: Height and width of the images.
 
         Returns:
             The anchor's share, shape ``(B, 1, H, W)``, float32.
         """
-        check_maps(a, self.channels)
         with torch.autocast(a.device.type, enabled=False):
             query, key, value = self.project(a, b, lam)
-            taken = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
-            logits = taken.transpose(1, 2).unflatten(2, a.shape[2:])
+            attended = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+            logits = attended.transpose(1, 2).unflatten(2, a.shape[2:])
             return torch.sigmoid(-self.settings.upsample(logits, size))
 
+    def shares(self, features: Tensor, partners: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
+        """See :meth:`Block.shares`; K is 2."""
+        share = self(features, features.index_select(0, partners[:, 0]), lam[:, 0], size)
+        return torch.cat((share, 1 - share), 1)
+
     def project(self, a: Tensor, b: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys ``(B, h * w, C / reduction)`` and values ``(B, h * w, 1)``, float32."""
-        s, lam = self.settings, ratios(lam, a)
-        a, b = a.float(), b.float()
+        """Return queries and keys ``(B, h * w, C / reduction)`` and values ``(B, h * w, 1)``."""
+        s, a, b = self.settings, self.checked(a), self.checked(b)
+        lam = torch.as_tensor(lam, dtype=a.dtype, device=a.device).reshape(-1, 1, 1, 1)
         if s.lam_multiply:
-            eased = ease(lam, s.k)
-            a = a * (1 + s.lam_multiply * eased if s.residual else eased)
-            b = b * (1 + s.lam_multiply * (1 - eased) if s.residual else 1 - eased)
-        told = _with_channel(b, 1 - lam) if s.lam_concat or s.lam_concat_value else b
+            a, b = a * s.factor(lam), b * s.factor(1 - lam)
+        valued = _with_channel(b, 1 - lam) if s.lam_in_value else b
         if s.lam_concat:
-            a, b = _with_channel(a, lam), told
+            a, b = _with_channel(a, lam), valued
         if s.pair:
             a = b = torch.cat((a, b), 1)
         key = self.query if self.key is None else self.key
-        return places(self.query(a)), places(key(b)), places(self.value(told))
+        query, key, value = self.query(a), key(b), self.value(valued)
+        return query.flatten(2).mT, key.flatten(2).mT, value.flatten(2).mT  # one vector per position
 
     def attention(self, a: Tensor, b: Tensor, lam: Tensor | float) -> Tensor:
-        """Return how much every place of the anchor looks at every place of the partner, ``(B, h * w, h * w)``."""
+        """Return the attention of each position of the anchor to each of the partner, ``(B, h * w, h * w)``."""
         with torch.autocast(a.device.type, enabled=False):
             query, key, _ = self.project(a, b, lam)
             return (query @ key.transpose(1, 2) / math.sqrt(query.shape[2])).softmax(2)
-
-
-def check_maps(maps: Tensor, channels: int) -> None:
-    """Raise unless maps have the number of channels that a block was made for."""
-    if maps.dim() != 4 or maps.shape[1] != channels:
-        raise ValueError(
-            f"The mix block was made for maps (B, {channels}, h, w), but got {tuple(maps.shape)}: name another layer, "
-            "or give the right channels=."
-        )
 
 
 def _with_channel(maps: Tensor, value: Tensor) -> Tensor:

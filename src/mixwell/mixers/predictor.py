@@ -1,4 +1,4 @@
-"""A mix block, and the network that it looks through, as they are now."""
+"""A mix block together with the network whose features it reads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from torch import Tensor, nn
 
 from mixwell.features.isolation import undisturbed
 from mixwell.features.maps import MapHook
-from mixwell.mixers.adaptivemask import AdaptiveMask
+from mixwell.mixers.mixblock import Block
 
 
 class MaskPredictor:
-    """Shares the pixels of images out between their sources, and leaves no trace.
-
-    Both networks run in eval mode, without a graph, and are afterwards as they were.
+    """Predicts masks for unmixed images, in eval mode and without gradient; both networks are left unchanged.
 
     Args:
-        block: See :class:`MixBlock` and :class:`AdaptiveMask`.
+        block: See :class:`mixwell.mixers.mixblock.Block`.
         encoder: The network.
-        tap: Reads the map that the block is made for, see :class:`MapHook`.
-        sources: How many sources K the block is trained with, at least 2.
+        hook: Reads the feature map that the block was made for, see :class:`MapHook`.
+        sources: Number of sources K that the block is trained with, at least 2.
 
     Example:
         >>> from mixwell import AutoMix
@@ -29,17 +27,22 @@ class MaskPredictor:
         torch.Size([2, 2, 32, 32])
     """
 
-    def __init__(self, block: nn.Module, encoder: nn.Module, tap: MapHook, sources: int = 2) -> None:
-        self.block, self.encoder, self.hook, self.sources = block, encoder, tap, sources
+    def __init__(self, block: Block, encoder: nn.Module, hook: MapHook, sources: int = 2) -> None:
+        self.block, self.encoder, self.hook, self.sources = block, encoder, hook, sources
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer whose feature map the block reads."""
+        return self.hook.name
 
     @torch.no_grad()
     def share(self, images: Tensor, partner: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the share of each source.
 
         Args:
-            images: Shape ``(B, C, h, w)``, as the encoder was trained on.
+            images: Shape ``(B, C, h, w)``, normalized as for the training of the encoder.
             partner: Rows of the other sources, shape ``(B, K - 1)``.
-            lam: Wanted shares, shape ``(B, K)`` or ``(1, K)``.
+            lam: Mixing ratios, shape ``(B, K)`` or ``(1, K)``.
             size: Height and width of the masks.
 
         Returns:
@@ -48,8 +51,4 @@ class MaskPredictor:
         weight = next(self.encoder.parameters(), images)
         with undisturbed(self.encoder), undisturbed(self.block):
             features = self.hook.map(self.encoder, images.to(weight.dtype))
-            others = [features.index_select(0, rows) for rows in partner.unbind(1)]
-            if isinstance(self.block, AdaptiveMask):
-                return self.block(torch.stack((features, *others), 1), lam, size)
-            own = self.block(features, others[0], lam[:, 0], size)
-            return torch.cat((own, 1 - own), 1)
+            return self.block.shares(features, partner, lam, size)

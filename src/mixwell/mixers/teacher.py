@@ -1,36 +1,32 @@
-"""The moving average that teaches a mix block, and what changes over a training: functions of the progress made."""
+"""The teacher of a mix block: an exponential moving average of the classifier."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from copy import deepcopy
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.schedule import Schedule
-
-BUFFERS = ("keep", "average", "copy")
+from mixwell.ema import BUFFERS, follow, frozen_copy
+from mixwell.features.isolation import frozen_statistics
+from mixwell.features.maps import MapHook
+from mixwell.mixers.heads import Heads
+from mixwell.schedule import Schedule, check_range
 
 
 class Momentum(Schedule):
-    """How much of the teacher survives a step: constant at first, then rising along half a cosine.
+    """EMA momentum of a teacher: constant at first, then increasing along half a cosine.
 
-    The cosine counts from the start of the training, as published, so that there is a small jump where it sets in.
+    The cosine counts from the start of the training, as published, so that there is a small jump where it starts.
 
     Args:
         base: Smallest momentum, in [0, 1].
         end: Momentum at the end, in [base, 1].
         warm: Share of the training that stays at ``base``, in [0, 1].
-        until: Share of the training after which nothing changes any more, in [warm, 1].
-        restart: Share of the training after each of which the student is copied, the very first step included unless
-            that is warm-up; ``None`` does so only there.
-        linear: Warm up along a line from ``base`` to ``end``, after which momentum falls back: as released, in no
-            setting.
 
     Raises:
-        ValueError: The settings are out of order or outside [0, 1].
+        ValueError: A setting is out of range.
 
     Source: Liu et al., *AutoMix: Unveiling the Power of Mixup for Stronger Classifiers*, ECCV 2022 (arXiv:2103.13027).
 
@@ -43,85 +39,92 @@ class Momentum(Schedule):
     base: float = 0.999
     end: float = 0.999999
     warm: float = 0.1
-    until: float = 1.0
-    restart: float | None = None
-    linear: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.base <= self.end <= 1 or not 0 <= self.warm <= self.until <= 1:
+        if not 0 <= self.base <= self.end <= 1 or not 0 <= self.warm <= 1:
             raise ValueError(
-                "Momentum needs 0 <= base <= end <= 1 and 0 <= warm <= until <= 1, but got "
-                f"base={self.base}, end={self.end}, warm={self.warm} and until={self.until}."
+                "Momentum needs 0 <= base <= end <= 1 and warm in [0, 1], but got "
+                f"base={self.base}, end={self.end} and warm={self.warm}."
             )
-        if self.until == 0 or (self.restart is not None and not self.restart > 0):
-            raise ValueError(f"until and restart must be positive, but got {self.until} and {self.restart}.")
 
     def range(self) -> tuple[float, float]:
         """See :meth:`Schedule.range`."""
-        return 0.0, self.end
+        return self.base, self.end
 
     def __call__(self, progress: float) -> float:
-        rise = self.end - self.base
         if progress < self.warm:
-            return self.end - rise * (self.warm - progress) / self.warm if self.linear else self.base
-        progress = min(progress, self.until)
-        rounds = 0.5 if self.restart is None else progress / self.restart
-        if progress == 0 or (rounds > 0.5 and abs(rounds - round(rounds)) < 1e-9):
-            return 0.0
-        return self.end - rise * (1 + math.cos(math.pi * progress / self.until)) / 2
+            return self.base
+        return self.end - (self.end - self.base) * (1 + math.cos(math.pi * progress)) / 2
 
 
-@torch.no_grad()
-def average(own: Iterable[Tensor], other: Iterable[Tensor], momentum: float) -> None:
-    """Move tensors towards others in place, ``own = momentum * own + (1 - momentum) * other``.
-
-    A few launches for all tensors together, and nothing is read back from the device.
-
-    Example:
-        >>> own = torch.zeros(2)
-        >>> average([own], [torch.ones(2)], momentum=0.75)
-        >>> own
-        tensor([0.2500, 0.2500])
-    """
-    own, other = list(own), list(other)
-    if own and momentum < 1:
-        torch._foreach_lerp_(own, other, 1 - momentum)
-
-
-def copy_of(module: nn.Module) -> nn.Module:
-    """Return a frozen copy, to be the teacher of the original."""
-    return deepcopy(module).requires_grad_(False)
-
-
-@torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float, buffers: str = "keep") -> None:
-    """Move a teacher's parameters towards the student's, and treat its buffers (batch-norm statistics) as told.
+class Teacher(nn.Module):
+    """A frozen copy of the classifier that follows it as an exponential moving average.
 
     Args:
-        teacher: Changed in place.
-        student: Of the same make.
-        momentum: How much of the teacher stays, in [0, 1].
-        buffers: ``"keep"`` leaves them alone, ``"average"`` treats them like parameters (counters are copied),
-            ``"copy"`` copies them.
+        model: The classifier; it is copied.
+        heads: Its last layers; they are copied.
+        layer: Layer whose feature map is read, as ``model.named_modules()`` calls it; ``None`` takes the last stage but
+            one, or the middle block of a transformer.
+        momentum: Share of the teacher that is kept in a step, in [0, 1], a number or a schedule.
+        buffers: What happens to batch-norm statistics: ``"keep"`` lets the teacher's own passes update them, as
+            published; with ``"average"`` or ``"copy"`` they follow the classifier's, see :func:`mixwell.ema.follow`.
 
     Raises:
-        ValueError: ``buffers`` is none of the three.
+        ValueError: A setting is out of range, or there is no such layer.
 
     Example:
-        >>> teacher, student = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
-        >>> student.running_mean += 1
-        >>> follow(teacher, student, 0.75, buffers="average")
-        >>> teacher.running_mean
-        tensor([0.2500])
+        >>> from mixwell.models import mini_resnet
+        >>> model, images = mini_resnet(10), torch.rand(2, 3, 32, 32)
+        >>> teacher = Teacher(model, Heads(model))
+        >>> teacher.features(images).shape, teacher(images).shape
+        (torch.Size([2, 64, 16, 16]), torch.Size([2, 10]))
     """
-    if buffers not in BUFFERS:
-        raise ValueError(f"buffers must be one of {', '.join(BUFFERS)}, but got {buffers!r}.")
-    average(teacher.parameters(), student.parameters(), momentum)
-    if buffers == "keep":
-        return
-    pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
-    smooth = [pair for pair in pairs if buffers == "average" and pair[0].is_floating_point()]
-    average([own for own, _ in smooth], [other for _, other in smooth], momentum)
-    for own, other in pairs:
-        if buffers == "copy" or not own.is_floating_point():
-            own.copy_(other)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        heads: Heads,
+        *,
+        layer: str | None = None,
+        momentum: float | Schedule = Momentum(),
+        buffers: str = "keep",
+    ) -> None:
+        super().__init__()
+        check_range("momentum", momentum, 0, 1)
+        if buffers not in BUFFERS:
+            raise ValueError(f"buffers must be one of {', '.join(BUFFERS)}, but got {buffers!r}.")
+        self.model = frozen_copy(model)
+        self.heads = heads.copy_for(self.model)
+        self.hook = MapHook(self.model, layer)
+        self.momentum, self.buffer_policy = momentum, buffers
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer whose feature map is read."""
+        return self.hook.name
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the feature map ``(B, C, h, w)`` of unmixed images, without gradient; the pass stops at the layer."""
+        with torch.no_grad(), self._statistics():
+            return self.hook.map(self.model, images)
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return feature map and logits of unmixed images from one full pass, without gradient."""
+        with torch.no_grad(), self._statistics():
+            with self.hook:
+                logits = self.heads(self.model, images, "mixed")
+            return self.hook.taken(images), logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``(B, N)`` of mixed images; the gradient reaches the images and no parameter."""
+        with self._statistics():
+            return self.heads(self.model, images, "mixed")
+
+    def follow(self, model: nn.Module, heads: Heads, progress: float) -> None:
+        """Move towards the classifier, after each optimizer step; ``progress`` is that of the step, in [0, 1]."""
+        momentum = self.momentum(progress) if isinstance(self.momentum, Schedule) else self.momentum
+        follow(self.model, model, momentum, self.buffer_policy)
+        follow(self.heads, heads, momentum, self.buffer_policy)
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.buffer_policy == "keep" else frozen_statistics(self.model)

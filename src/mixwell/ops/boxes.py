@@ -1,7 +1,7 @@
-"""Boxes ``(top, bottom, left, right)``, half open, in pixels: where they lie, and which pixels they cover.
+"""Boxes ``(top, bottom, left, right)``, half open, in pixels: how they are placed and which pixels they cover.
 
-A rule says where a box lies along one axis. It is written once for plain numbers and for tensors, because a single box
-drawn on the host is worked out ten times faster in plain numbers than in twenty operations on tensors of one element.
+A rule computes the position of a box along one axis. It is written for plain numbers and for tensors, because a single
+box on the CPU is computed ten times faster in plain numbers than in twenty operations on tensors of one element.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.ops.pixels import from_numbers, single_on_host
-
 Rule = Callable[[Any, Any, Any, str], tuple[Any, Any]]  # (length, side, where, odd) -> first pixel, first pixel after
+
+
+def single_on_host(rows: Tensor) -> bool:
+    """Return whether there is one row only, whose numbers can be read without waiting for a device."""
+    return rows.is_cpu and rows.shape[0] == 1 and not torch.compiler.is_compiling()
+
+
+def from_numbers(*values: float) -> Tensor:
+    """Return numbers as a tensor on the CPU, int64 if they are whole and else float32, faster than ``torch.tensor``."""
+    whole = type(values[0]) is int
+    return torch.frombuffer(array("q" if whole else "f", values), dtype=torch.int64 if whole else torch.float32)
 
 
 def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:
@@ -42,8 +51,8 @@ def cut_side(lam: Tensor, aspect: Tensor | None = None) -> Tensor | float:
 def matched(size: tuple[int, int], side: Tensor | float, lam: Tensor) -> Tensor:
     """Return sides near the given ones whose box covers nearly ``1 - lam`` of the pixels.
 
-    The height is rounded down or up, whichever lets a whole number of columns come nearer; where a side had to stay
-    within the image, the other one makes up for it.
+    The height is rounded down or up, whichever gives an area closer to the wanted one with a whole number of columns;
+    if one side is limited by the image, the other one is enlarged.
 
     Args:
         size: Height and width of the image.
@@ -71,7 +80,7 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor
         rule: :func:`clipped`, :func:`inside`, :func:`shifted`, :func:`clipped_around` or :func:`shifted_around`.
         size: Height and width of the image.
         side: Sides as shares of the image's, shape ``(S, 2)`` or ``(S, 1)``, or one number.
-        where: Uniform numbers in [0, 1), or the pixel of the centre where the rule says so, shape ``(S, 2)``.
+        where: Uniform numbers in [0, 1), or the pixel of the centre for a rule ``*_around``, shape ``(S, 2)``.
         odd: ``"exact"`` keeps every pixel of an odd side that is halved; ``"floor"`` loses one, as published.
 
     Returns:
@@ -85,12 +94,12 @@ def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor
 
 
 def clipped(length: Any, side: Any, where: Any, odd: str) -> tuple[Any, Any]:
-    """Draw a uniform centre and clip at the border: small boxes near it, less mixing than drawn."""
+    """Draw a uniform centre and clip the box at the border, which makes boxes near it smaller than drawn."""
     return clipped_around(length, side, whole(length * where), odd)
 
 
 def inside(length: Any, side: Any, where: Any, odd: str) -> tuple[Any, Any]:
-    """Draw a uniform place among those where the whole box fits."""
+    """Draw a uniform position among those where the whole box fits."""
     pixels = whole(length * side)
     first = whole((length - pixels + 1) * where)
     return first, first + pixels
@@ -122,7 +131,7 @@ def whole(number: Any) -> Any:
 
 
 def _single(number: float) -> float:
-    """Round to float32, as tensors do: ten times 0.7 must be 7 wherever it is worked out."""
+    """Round to float32, as tensors do: ten times 0.7 is 7 in both cases."""
     return array("f", (number,))[0]
 
 
@@ -173,13 +182,13 @@ def box_sums(maps: Tensor, boxes: Tensor) -> Tensor:
 
 
 def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
-    """Tell which pixels lie in which box.
+    """Return which pixels lie in which box.
 
     Args:
         boxes: Boxes on a canvas of the given size, shape ``(..., 4)``.
         size: Height and width the boxes were made for.
-        canvas: Height and width wanted: a pixel of it stands for the pixel of ``size`` that nearest-neighbour scaling
-            takes.
+        canvas: Height and width of the result; its pixels are mapped to those of ``size`` as nearest-neighbour scaling
+            does.
 
     Returns:
         Shape ``(..., h, w)``, bool.
@@ -189,13 +198,13 @@ def covered(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Te
 
 
 def covered_factor(boxes: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Return :func:`covered` as a 0/1 factor: a product of rows and columns, so that no mask has to be converted."""
+    """Return :func:`covered` as a 0/1 factor, computed as a product of rows and columns without converting a mask."""
     in_rows, in_columns = _split(_covered_lines(boxes, size, size).to(dtype), size)
     return in_rows * in_columns
 
 
 def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
-    """Tell which rows and which columns lie in a box: shape ``(..., 2, n)``, n the longer side of the canvas."""
+    """Return which rows and which columns lie in a box, shape ``(..., 2, n)``, n the longer side of the canvas."""
     line = torch.arange(max(canvas), device=boxes.device)
     if canvas != size:
         line = torch.stack([nearest(line, s, c) for s, c in zip(size, canvas, strict=True)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def on_grid(maps: Tensor, cells: int) -> Tensor:
-    """Bring maps ``(B, h, w)`` to ``cells`` a side: averaged from more, interpolated from fewer."""
+    """Resize maps ``(B, h, w)`` to ``cells`` per side: larger ones are averaged, smaller ones interpolated."""
     if tuple(maps.shape[1:]) == (cells, cells):
         return maps
     if min(maps.shape[1:]) >= cells:
@@ -21,7 +21,7 @@ def top_cells(maps: Tensor, count: Tensor | int) -> Tensor:
 
     Args:
         maps: Shape ``(B, h, w)``.
-        count: How many to mark, a number or shape ``(S,)``.
+        count: Number of cells to mark, an int or shape ``(S,)``.
 
     Returns:
         Shape ``(B, h, w)``, bool.
@@ -31,25 +31,25 @@ def top_cells(maps: Tensor, count: Tensor | int) -> Tensor:
 
 
 def divided(maps: Tensor, other: Tensor, least: float = 1e-12) -> Tensor:
-    """Return the share of the first in the sum of two non-negative maps; a half where both vanish."""
+    """Return the share of the first in the sum of two non-negative maps; 0.5 where both are 0."""
     return (maps + least) / (maps + other + 2 * least)
 
 
 def summing_to_one(maps: Tensor) -> Tensor:
-    """Scale non-negative maps ``(B, h, w)`` to a sum of one; a map that vanishes becomes even."""
+    """Scale non-negative maps ``(B, h, w)`` to a sum of one; a map of zeros becomes uniform."""
     total = maps.sum((1, 2), keepdim=True)
     even = torch.full_like(maps, 1 / maps[0].numel())
     return torch.where(total > 0, maps / total.clamp_min(torch.finfo(maps.dtype).tiny), even)
 
 
 def kept_cells(lam: Tensor, number: int, top: int | None = None) -> Tensor | int:
-    """Return how many of ``number`` cells to keep: ``top``, or as many as ``lam`` says, but at least one."""
+    """Return how many of ``number`` cells to keep: ``top``, or the share ``lam`` of them, at least one."""
     return (lam * number).long().clamp(1, number) if top is None else min(top, number)
 
 
 def check_pixels(what: str, cells: int, size: tuple[int, int]) -> None:
-    """Raise unless images of this height and width have a pixel for each of so many cells a side."""
+    """Raise unless images of this height and width have at least one pixel per cell on each side."""
     if cells > min(size):
         raise ValueError(
-            f"{what} needs images of at least {cells} pixels a side, but got {size[0]} x {size[1]}: take fewer."
+            f"{what} needs images of at least {cells} pixels per side, but got {size[0]} x {size[1]}: use fewer cells."
         )

@@ -1,4 +1,4 @@
-"""Fine-grained saliency: how far a pixel lies from the mean of six windows around it."""
+"""Fine-grained saliency: the difference of a pixel from the mean of six windows around it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fine_grained(grey: Tensor, wrap: bool = False) -> Tensor:
         wrap: Take the sum modulo 256 as OpenCV does by storing it in a byte, which turns some peaks into holes.
 
     Returns:
-        Saliency, shape ``(B, H, W)``, float32; 1 stands for level 255.
+        Saliency, shape ``(B, H, W)``, float32; 1 is level 255.
 
     Source: Montabone and Soto, *Human detection using a mobile platform and novel features derived from a visual
     saliency mechanism*, Image and Vision Computing 2010.

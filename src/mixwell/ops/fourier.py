@@ -25,7 +25,7 @@ def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> T
 def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
     """Make a field that is alike in all directions; the arguments are those of :func:`low_frequency_field`.
 
-    Horizontal frequencies stand for themselves and their mirror image, but for the lowest and, at even widths, the
+    Horizontal frequencies represent themselves and their mirror image, except the lowest and, at even widths, the
     highest: those have only half the energy unless their noise is amplified.
     """
     columns = size[1] // 2 + 1

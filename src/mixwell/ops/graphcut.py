@@ -66,7 +66,7 @@ def primal_dual(
     Args:
         costs: Of every label in every cell, and weights of the borders, see :data:`~mixwell.ops.puzzle.Costs`.
         iterations: Steps of the primal-dual method; ``None`` takes 8 per cell of the longer side, and at least 60:
-            what one corner has to say must reach the other.
+            information has to cross the whole grid.
         profile: See :func:`energy`; convex.
         sweeps: How often every cell is reconsidered at the end.
 
@@ -99,9 +99,9 @@ def _batch_last(costs: Costs) -> Costs:
 
 
 def _relaxed(costs: Costs, pair: list[float], iterations: int) -> Tensor:
-    """Solve the relaxation; steps are scaled by the weights around their cell: the size of costs is no matter."""
+    """Solve the relaxation; steps are scaled by the weights around a cell, so the scale of costs does not matter."""
     k, (unary, *weights) = len(pair), costs
-    slopes = unary.diff(dim=0)  # (K, rows, columns, B): what it costs to say yes once more
+    slopes = unary.diff(dim=0)  # (K, rows, columns, B): the cost of one more step
     u, ahead = torch.full_like(slopes, 0.5), torch.full_like(slopes, 0.5)
     new, pull, around = torch.empty_like(slopes), torch.empty_like(slopes), torch.zeros_like(slopes)
     for dim, weight in enumerate(weights, 1):

@@ -1,4 +1,4 @@
-"""Small changes of pixels that a classifier minds most."""
+"""Adversarial noise."""
 
 from __future__ import annotations
 

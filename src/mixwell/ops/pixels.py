@@ -1,8 +1,7 @@
-"""Gather, blend and choose whole batches of pixels, in whatever order they lie in memory."""
+"""Gather, blend and choose whole batches of pixels, in any memory format."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator
 
 import torch
@@ -13,23 +12,12 @@ LARGE_IMAGE = 64 * 1024
 
 
 def on_host(t: Tensor) -> bool:
-    """Tell whether reading a tensor's numbers stalls nothing."""
+    """Return whether a tensor's numbers can be read without waiting for a device."""
     return t.is_cpu
 
 
-def single_on_host(rows: Tensor) -> bool:
-    """Tell whether there is one row only, whose numbers can be read without waiting for a device."""
-    return rows.is_cpu and rows.shape[0] == 1 and not torch.compiler.is_compiling()
-
-
-def from_numbers(*values: float) -> Tensor:
-    """Return numbers as a tensor on the host, int64 if whole and else float32, faster than ``torch.tensor``."""
-    whole = type(values[0]) is int
-    return torch.frombuffer(array("q" if whole else "f", values), dtype=torch.int64 if whole else torch.float32)
-
-
 def layout(images: Tensor) -> torch.memory_format | None:
-    """Return the order in which pixels fill memory without a gap, or ``None`` if they do not."""
+    """Return the memory format of dense images, or ``None`` if they are not dense."""
     if images.is_contiguous():
         return torch.contiguous_format
     return torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
@@ -45,7 +33,7 @@ def memory_order(images: Tensor) -> Tensor:
 
 
 def gather_into(images: Tensor, index: Tensor, out: Tensor) -> Tensor:
-    """Gather rows into ``out``, or into a new tensor where ``out`` is ``images`` itself and still needed."""
+    """Gather rows into ``out``, or into a new tensor if ``out`` is ``images`` itself."""
     if out.data_ptr() == images.data_ptr():
         return images.index_select(0, index)
     return torch.index_select(images, 0, index, out=out)
@@ -72,7 +60,7 @@ def blend_into(partner: Tensor, anchor: Tensor, share: Tensor | float, out: Tens
 def choose_into(partner: Tensor, anchor: Tensor, keep: Tensor, out: Tensor) -> None:
     """Write the anchor where ``keep`` (a 0/1 factor of the images' dtype) is 1 and the partner elsewhere, exactly."""
     if anchor.dtype == torch.uint8:
-        torch.add(partner, (anchor - partner).mul_(keep), out=out)  # differences wrap around and come back
+        torch.add(partner, (anchor - partner).mul_(keep), out=out)  # differences wrap around twice, which cancels
     else:
         torch.lerp(partner, anchor, keep, out=out)
 
@@ -80,14 +68,14 @@ def choose_into(partner: Tensor, anchor: Tensor, keep: Tensor, out: Tensor) -> N
 def one_by_one(images: Tensor, partner: list[int], out: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """Walk a batch image by image: row, anchor, partner, and where the mixed image goes.
 
-    In place (``out`` is ``images``) the rows come along the cycles of the pairing, so that a partner is read before
-    it is overwritten and one image of scratch is enough.
+    In place (``out`` is ``images``) rows are visited along the cycles of the pairing, so that a partner is read before
+    it is overwritten; this needs one image of scratch memory.
     """
     if out.data_ptr() != images.data_ptr():
         anchors = images.unbind()
         yield from zip(range(len(partner)), anchors, [anchors[p] for p in partner], out.unbind(), strict=True)
         return
-    if len(set(partner)) < len(partner):  # not a permutation: no order of the rows would do
+    if len(set(partner)) < len(partner):  # not a permutation: no order of the rows avoids overwriting
         yield from one_by_one(images.clone(memory_format=torch.preserve_format), partner, out)
         return
     rows, scratch = out.unbind(), torch.empty_like(out[0])

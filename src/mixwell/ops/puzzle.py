@@ -66,11 +66,11 @@ def puzzle_costs(
 ) -> Costs:
     """Put PuzzleMix's energy together.
 
-    Label k of K says that the cell shows ``k / K`` of the anchor.
+    Label k of K means that the cell shows ``k / K`` of the anchor.
 
     Args:
         saliency: Of anchors and partners, cell by cell and summing to one, shape ``(B, cells, cells)`` each.
-        borders: What :func:`contrast` says.
+        borders: The result of :func:`contrast`.
         lam: Drawn ratio, shape ``(S,)``.
         labels: Number of labels.
         beta: How much a border between different labels costs.

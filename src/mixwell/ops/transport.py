@@ -1,4 +1,4 @@
-"""Move salient cells of an image to where the image is shown."""
+"""Move salient cells of an image to places where the mask shows the image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cell_distances(cells: int, device: torch.device) -> Tensor:
 
 
 def transport_costs(saliency: Tensor, shown: Tensor, eps: float) -> Tensor:
-    """Return what it costs to show a cell somewhere.
+    """Return the cost of showing each cell in each place.
 
     Args:
         saliency: Shape ``(N, cells, cells)``.
         shown: Where the image is shown, shape ``(N, cells, cells)``, bool.
-        eps: What distance costs, in saliency; the length of a side is one.
+        eps: Cost of distance, in units of saliency; the length of a side is 1.
 
     Returns:
         Cost of moving cell i to j, ``eps * distance - saliency[i] * shown[j]``, shape ``(N, cells ** 2, cells ** 2)``.
@@ -37,19 +37,19 @@ def transport_costs(saliency: Tensor, shown: Tensor, eps: float) -> Tensor:
 
 
 def proposals(costs: Tensor, rounds: int) -> Tensor:
-    """Let cells propose and the dearest places choose, the published heuristic.
+    """Assign cells to places by rounds of proposals, the published heuristic.
 
-    In each round every cell proposes to its cheapest place, every place takes the cheapest of its suitors, and who is
-    turned down finds that place one dearer. A place whose best suitor costs nothing or more takes nobody, unless that
-    suitor comes before the first cell that did not propose to it: the published code looks for the least of a column
-    that holds zeros for those.
+    In each round every cell proposes to its cheapest place, every place accepts the cheapest proposal, and the cost of
+    that place rises by 1 for the cells that were refused. A place whose cheapest proposal costs 0 or more accepts none,
+    unless that cell comes before the first cell that did not propose to it, because the published code takes the
+    minimum of a column that holds zeros for those.
 
     Args:
         costs: Shape ``(N, M, M)``, from cells to places; not written.
         rounds: Rounds.
 
     Returns:
-        Which cell every place took in the last round, shape ``(N, M)``, int64, -1 where it took none. No cell is taken
+        Cell that every place accepted in the last round, shape ``(N, M)``, int64, -1 for none. No cell is accepted
         twice.
 
     Source: Kim et al., *Puzzle Mix*, ICML 2020.
@@ -68,16 +68,16 @@ def proposals(costs: Tensor, rounds: int) -> Tensor:
 
 
 def _proposed(costs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where every cell proposes, and whether it is refused, shape (N, M) each."""
+    """Return the place that every cell proposes to, and whether it is refused, shape (N, M) each."""
     offer, place = costs.min(2)
     return place, _winners(offer, place) != torch.arange(place.shape[1], device=place.device)
 
 
 def _winners(offer: Tensor, place: Tensor) -> Tensor:
-    """Return for every cell who gets the place to which it proposes, or -1 or M for nobody."""
+    """Return for every cell which cell its place accepts, or -1 or M for none."""
     n, m = place.shape
     cells = torch.arange(m, device=place.device).expand(n, m)
-    # The first cell that did not propose to a place stands there with an offer of zero.
+    # The first cell that did not propose to a place counts as a proposal of cost 0.
     together = (
         (place == place[:, :1]).long().cumprod(1).sum(1, keepdim=True)
     )  # proposed as the first cell did, from it on
@@ -90,7 +90,7 @@ def _winners(offer: Tensor, place: Tensor) -> Tensor:
 
 
 def staying(taken: Tensor) -> Tensor:
-    """Let every place that took nobody show its own cell: ``(N, M)``, what :class:`PatchPlan` wants."""
+    """Replace -1 by the place's own cell, as :class:`PatchPlan` needs it, shape ``(N, M)``."""
     return torch.where(taken < 0, torch.arange(taken.shape[1], device=taken.device), taken)
 
 

@@ -1,4 +1,4 @@
-"""What is mixed with what, and where: the only code that reads or writes pixels."""
+"""Plans: everything drawn for one batch. The only code that reads or writes pixels."""
 
 from mixwell.plan.base import Plan
 from mixwell.plan.blend import BlendPlan

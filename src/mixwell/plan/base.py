@@ -1,23 +1,25 @@
-"""What every plan is: a record of all that was drawn for one batch, and a pure function of images."""
+"""The base of all plans: a record of everything drawn for one batch, and a pure function of images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
-from mixwell.batch import Pairs
-from mixwell.checks import check_images
-from mixwell.ops.pixels import LARGE_IMAGE, from_numbers, layout, on_host, single_on_host
+from mixwell.batch import Pairs, check_images
+from mixwell.ops.boxes import from_numbers, single_on_host
+from mixwell.ops.pixels import LARGE_IMAGE, layout
 
 
 class Plan(ABC):
     """Everything drawn for one batch, as small tensors; applying it is a pure function.
 
     The same plan can be applied again: to a second view, to segmentation maps, to images of another type or size.
-    What was drawn once for the batch is kept once, with a first dimension ``S`` of 1, and shown for every row.
+    What was drawn once for the batch is stored once, with a first dimension ``S`` of 1, and expanded to every row.
 
     Attributes:
         partners: Rows that are mixed with the anchors, a tensor ``(B,)`` each.
@@ -25,7 +27,11 @@ class Plan(ABC):
         size: Height and width the plan was drawn for.
     """
 
-    _geometry: tuple[str, ...] = ()  # names of further attributes that a saved plan must hold, as they are kept
+    _geometry: tuple[str, ...] = ()  # names of further attributes that belong to a saved plan
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _pytree.register_pytree_node(cls, _flattened, _unflattened)
 
     def __init__(self, pairs: Pairs, weights: Tensor) -> None:  # (S, K), or of the anchor of two alone, (S,)
         partner = pairs.partner
@@ -36,8 +42,8 @@ class Plan(ABC):
 
     @property
     def sources(self) -> Tensor:
-        """Rows every mixed image is made of, the anchor first, shape ``(B, K)``."""
-        # Made when it is looked at: few look, and every batch would pay.
+        """Rows of the sources of every mixed image, the anchor first, shape ``(B, K)``."""
+        # Computed on access: it is rarely needed, and would cost every batch.
         return torch.stack((torch.arange(len(self), device=self.partners[0].device), *self.partners), 1)
 
     @property
@@ -61,7 +67,7 @@ class Plan(ABC):
 
     @property
     def moves_pixels(self) -> bool:
-        """Tell whether a source's pixels stand elsewhere in the mixed image than in the clean one."""
+        """Return whether pixels of a source are at another position in the mixed image than in the clean one."""
         return False
 
     def __len__(self) -> int:
@@ -83,7 +89,7 @@ class Plan(ABC):
         """Mix dense images of one layout into ``out``, which may be ``images``, in few large operations."""
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        """Do the same image by image, where that is faster."""
+        """The same, image by image, for large images on a CPU."""
         self._mix_batch(images, out)
 
     def apply(self, images: Tensor, out: Tensor | None = None) -> Tensor:
@@ -91,15 +97,15 @@ class Plan(ABC):
 
         Args:
             images: Shape ``(B, C, H, W)``, floating point or uint8 (rounded to nearest), of any size.
-            out: Buffer for the result, like ``images``; it may be ``images`` itself. A loop that hands in the same
-                buffer saves the page faults of a new one, which on a CPU cost more than the mixing.
+            out: Buffer for the result, like ``images``; it may be ``images`` itself. Reusing one buffer avoids the page
+                faults of a new one, which on a CPU cost more than the mixing.
 
         Returns:
             Mixed images of the same shape, type and memory format: ``out`` where it is given.
 
         Raises:
             TypeError: Images are of another type.
-            ValueError: The batch or the buffer has another shape than the plan needs.
+            ValueError: The shape of the batch or of the buffer does not match.
 
         Example:
             >>> from mixwell import CutMix
@@ -112,17 +118,17 @@ class Plan(ABC):
         self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
-        order = layout(images)
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):
-            mixed = self._mix(images)
+            mixed, order = self._mix(images), layout(images)
             if out is not None:
                 return out.copy_(mixed)
             return mixed if order is None else mixed.contiguous(memory_format=order)  # gathering forgets channels-last
-        fits = out is None or out is images or layout(out) == order
+        dense = images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)
+        fits = out is None or out.stride() == images.stride()
         out = torch.empty_like(images) if out is None else out
-        if order is None or not fits:
+        if not (dense and fits):
             return out.copy_(self._mix(images))
-        large = on_host(images) and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
+        large = images.is_cpu and images.numel() // images.shape[0] * images.element_size() > LARGE_IMAGE
         (self._mix_large if large else self._mix_batch)(images, out)
         return out
 
@@ -143,16 +149,16 @@ class Plan(ABC):
         """
         if labels.shape[0] != len(self):
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
-        return torch.stack([labels, *[labels.index_select(0, partner) for partner in self.partners]], 1)
+        return torch.stack((labels, *map(partial(labels.index_select, 0), self.partners)), 1)
 
     def apply_segmentation(self, maps: Tensor) -> Tensor:
-        """Mix maps of class ids: every pixel takes the id of the source that has the largest share of it.
+        """Mix maps of class ids: every pixel gets the id of the source with the largest share of it.
 
         Args:
             maps: Shape ``(B, H, W)`` or ``(B, 1, H, W)``, any type.
 
         Returns:
-            The mixed maps; no id appears that was in no source.
+            The mixed maps; every id occurs in one of the sources.
         """
         self._check_rows(maps)
         images = maps[:, None] if maps.dim() == 3 else maps
@@ -162,12 +168,16 @@ class Plan(ABC):
             mixed = torch.where(owner == k, self._source(images, k, nearest=True), mixed)
         return mixed[:, 0] if maps.dim() == 3 else mixed
 
-    def to(self, device: torch.device | str) -> Plan:
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Plan:
         """Return the plan on another device."""
-        return Plan.from_state_dict(_sent(self.state_dict(), device))
+        return _pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=non_blocking), self)
+
+    def pin_memory(self) -> Plan:
+        """Return the plan in pinned memory."""
+        return _pytree.tree_map_only(Tensor, Tensor.pin_memory, self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors, numbers and strings from which :meth:`from_state_dict` makes the plan again."""
+        """Return tensors, numbers and strings from which :meth:`from_state_dict` restores the plan."""
         names = ("sources", "_lam", "weights", "size", *self._geometry)
         state: dict[str, Any] = {"kind": type(self).__name__} | {n.lstrip("_"): getattr(self, n) for n in names}
         if "plans" in state:
@@ -176,7 +186,7 @@ class Plan(ABC):
 
     @staticmethod
     def from_state_dict(state: dict[str, Any]) -> Plan:
-        """Make a saved plan again.
+        """Restore a saved plan.
 
         Raises:
             ValueError: The state is not a saved plan.
@@ -215,7 +225,7 @@ class Plan(ABC):
         return images.requires_grad
 
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
-        """Return source ``k`` of every row as it stands in the mixed image, without new values on request."""
+        """Return source ``k`` of every row at its position in the mixed image; ``nearest`` creates no new values."""
         return images if k == 0 else images.index_select(0, self.partners[k - 1])
 
 
@@ -233,17 +243,24 @@ def _all_kinds(kind: type[Plan]) -> list[type[Plan]]:
     return [k for sub in kind.__subclasses__() for k in (sub, *_all_kinds(sub))]
 
 
-def _sent(state: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    sent: dict[str, Any] = {
-        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in state.items()
-    }
-    if "plans" in sent:
-        sent["plans"] = tuple(_sent(inner, device) for inner in sent["plans"])
-    return sent
+def _flattened(plan: Plan) -> tuple[list[Any], Any]:
+    """Return what a plan holds in tensors, and everything else, for torch's pytree."""
+    names = ("partners", "_lam", "weights", *plan._geometry)
+    moved = [name for name in names if isinstance(getattr(plan, name), Tensor | tuple)]
+    kept = {name: getattr(plan, name) for name in ("size", *names) if name not in moved}
+    return [getattr(plan, name) for name in moved], (type(plan), moved, kept)
+
+
+def _unflattened(parts: Any, context: Any) -> Plan:
+    kind, moved, kept = context
+    plan = kind.__new__(kind)
+    for name, value in (*zip(moved, parts, strict=True), *kept.items()):
+        setattr(plan, name, value)
+    return plan
 
 
 def of_two(weight: Tensor) -> Tensor:
-    """Return the weights of anchor and partner from the anchor's ``(S,)``, shape ``(S, 2)``, or ``(2,)`` for all."""
+    """Return the weights of anchor and partner from the anchor's ``(S,)``: ``(S, 2)``, or ``(2,)`` for all rows."""
     if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
         anchor = weight.item()
         return from_numbers(anchor, 1 - anchor)

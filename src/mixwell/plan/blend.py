@@ -1,11 +1,12 @@
-"""One ratio for all pixels of an image."""
+"""Plans with one ratio for all pixels of an image."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one, single_on_host
+from mixwell.ops.boxes import single_on_host
+from mixwell.ops.pixels import blend, blend_into, gather_into, memory_order, one_by_one
 from mixwell.plan.base import Plan
 
 

@@ -1,4 +1,4 @@
-"""Rectangles of other images, pasted as they are or scaled."""
+"""Plans of boxes of other images, pasted unchanged or scaled."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, visible
+from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, single_on_host, visible
 from mixwell.ops.masks import mask_order
-from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one, single_on_host
+from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan
 
@@ -22,7 +22,7 @@ class BoxPlan(Plan):
         pairs: The pairs; ``pairs.partner`` may be ``(B, K - 1)``, one partner per box.
         boxes: Where to paste, ``(top, bottom, left, right)`` half open in pixels, inside the image, shape ``(S, 4)`` or
             ``(S, K - 1, 4)``.
-        source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes what lies in the same place.
+        source_boxes: What to paste, of the same shape, scaled to fit; ``None`` pastes the pixels at the same position.
         interpolation: How to scale: ``"nearest"``, ``"bilinear"``, ``"aligned"`` or ``"area"``.
         weight: Label weight of the anchor instead of its share of the pixels, shape ``(S,)``, or of both of two
             sources, ``(S, 2)``.
@@ -42,8 +42,8 @@ class BoxPlan(Plan):
             one = boxes.dim() == 2
             weight = area_weights(boxes, pairs.size) if one else visible(boxes, pairs.size, pairs.size).mean((2, 3))
         super().__init__(pairs, weight)
-        self._boxes = _in_layers(boxes)
-        self._source_boxes = None if source_boxes is None else _in_layers(source_boxes)
+        self._boxes = boxes.reshape(boxes.shape[0], -1, 4)
+        self._source_boxes = None if source_boxes is None else source_boxes.reshape(boxes.shape[0], -1, 4)
         self.interpolation = interpolation
 
     @property
@@ -53,7 +53,7 @@ class BoxPlan(Plan):
 
     @property
     def source_boxes(self) -> Tensor | None:
-        """What is pasted there, of the same shape, or ``None`` for what lies in the same place."""
+        """What is pasted there, of the same shape, or ``None`` for the pixels at the same position."""
         return None if self._source_boxes is None else self._source_boxes.expand(len(self), -1, -1)
 
     @property
@@ -77,13 +77,16 @@ class BoxPlan(Plan):
             out.copy_(self._mix(images))
         elif single_on_host(self._boxes):
             ((top, bottom, left, right),) = self._boxes.tolist()[0]
-            rows, columns = (2, 3) if images.is_contiguous() else (1, 2)  # in memory order
-            band = memory_order(images).narrow(rows, top, bottom - top)
-            # Rows are one piece of memory per image and channel, the box alone would be gathered element by element.
-            patches = band.index_select(0, self.partners[0]).narrow(columns, left, right - left)
+            mixed, rows, columns = out, 2, 3
+            if not images.is_contiguous():  # channels last: views in the order of memory
+                images, mixed, rows, columns = images.permute(0, 2, 3, 1), out.permute(0, 2, 3, 1), 1, 2
+            # Whole rows are one piece of memory per image and channel; the box would be gathered element by element.
+            band = images.narrow(rows, top, bottom - top).index_select(0, self.partners[0])
             if out.data_ptr() != images.data_ptr():
-                band = memory_order(out.copy_(images)).narrow(rows, top, bottom - top)
-            band.narrow(columns, left, right - left).copy_(patches)
+                mixed.copy_(images)
+            mixed.narrow(rows, top, bottom - top).narrow(columns, left, right - left).copy_(
+                band.narrow(columns, left, right - left)
+            )
         else:
             pasted = mask_order(covered_factor(self._boxes, self.size, images.dtype), images, images.dtype)
             anchors, mixed = memory_order(images), memory_order(out)
@@ -106,11 +109,11 @@ class BoxPlan(Plan):
                 self._paste(source, boxes[row], source_boxes[row], mixed)
 
     def _plain(self, images: Tensor) -> bool:
-        """Tell whether there is one box per image, in pixels of these images."""
+        """Return whether there is one box per image, in pixels of these images."""
         return self._boxes.shape[1] == 1 and self.size == images.shape[2:]
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy the anchors to ``out`` if they are not there, and return the one box of all images in both."""
+        """Copy the anchors to ``out`` unless it is ``images``, and return the one box of all images in both."""
         window = self._window(images)
         anchors = memory_order(images)[window]
         if out.data_ptr() == images.data_ptr():
@@ -142,8 +145,3 @@ class BoxPlan(Plan):
         if self.size != tuple(images.shape[2:]):
             boxes, source_boxes = (rescaled(box, self.size, images.shape[2:]) for box in (boxes, source_boxes))
         return paste_scaled(source, boxes, source_boxes, "nearest" if nearest else self.interpolation)
-
-
-def _in_layers(boxes: Tensor) -> Tensor:
-    """Return boxes ``(S, 4)`` or ``(S, K - 1, 4)`` in the second form."""
-    return boxes if boxes.dim() == 3 else boxes.unsqueeze(1)

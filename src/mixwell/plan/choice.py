@@ -11,7 +11,7 @@ from mixwell.plan.mask import MaskPlan
 
 
 class ChoicePlan(Plan):
-    """Every sample follows one of several plans over the same pairs; it touches pixels only through them.
+    """Every sample follows one of several plans over the same pairs.
 
     Args:
         plans: Two-source plans with the same sources.

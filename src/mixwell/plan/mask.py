@@ -1,4 +1,4 @@
-"""A share for every pixel, and the same over images whose cells have been moved."""
+"""Plans with a share for every pixel, also over images whose cells are moved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mixwell.plan.base import Plan
 class MaskPlan(Plan):
     """Every pixel has its own share.
 
-    The label weight is the mean of the mask at image size, so that pixels and labels cannot disagree.
+    The label weight is the mean of the mask at image size, so labels always match pixels.
 
     Args:
         pairs: The pairs.

@@ -1,4 +1,4 @@
-"""Any number of sources, each with a share of its own of every pixel."""
+"""Plans of any number of sources, each with its own share of every pixel."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mixwell.plan.base import Plan
 
 
 class SharePlan(Plan):
-    """Every pixel is shared out between K sources.
+    """Every pixel is a weighted sum of K sources.
 
-    A mask says this of two sources; here a source may also get nothing of a pixel that three others divide.
+    The generalisation of :class:`MaskPlan` to more than two sources.
 
     Args:
         pairs: The pairs; ``pairs.partner`` has shape ``(B, K - 1)``, or ``(B,)`` for two sources.

@@ -7,17 +7,16 @@ from mixwell.policies.gridmix import GridMix
 from mixwell.policies.gridmixup import GridMixup
 from mixwell.policies.guidedmix import GuidedMix
 from mixwell.policies.mixup import MixUp
+from mixwell.policies.presets import random_mix, switch_mix
 from mixwell.policies.puzzlemix import PuzzleMix
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policies.saliencymix import SaliencyMix
-from mixwell.policies.schedule import ByProgress, Ramp, until
 from mixwell.policies.smoothmix import SmoothMix
 from mixwell.policies.snapmix import SnapMix
-from mixwell.policies.switch import random_mix, switch_mix
+from mixwell.policies.switch import Switch, until
 
 __all__ = [
     "AttentiveMix",
-    "ByProgress",
     "CutMix",
     "FMix",
     "GridMix",
@@ -25,11 +24,11 @@ __all__ = [
     "GuidedMix",
     "MixUp",
     "PuzzleMix",
-    "Ramp",
     "ResizeMix",
     "SaliencyMix",
     "SmoothMix",
     "SnapMix",
+    "Switch",
     "random_mix",
     "switch_mix",
     "until",

@@ -10,18 +10,18 @@ from mixwell.saliency import Activation
 
 
 class AttentiveMix(Policy):
-    """Keep the cells of the anchor that matter most and take the rest from the partner.
+    """Keep the most salient cells of the anchor and take the rest from the partner.
 
     With ``top=None`` the number of cells follows a drawn ratio: AttentiveMix+.
 
     Args:
-        alpha: Law of the share of cells kept where ``top`` is ``None``; AttentiveMix+ uses 2.
+        alpha: Distribution of the share of cells kept if ``top`` is ``None``; AttentiveMix+ uses 2.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
-        saliency: Where it matters; the paper takes the last map of a pretrained network, here by default that of the
-            classifier in training. Give ``Activation(teacher, size=224)`` for another network and the size it knows.
-        top: Cells to keep, 6 in the paper; ``None`` draws.
-        cells: Cells per side; maps of another size are averaged or interpolated to it.
+        saliency: Saliency source. The paper uses the last feature map of a pretrained network, the default that of the
+            classifier in training. ``Activation(teacher, size=224)`` uses another network and its input size.
+        top: Cells to keep, 6 in the paper; ``None`` draws the number.
+        cells: Cells per side; maps of another size are averaged or interpolated.
         paste: Paste the partner's best cells over the anchor instead of keeping the anchor's own.
 
     Raises:
@@ -29,7 +29,7 @@ class AttentiveMix(Policy):
             smaller than the grid.
 
     Note:
-        The published code takes the last channel of the map alone (``Activation(reduce="last")``) and pairs with any
+        The published code uses the last channel of the map only (``Activation(reduce="last")``) and pairs with any
         image of the data set; OpenMixup averages the channels, as here, on images enlarged to 224 pixels.
 
     Source: Walawalkar et al., *Attentive CutMix*, ICASSP 2020 (arXiv:2003.13048).

@@ -19,17 +19,17 @@ class CutMix(Policy):
     The box has ``sqrt(1 - lam)`` of each side of the image, so that its area is ``1 - lam`` before clipping.
 
     Args:
-        alpha: Law of ``lam``. The paper uses 1; 0.2 is what SUMix's tables use, 1 the usual choice on ImageNet.
+        alpha: Distribution of ``lam``. The paper uses 1, SUMix's tables 0.2; 1 is usual on ImageNet.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         box: ``"clip"`` draws the centre over the whole image and clips the box at the border, as published;
-            ``"inside"`` draws among the places where the whole box fits.
+            ``"inside"`` draws among the positions where the whole box fits.
         minmax: Draw both sides uniformly between these shares of the image's sides instead, fully inside, as timm's
             ``cutmix_minmax``; ``alpha``, ``box``, ``odd``, ``match_area`` and ``aspect`` then have no effect.
-        correct_lam: Label by the area really pasted; ``False`` labels by the drawn ratio. timm's author saw the
-            correction hurt on CUB.
+        correct_lam: Label weights from the pasted area; ``False`` uses the drawn ratio. timm's author found that
+            the correction hurts on CUB.
         odd: ``"floor"`` loses a pixel of an odd side, as published; ``"exact"`` keeps it, as timm does.
-        match_area: Choose sides whose area comes nearer to ``1 - lam`` than with both rounded down: within half a row
+        match_area: Choose sides whose area is closer to ``1 - lam`` than with both rounded down: within half a row
             or column. With ``odd="exact"``, or inside, no pixel is lost to rounding afterwards; ``"clip"`` still clips.
         aspect: Range of the box's height over its width, relative to the image's, drawn uniformly on a log scale.
 
@@ -37,8 +37,8 @@ class CutMix(Policy):
         ValueError: A setting is unknown or out of range.
 
     Note:
-        The defaults do what the authors' code does, the pixel that an odd side loses included; that code writes into
-        the batch, which stays as it is here. Clipping removes over a third of the mixing: at alpha 1 and 224 pixels the
+        The defaults are those of the authors' code, including the pixel that an odd side loses; unlike that code this
+        does not write into the batch. Clipping removes more than a third of the mixing: at alpha 1 and 224 pixels the
         mean weight of the anchor is 0.68, at 32 pixels 0.71, against 0.50 with ``box="inside"``.
 
     Source: Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features*, ICCV

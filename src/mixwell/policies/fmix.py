@@ -14,13 +14,13 @@ _SPECTRA = {"isotropic": isotropic_field, "published": published_field}
 
 
 class FMix(Policy):
-    """Cut along the contours of a smooth random field: blobs of any shape instead of boxes.
+    """Mix with binary masks whose contours are level sets of a smooth random field.
 
     Args:
-        alpha: Law of ``lam``. The paper uses 1; 0.2 is what SUMix's tables use.
+        alpha: Distribution of ``lam``. The paper uses 1, SUMix's tables 0.2.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
-        decay: How fast the field's amplitudes fall with frequency; larger makes smoother blobs.
+        decay: Exponent with which amplitudes fall with frequency; larger gives smoother shapes.
         soft: Width of the soft edge, as a share of the pixels on either side of the contour, at most ``min(lam, 1 -
             lam)``.
         reformulated: Draw ``lam ~ Beta(alpha + 1, alpha)`` instead; needs a number as ``alpha``.
@@ -31,8 +31,8 @@ class FMix(Policy):
 
     Note:
         The published code indexes the wrong axis of its noise, so that only the horizontal frequencies 0 and 1
-        survive and blobs lean; the default is the construction of the paper. The label weight is the share of pixels,
-        within ``1 / (H * W)`` of the drawn ratio that the published code uses.
+        remain and shapes are slanted; the default is the construction of the paper. The label weight is the share of
+        pixels, within ``1 / (H * W)`` of the drawn ratio that the published code uses.
 
     Source: Harris et al., *FMix: Enhancing Mixed Sample Data Augmentation*, 2020 (arXiv:2002.12047).
 
@@ -56,14 +56,14 @@ class FMix(Policy):
             raise ValueError(f"soft must be a share between 0 and 0.5, but got {self.soft}.")
         if self.reformulated and isinstance(self.alpha, Ratio):
             raise ValueError(
-                f"reformulated=True derives its law from a number: give alpha as one, not as {self.alpha}."
+                f"reformulated=True derives its distribution from a number: alpha must be one, but is {self.alpha}."
             )
         super().__post_init__()
 
-    def _law(self) -> Ratio:
+    def _lam_ratio(self) -> Ratio:
         if self.reformulated and not isinstance(self.alpha, Ratio):
             return Beta(self.alpha + 1, beta=self.alpha)
-        return super()._law()
+        return super()._lam_ratio()
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

@@ -10,13 +10,13 @@ from mixwell.policy import Policy
 
 
 class GridMix(Policy):
-    """Deal the cells of a regular grid between two images.
+    """Take every cell of a regular grid from one of two images, at random.
 
-    Exactly ``round(lam * cells ** 2)`` cells stay with the anchor, so the label weight follows the drawn ratio to
-    within half a cell. :class:`GridLoss` adds the paper's local loss, which asks for every cell's own label.
+    Exactly ``round(lam * cells ** 2)`` cells show the anchor, so the label weight is the drawn ratio to within half a
+    cell. :class:`GridLoss` adds the paper's local loss, which predicts the label of every cell.
 
     Args:
-        alpha: Law of ``lam``.
+        alpha: Distribution of ``lam``.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         cells: Cells per side; 1 keeps or replaces the whole image.

@@ -13,17 +13,17 @@ from mixwell.value import set_field
 
 
 class GridMixup(Policy):
-    """Let the partner show through rectangular holes at regular distances in a part of the anchor.
+    """Show the partner in rectangular holes at regular distances in a part of the anchor.
 
     OpenMixup calls this method GridMix.
 
     Args:
-        alpha: Law of ``lam``: a hole has ``sqrt(1 - lam)`` of each side of its cell. The authors draw it uniformly from
-            0.1 to 0.9, OpenMixup from Beta(0.2).
+        alpha: Distribution of ``lam``: a hole has ``sqrt(1 - lam)`` of each side of its cell. The authors draw it
+            uniformly from 0.1 to 0.9, OpenMixup from Beta(0.2).
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
-        count: Fewest and most holes in a row; a cell has two pixels at least, so that small images get fewer.
-        area: Smallest and largest share of the image's area that gets holes.
+        count: Fewest and most holes in a row; a cell has two pixels at least, so small images get fewer.
+        area: Smallest and largest area of the part with holes, as a share of the image's area.
         aspect: Smallest and largest height over width of that part.
         hole_aspect: Smallest and largest height over width of a cell.
         clamp: Keep the part within the image.
@@ -33,8 +33,8 @@ class GridMixup(Policy):
 
     Note:
         With these ranges 43 % of the published draws make a part larger than the image, whose slices then wrap or
-        vanish: the default keeps it inside. ``clamp=False`` lets it hang over the border, but does not wrap.
-        As published, a hole has a pixel at least and leaves one, so that both images show also at a ``lam`` of 0 or 1.
+        vanish: the default clamps it to the image. ``clamp=False`` allows it to exceed the border, without wrapping.
+        As published, a hole and its cell's rest have at least one pixel, so both images show even if ``lam`` is 0 or 1.
 
     Source: Dobrynin, *GridMixup augmentation*, 2020 (code); in OpenMixup as GridMix.
 

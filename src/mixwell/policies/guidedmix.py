@@ -17,16 +17,16 @@ from mixwell.saliency import SpectralResidual
 
 
 class GuidedMix(Policy):
-    """Blend every pixel in the ratio of the two images' saliencies, and pair images whose saliency lies elsewhere.
+    """Blend every pixel in the ratio of the two images' saliencies, and pair images with different saliency.
 
     No ratio is drawn: the anchor's share of a pixel is its saliency over the sum of both.
 
     Args:
-        alpha: Without effect.
-        pairing: :class:`Greedy` goes from image to the image whose saliency differs most, as published.
-        scope: Without effect: every pair has its own mask.
-        saliency: Where it matters: :class:`SpectralResidual` (SR in the paper) or :class:`InputGradient` (AP).
-        blur: Size of the Gaussian that smooths the maps, in pixels, odd; 0 leaves them.
+        alpha: Not used.
+        pairing: :class:`Greedy` pairs each image with one whose saliency differs most, as published.
+        scope: Not used; every pair has its own mask.
+        saliency: Saliency source: :class:`SpectralResidual` (SR in the paper) or :class:`InputGradient` (AP).
+        blur: Size of the Gaussian that smooths the maps, in pixels, odd; 0 for none.
         sigma: Width of that Gaussian, in pixels.
 
     Raises:
@@ -34,7 +34,7 @@ class GuidedMix(Policy):
 
     Note:
         Use it with probability 0.5 (SR) or 0.8 (AP), ``Sometimes(GuidedMix(), p=0.5)``, as published. OpenMixup
-        computes the greedy pairs and then mixes random ones, and gives NaN where both saliencies vanish.
+        computes the greedy pairs and then mixes random ones, and gives NaN where both saliencies are 0.
 
     Source: Kang and Kim, *GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps*, AAAI 2023
         (arXiv:2306.16612).
@@ -64,7 +64,7 @@ class GuidedMix(Policy):
         return self.guidance(maps, batch.size)
 
     def guidance(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring saliency maps ``(B, h, w)`` to the images' size, smooth them, and scale each to a sum of one."""
+        """Resize saliency maps ``(B, h, w)`` to the images' size, smooth them, and scale each to a sum of one."""
         if maps.shape[1:] != size:
             maps = F.interpolate(maps[:, None], size, mode="bilinear", antialias=True)[:, 0]
         return summing_to_one(gaussian_blur(maps, self.blur, self.sigma) if self.blur else maps)

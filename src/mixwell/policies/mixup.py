@@ -13,14 +13,15 @@ class MixUp(Policy):
     ``mixed = lam * anchor + (1 - lam) * partner``, with ``lam ~ Beta(alpha, alpha)``.
 
     Args:
-        alpha: Law of the ratio. The paper uses 1 on CIFAR; 0.2 is usual on ImageNet ResNets, 0.8 on vision
-            transformers, 0.1 in the ResNet-strikes-back recipes. ``Folded(Beta(alpha))`` keeps the anchor dominant.
+        alpha: Distribution of the ratio. The paper uses 1 on CIFAR; 0.2 is usual on ImageNet ResNets, 0.8 on vision
+            transformers, 0.1 in the ResNet-strikes-back recipes. ``Folded(Beta(alpha))`` gives the anchor at least half
+            of the weight.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
 
     Note:
-        The published code draws one ratio per batch and pairs by a random permutation, in which an image may meet
-        itself; both are the default.
+        The published code draws one ratio per batch and pairs by a random permutation, in which an image may be
+        its own partner; both are the default.
 
     Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018 (arXiv:1710.09412).
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mixwell.batch import Pairs
+from mixwell.normalization import pixels_of
 from mixwell.ops.cells import check_pixels, on_grid, summing_to_one
 from mixwell.ops.graphcut import primal_dual
 from mixwell.ops.masks import scaled
@@ -21,30 +19,30 @@ from mixwell.value import set_field
 
 
 class PuzzleMix(Policy):
-    """Deal the cells of a grid so that both images show what matters in them, and move salient cells to where they do.
+    """Choose a share for every cell of a grid so that both images' salient cells show, and move salient cells there.
 
-    The grid of shares has the least energy: saliency that is lost, borders between unequal shares, dearer where they
-    would show, and a prior that makes shares around the drawn ratio likely. All pairs of a batch are solved at once,
+    The grid of shares minimises an energy: lost saliency, borders between unequal shares weighted by the contrast of
+        the
+    images there, and a prior around the drawn ratio. All pairs of a batch are solved at once,
     on the images' device.
 
     Args:
-        alpha: Law of the prior's ratio.
+        alpha: Distribution of the prior's ratio.
         pairing: See :class:`Policy`.
         scope: Whether that ratio is drawn for the batch, as published, or for every pair; masks differ in any case.
         blocks: Cells per side, a number or several of which each batch draws one. Published: 2, 4, 8 or 16.
         labels: Shares that a cell may have: 0, 1 / (labels - 1), ..., 1.
-        beta: What borders between unequal shares cost; 1.5 in the authors' fast ImageNet recipe.
-        gamma: How much of that depends on what the border shows.
+        beta: Weight of borders between unequal shares; 1.5 in the authors' fast ImageNet recipe.
+        gamma: Share of that weight that depends on the contrast at the border.
         eta: Weight of the prior.
         neighbourhood: Pixels that are averaged in either direction before both sides of a border are compared.
         transport: Move cells. Both sides of the images must then be a multiple of the cells.
-        transport_eps: What distance costs then; a side of the image is one long, saliency sums to one.
+        transport_eps: Cost of distance; the side of the image is 1, saliency sums to 1.
         transport_cells: Cells per side that move, a multiple of all ``blocks`` that it exceeds; ``None`` moves the
             blocks themselves. The authors use 8 on CIFAR (4 pixels), ``None`` elsewhere.
-        saliency: Where it matters: the published input gradient, or any source; maps are averaged into the cells.
-        std: What float images were divided by when they were normalised, a number or one for each channel: the energy
-            wants values in [0, 1]. What was subtracted cancels out.
-        iterations: Steps of the solver; ``None`` takes enough for the grid: 60 up to 7 cells per side, 128 for 16.
+        saliency: Saliency source; published: the input gradient; maps are averaged into the cells.
+        iterations: Steps of the solver; ``None`` chooses by the size of the grid: 60 up to 7 cells per side, 128 for
+            16.
 
     Raises:
         ValueError: A setting is out of range, there are no saliency maps or, when called, the image is smaller than
@@ -53,11 +51,11 @@ class PuzzleMix(Policy):
     Note:
         The authors cut one image after the other on the CPU, with costs rounded to whole numbers; the solver here
         works on all at once and comes within 1e-3 of the least energy, which
-        :class:`mixwell.integrations.scipy.ExactPuzzleMix` finds. A place that no cell wants stays empty in their
-        code, and keeps its own cell here; only places that are not shown are concerned, or such without any saliency.
-        Negative border weights, which only values outside [0, 1] can give, are cut at zero. Where ``neighbourhood``
-        does not divide a cell, the next smaller divisor of its side is taken. Adversarial noise changes images and not
-        what goes where: :class:`PerturbedMixing` adds it to any policy, and has the weight of the clean images' loss,
+        :class:`mixwell.integrations.scipy.ExactPuzzleMix` finds. A place that no cell is assigned to is empty in
+        their code and keeps its own cell here; this concerns only places that are not shown or have no saliency.
+        Negative border weights, which only values outside [0, 1] can give, are set to 0. Where ``neighbourhood``
+        does not divide a cell, the next smaller divisor of its side is used. Adversarial noise changes images but not
+        the mask: :class:`PerturbedMixing` adds it to any policy, and has the weight of the clean images' loss,
         ``clean_lam``, too. Cost grows with ``blocks``: on one core, 100 images of 32 pixels take about 14 times as
         long with 16 as with 8, and 16 images of 224 pixels two to three times.
 
@@ -80,16 +78,13 @@ class PuzzleMix(Policy):
     transport_eps: float = 0.8
     transport_cells: int | None = None
     saliency: SaliencySource | None = InputGradient()
-    std: float | tuple[float, ...] = 1.0
     iterations: int | None = None
 
     uses_saliency = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "std"):
-            value = getattr(self, name)
-            set_field(self, name, value if isinstance(value, int | float) else tuple(value))
+        set_field(self, "blocks", self.blocks if isinstance(self.blocks, int) else tuple(self.blocks))
         for name, least in (("blocks", 1), ("labels", 2), ("neighbourhood", 1), ("iterations", 1)):
             if name == "iterations" and self.iterations is None:
                 continue
@@ -98,8 +93,6 @@ class PuzzleMix(Policy):
         for name in ("beta", "gamma", "eta", "transport_eps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}.")
-        if min(_several(self.std)) <= 0:
-            raise ValueError(f"std must be positive, but got {self.std}.")
         finer = 1 if self.transport_cells is None else self.transport_cells
         if finer < 1 or any(finer % n for n in _several(self.blocks) if n < finer):
             raise ValueError(
@@ -109,11 +102,11 @@ class PuzzleMix(Policy):
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
         several = _several(self.blocks)
-        for cells in several:  # all of them, so that no later step stops
+        for cells in several:  # all of them, so that no later step fails
             self._check_size(pairs.size, cells, self._moved(cells))
         cells = several[int(pairs.batch.rand_on_host() * len(several))] if len(several) > 1 else several[0]
         found = self.solve(self.costs(pairs, cells))
-        # A ratio of 0 or 1 makes every other label impossible, not just unlikely.
+        # With a ratio of 0 or 1 only one label is allowed.
         lam = pairs.lam[:, None, None]
         mask = torch.where((lam == 0) | (lam == 1), lam, found / (self.labels - 1))[:, None]
         if not self.transport:
@@ -121,22 +114,23 @@ class PuzzleMix(Policy):
         return PatchPlan(pairs, mask, self._moves(pairs, scaled(mask, (self._moved(cells),) * 2)[:, 0]))
 
     def costs(self, pairs: Pairs, cells: int) -> Costs:
-        """Return what labels cost on a grid of this many cells per side, as :func:`puzzle_costs` does."""
+        """Return the costs of labels on a grid of this many cells per side, as :func:`puzzle_costs` does."""
         saliency = summing_to_one(on_grid(pairs.saliency_a.float(), cells))
         both = saliency, saliency.index_select(0, pairs.partner)
-        images = self._in_unit_range(pairs.batch.images, cells)
+        images = scaled(pairs.batch.images, tuple(-(-side // cells) * cells for side in pairs.size))
+        images = pixels_of(images, pairs.batch.normalization, "PuzzleMix")
         borders = contrast(images, pairs.partner, cells, self.neighbourhood)
         return puzzle_costs(both, borders, pairs.lam, self.labels, self.beta, self.gamma, self.eta)
 
     def solve(self, costs: Costs) -> Tensor:
-        """Find labels ``(B, cells, cells)`` of little energy for :data:`~mixwell.ops.puzzle.Costs`."""
+        """Find labels ``(B, cells, cells)`` of minimal energy for :data:`~mixwell.ops.puzzle.Costs`."""
         return primal_dual(costs, self.iterations)
 
     def assign(self, costs: Tensor, shown: Tensor) -> Tensor:
-        """Decide which cell every place shows, -1 for none, shape ``(N, cells ** 2)``.
+        """Assign cells to places, -1 for none, shape ``(N, cells ** 2)``.
 
         Args:
-            costs: What it costs to show a cell in a place, shape ``(N, cells ** 2, cells ** 2)``.
+            costs: Cost of showing a cell in a place, shape ``(N, cells ** 2, cells ** 2)``.
             shown: Which places show the image at all, shape ``(N, cells, cells)``, bool.
         """
         return proposals(costs, shown.shape[1])
@@ -149,20 +143,6 @@ class PuzzleMix(Policy):
         shown = torch.cat((mask > 0, mask < 1))
         costs = transport_costs(saliency, shown, self.transport_eps)
         return staying(self.assign(costs, shown)).view(2, len(pairs), -1).transpose(0, 1)
-
-    def _in_unit_range(self, images: Tensor, cells: int) -> Tensor:
-        """Bring images to the scale of values in [0, 1] and, by nearest neighbour, to a multiple of the cells."""
-        images = scaled(images, tuple(-(-side // cells) * cells for side in images.shape[2:]))
-        if images.dtype == torch.uint8:
-            return images.float().div_(255)
-        if isinstance(self.std, int | float):
-            return images.float() * self.std if self.std != 1 else images.float()
-        if len(self.std) != images.shape[1]:
-            raise ValueError(
-                f"std must be one number or {images.shape[1]} numbers for images of shape {tuple(images.shape)}, but "
-                f"got {len(self.std)}."
-            )
-        return torch.stack([channel.float() * std for channel, std in zip(images.unbind(1), self.std, strict=True)], 1)
 
     def _moved(self, cells: int) -> int:
         """Return how many cells a side are moved where masks have this many."""
@@ -178,5 +158,5 @@ class PuzzleMix(Policy):
             )
 
 
-def _several(value: float | Sequence[float]) -> list[Any]:
-    return [value] if isinstance(value, int | float) else list(value)
+def _several(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else value

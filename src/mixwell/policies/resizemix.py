@@ -13,17 +13,17 @@ INTERPOLATIONS = ("nearest", "bilinear", "area")
 
 
 class ResizeMix(Policy):
-    """Paste the whole partner, made smaller, into the anchor; labels follow the area.
+    """Paste the whole partner, scaled down, into the anchor; labels follow the area.
 
     Unlike CutMix the pasted patch always shows the partner's object.
 
     Args:
-        alpha: Law of the side ``tau`` of the pasted image as a share of the anchor's side; not of ``lam``, which is
-            ``1 - tau ** 2``.
+        alpha: Distribution of the side ``tau`` of the pasted image as a share of the anchor's side; not of ``lam``,
+            which is ``1 - tau ** 2``.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
-        box: ``"inside"`` shifts the box until it lies inside, as the authors do; ``"clip"`` clips it at the border and
-            squeezes the whole partner into what is left, as OpenMixup does.
+        box: ``"inside"`` shifts the box until it is inside, as the authors do; ``"clip"`` clips it at the border and
+            scales the whole partner to what is left, as OpenMixup does.
         interpolation: ``"nearest"``, as published, ``"bilinear"`` or ``"area"``.
 
     Raises:

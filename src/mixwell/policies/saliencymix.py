@@ -13,27 +13,27 @@ _RULES: dict[str, Rule] = {"clip": clipped_around, "inside": shifted_around}
 
 
 class SaliencyMix(Policy):
-    """CutMix whose box lies around the most salient point of the partner, so that the patch shows its object.
+    """CutMix with the box around the most salient point of the partner, so that the patch shows its object.
 
     Args:
-        alpha: Law of ``lam``. The paper uses 1; 0.2 is what SUMix's tables use.
+        alpha: Distribution of ``lam``. The paper uses 1, SUMix's tables 0.2.
         pairing: See :class:`Policy`.
         scope: ``"sample"`` gives every image its own box around its own partner's peak; ``"batch"`` uses the peak of
             the first image's partner for all, as published.
-        saliency: Where it matters: a :class:`Saliency` source or any callable ``(model, images, labels) -> (B, h, w)``.
-            Maps smaller than the images will do.
-        box: ``"clip"`` clips the box at the border, as published; ``"inside"`` shifts it until it lies inside.
+        saliency: Saliency source: a :class:`Saliency` or any callable ``(model, images, labels) -> (B, h, w)``.
+            Maps may be smaller than the images.
+        box: ``"clip"`` clips the box at the border, as published; ``"inside"`` shifts it until it is inside.
         draw_centre: Draw the centre with a probability proportional to the saliency instead of taking the peak.
         temperature: Draw it from the softmax of the map, as shares of its peak, over this temperature; needs
-            ``draw_centre=True``. 0.01 keeps to the peak, 1 goes nearly anywhere.
-        levels: Round the maps down to this many levels before looking for the peak; published: 255. ``None`` does not.
-            For maps that reach from 0 to 1, as those of :class:`FineGrained` do.
+            ``draw_centre=True``. 0.01 stays near the peak, 1 is nearly uniform.
+        levels: Round the maps down to this many levels before looking for the peak; published: 255. ``None`` does not
+            round. For maps from 0 to 1, such as those of :class:`FineGrained`.
 
     Raises:
         ValueError: A setting is unknown, or there are no saliency maps.
 
     Note:
-        The published code feeds normalised float images to a detector that reads bytes; its map is noise (correlation
+        The published code feeds normalized float images to a detector that reads bytes; its map is noise (correlation
         below 0.05 with the right one) and one box serves the whole batch. The default is the method of the paper; two
         users reported worse accuracy with a box per sample.
 

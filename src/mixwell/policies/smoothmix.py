@@ -12,10 +12,10 @@ from mixwell.ratio import Ratio, Uniform
 
 
 class SmoothMix(Policy):
-    """Fade the partner in around a random point with a Gaussian, so that no edge gives the mixing away.
+    """Blend the partner in around a random point with a Gaussian mask, so that there are no sharp edges.
 
     Args:
-        alpha: Law of the Gaussian's width as a share of the image's sides, or the law of ``lam`` with ``fit=True``.
+        alpha: Distribution of the Gaussian's width as a share of the image's sides, or of ``lam`` with ``fit=True``.
         pairing: See :class:`Policy`.
         scope: See :class:`Policy`.
         fit: Solve for the width that gives a drawn ``lam`` instead of drawing the width.

@@ -15,16 +15,16 @@ from mixwell.saliency import ClassActivation
 
 
 class SnapMix(Policy):
-    """Paste a box of the partner, scaled, into another box of the anchor; labels follow the semantic content of both.
+    """Paste a scaled box of the partner into another box of the anchor; label weights follow class activation maps.
 
-    The anchor loses the share of its class activation map that is covered, the partner brings the share of its own
-    that was cut out: the two weights need not sum to one.
+    The anchor's weight is the share of its class activation map that is not covered, the partner's weight the share of
+    its own map that was pasted: the two weights need not sum to one.
 
     Args:
-        alpha: Law of the size of each of the two boxes; 5 in the paper.
+        alpha: Distribution of the size of each of the two boxes; 5 in the paper.
         pairing: See :class:`Policy`.
         scope: ``"sample"`` draws boxes for every image; ``"batch"`` one pair of boxes for all, as published.
-        saliency: Where each image's own class is seen.
+        saliency: Source of class activation maps.
         double_shared: Give *both* sources of one class the sum of the weights, which counts it twice, as published.
 
     Raises:
@@ -32,10 +32,10 @@ class SnapMix(Policy):
 
     Note:
         The authors' code draws one pair of boxes for the whole batch and counts a class twice that both sources share;
-        both are options. OpenMixup's version stops with an error. Where a box is empty nothing is mixed. Where a map is
+        both are options. OpenMixup's version stops with an error. If a box is empty nothing is mixed. Where a map is
         constant its weight falls back to the area of the box that is pasted over, for either source, as in that code;
-        its branch for mid-level features is left out. The authors use it with probability 1 on pretrained networks and
-        0.5 from scratch.
+        its branch for mid-level features is not included. The authors use it with probability 1 on pretrained networks
+        and 0.5 from scratch.
 
     Source: Huang et al., *SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data*, AAAI 2021
     (arXiv:2012.04846).
@@ -59,7 +59,7 @@ class SnapMix(Policy):
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
-        source_lam = pairs.ratio(self._law())
+        source_lam = pairs.ratio(self._lam_ratio())
         boxes = place(clipped, pairs.size, cut_side(pairs.lam), pairs.rand(2))
         source_boxes = place(clipped, pairs.size, cut_side(source_lam), pairs.rand(2))
         shared = _same_class(pairs) if self.double_shared else None

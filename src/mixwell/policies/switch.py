@@ -1,103 +1,76 @@
-"""Well-known random choices between policies, as values made of ``OneOf`` and ``Sometimes``."""
+"""One policy after another, by the progress of the training."""
 
 from __future__ import annotations
 
-from mixwell.pairing import Reverse
-from mixwell.policies.cutmix import CutMix
-from mixwell.policies.fmix import FMix
-from mixwell.policies.mixup import MixUp
-from mixwell.policies.resizemix import ResizeMix
-from mixwell.policy import BatchPolicy, OneOf, Sometimes
+from collections.abc import Mapping
+from dataclasses import field
 
-SCOPE_OF_MODE = {"batch": "batch", "pair": "pair", "elem": "sample"}
+from torch import Tensor
+
+from mixwell.batch import Batch
+from mixwell.plan import Plan
+from mixwell.policy import BatchPolicy, NoMix
+from mixwell.schedule import checked_stages, stage_at
+from mixwell.value import set_field
 
 
-def switch_mix(
-    mixup_alpha: float = 0.8,
-    cutmix_alpha: float = 1.0,
-    prob: float = 1.0,
-    switch_prob: float = 0.5,
-    mode: str = "batch",
-    cutmix_minmax: tuple[float, float] | None = None,
-    correct_lam: bool = True,
-) -> BatchPolicy:
-    """Return MixUp or CutMix at random, with the meaning that timm's ``Mixup`` gives to its arguments.
+class Switch(BatchPolicy):
+    """Use one policy after another.
 
-    The defaults are those of DeiT's and Swin's recipes. Row *i* is mixed with row *B - 1 - i*.
+    ``switch.at(progress)`` returns the policy of that progress, as methods do in every step. Called directly
+    it mixes with the first one.
 
     Args:
-        mixup_alpha: Law of MixUp's ratio; 0 leaves MixUp out.
-        cutmix_alpha: Law of CutMix's ratio; 0 leaves CutMix out.
-        prob: Probability of mixing at all.
-        switch_prob: Probability of CutMix where both are there.
-        mode: Draw everything once per ``"batch"``, per ``"pair"`` of rows that are mixed with each other, or for every
-            image by itself, ``"elem"``.
-        cutmix_minmax: Draw both sides of CutMix's box uniformly between these shares of the image's; CutMix is then on
-            whatever its alpha.
-        correct_lam: Label CutMix by the pasted area.
-
-    Returns:
-        The policy.
+        policies: Maps the progress from which on a policy is used, in [0, 1), to the policy; the first progress is 0.
 
     Raises:
-        ValueError: Neither is on, or a setting is out of range.
-
-    Note:
-        Batches of an odd size work: the middle image is left alone. Drawing with torch's generators, it gives other
-        numbers than timm, by the same laws.
-
-    Source: Touvron et al., *Training Data-Efficient Image Transformers*, ICML 2021 (arXiv:2012.12877), for the recipe.
+        ValueError: There are no policies, the first does not start at 0, or a progress is outside [0, 1).
 
     Example:
-        >>> switch_mix(cutmix_alpha=0, prob=0.8)
-        Sometimes(policy=MixUp(alpha=0.8, pairing=Reverse()), p=0.8)
+        >>> from mixwell import CutMix, MixUp
+        >>> switch = Switch({0.0: MixUp(), 0.6: CutMix()})
+        >>> switch.at(0.5), switch.at(0.6)
+        (MixUp(), CutMix())
     """
-    if mode not in SCOPE_OF_MODE:
-        raise ValueError(f"mode must be one of {', '.join(SCOPE_OF_MODE)}, but got {mode!r}.")
-    if not 0 <= switch_prob <= 1:
-        raise ValueError(f"switch_prob must be a probability between 0 and 1, but got {switch_prob}.")
-    scope = SCOPE_OF_MODE[mode]
-    mix = _switched(mixup_alpha, cutmix_alpha, cutmix_minmax, correct_lam, scope)
-    weights = (1 - switch_prob, switch_prob)
-    chosen = mix[0] if len(mix) == 1 else OneOf(tuple(mix), weights=weights, scope=scope, pairing=Reverse())
-    return chosen if prob == 1 else Sometimes(chosen, p=prob, scope=scope)
+
+    policies: Mapping[float, BatchPolicy] = field(default_factory=dict, kw_only=False)
+
+    _changes = True
+
+    def __post_init__(self) -> None:
+        set_field(self, "policies", checked_stages("Switch", self.policies))
+        if not all(isinstance(policy, BatchPolicy) for policy in self.policies.values()):
+            raise ValueError(f"Switch needs policies such as CutMix(), but got {list(self.policies.values())}.")
+
+    def at(self, progress: float) -> BatchPolicy:
+        """Return the policy that is used at a progress in [0, 1], with the numbers of its own schedules."""
+        return stage_at(self.policies, progress).at(progress)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.policies.items()))
+
+    def __repr__(self) -> str:
+        return f"Switch({dict(self.policies)})"
+
+    def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
+        return self.at(0.0)._draw(batch, partner)
 
 
-def _switched(
-    mixup: float, cutmix: float, minmax: tuple[float, float] | None, correct_lam: bool, scope: str
-) -> list[BatchPolicy]:
-    """Return those of the two policies that are on."""
-    mix: list[BatchPolicy] = []
-    if mixup > 0:
-        mix.append(MixUp(alpha=mixup, pairing=Reverse(), scope=scope))
-    if cutmix > 0 or minmax is not None:
-        alpha = cutmix if minmax is None else 1.0
-        cut = CutMix(alpha=alpha, pairing=Reverse(), scope=scope, minmax=minmax, correct_lam=correct_lam, odd="exact")
-        mix.append(cut)
-    if not mix:
-        raise ValueError("switch_mix needs mixup_alpha, cutmix_alpha or cutmix_minmax; for no mixing use NoMix().")
-    return mix
-
-
-def random_mix(alpha: float = 1.0, scope: str = "batch") -> OneOf:
-    """Return MixUp, CutMix, FMix or ResizeMix at random, MixUp three times as often as each of the others.
+def until(policy: BatchPolicy, progress: float) -> Switch:
+    """Return a policy that mixes up to a progress and leaves images unmixed for the rest of the training.
 
     Args:
-        alpha: Law of the ratio of the first three.
-        scope: Choose once per ``"batch"`` or once per ``"sample"``.
+        policy: The policy.
+        progress: The progress at which mixing ends, in (0, 1).
 
-    Returns:
-        The policy; other weights are ``OneOf(policies, weights)``.
-
-    Note:
-        No code was published.
-
-    Source: Liu et al., *RandoMix: A Mixed Sample Data Augmentation Method with Multiple Mixed Modes*, 2022
-    (arXiv:2205.08728).
+    Raises:
+        ValueError: The progress is out of range.
 
     Example:
-        >>> random_mix()
-        OneOf(policies=(MixUp(), CutMix(), FMix(), ResizeMix()), weights=(3, 1, 1, 1))
+        >>> from mixwell import CutMix
+        >>> until(CutMix(), 0.9)
+        Switch({0.0: CutMix(), 0.9: NoMix()})
     """
-    mix = (MixUp(alpha=alpha, scope=scope), CutMix(alpha=alpha, scope=scope), FMix(alpha=alpha, scope=scope))
-    return OneOf((*mix, ResizeMix(scope=scope)), weights=(3, 1, 1, 1), scope=scope)
+    if not 0 < progress < 1:
+        raise ValueError(f"progress must lie in (0, 1), but got {progress}.")
+    return Switch({0.0: policy, progress: NoMix()})

@@ -1,4 +1,4 @@
-"""Where it matters: maps that say how important every pixel is."""
+"""Saliency sources: maps of how important every pixel is."""
 
 from mixwell.saliency.activation import Activation, ClassActivation
 from mixwell.saliency.base import Saliency

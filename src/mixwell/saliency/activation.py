@@ -1,4 +1,4 @@
-"""Saliency from what a network's last map shows."""
+"""Saliency from the last feature map of a network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.features.isolation import undisturbed
+from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.saliency.base import Saliency, check_floating, check_rank
 
 _REDUCTIONS = {
@@ -23,7 +23,7 @@ _REDUCTIONS = {
 
 
 class _Looking(Saliency):
-    """What sources that look at a network's last map have in common."""
+    """Base of sources that use the last feature map of a network."""
 
     teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
     layer: str | None = None
@@ -36,7 +36,7 @@ class _Looking(Saliency):
         return f"{name}({shown}{'' if settings == ')' else ', '}{settings}"
 
     def _network(self, model: nn.Module | None, images: Tensor) -> nn.Module:
-        """Return the network to ask."""
+        """Return the teacher, or the classifier."""
         check_rank(images)
         check_floating(self, images)
         asked = model if self.teacher is None else self.teacher
@@ -49,19 +49,19 @@ class _Looking(Saliency):
 
 
 class Activation(_Looking):
-    """How strongly the last map of a network answers at every place; no gradient is needed.
+    """Activation of the last feature map of a network at every position; needs no gradient.
 
     Args:
-        teacher: A network to ask instead of the classifier in training: pretrained and frozen, or a moving average.
+        teacher: A network to use instead of the classifier in training: pretrained and frozen, or a moving average.
         layer: Module whose output to read, as ``named_modules()`` calls it; ``None`` takes the last map, or the last
             tokens of a transformer.
         reduce: ``"mean"`` over channels, ``"norm"``, or ``"last"`` for the last channel alone, as Attentive CutMix's
             code.
         size: Side in pixels to which images are scaled for the network, which both the paper's code and OpenMixup do
-            for a teacher: 224. ``None`` shows them as they are.
+            for a teacher: 224. ``None`` keeps their size.
 
     Raises:
-        TypeError: The teacher is no module.
+        TypeError: The teacher is not an ``nn.Module``.
         ValueError: ``reduce`` is unknown, ``size`` is not positive or, when called, there is no model, or no such map
             in it, or images are not floating point.
 
@@ -95,7 +95,7 @@ class Activation(_Looking):
 
 
 class ClassActivation(_Looking):
-    """Where the network sees each image's own class: a class activation map.
+    """Class activation map of each image's own class.
 
     Args:
         teacher: See :class:`Activation`.
@@ -104,7 +104,7 @@ class ClassActivation(_Looking):
             the classifier's weights, which suits those that pool their last map and classify (CAM).
 
     Raises:
-        TypeError: The teacher is no module.
+        TypeError: The teacher is not an ``nn.Module``.
         ValueError: When called: there is no model, no map in it, or no linear classifier on that map's channels, or
             images are not floating point.
 
@@ -239,7 +239,7 @@ def _listening(modules: list[nn.Module], found: list[Tensor]) -> Iterator[None]:
 
 
 def _as_map(network: nn.Module, output: Tensor, layer: str | None) -> Tensor:
-    """Read an output as a map ``(B, D, h, w)``: channels first, and without tokens that stand for no place."""
+    """Read an output as a map ``(B, D, h, w)``: channels first, and without tokens that have no position."""
     if output.dim() == 4:
         width = _width(network)
         channels_last = width is not None and output.shape[1] != width and output.shape[3] == width  # as Swin has it

@@ -1,8 +1,9 @@
-"""What a saliency source is."""
+"""The base of all saliency sources."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,18 +12,21 @@ from mixwell.value import Value
 
 
 class Saliency(Value, ABC):
-    """Says how important every pixel of every image is.
+    """Computes how important every pixel of every image is.
 
-    A map may be smaller than the image; whoever uses it scales positions, or the map, to the image's size. Any callable
-    with the same arguments and result serves as well.
+    A map may be smaller than the image; the policy scales it, or positions in it, to the image's size. Any callable
+    ``(model, images, labels) -> maps`` is accepted in place of a source. A source that computes in pixel values sets
+    ``uses_normalization = True`` and is then called with ``normalization=`` as a keyword as well.
     """
+
+    uses_normalization: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
         """Return the saliency of a batch.
 
         Args:
-            model: The classifier; sources that look at pixels alone take None.
+            model: The classifier; sources that use pixels only accept None.
             images: Shape ``(B, C, H, W)``.
             labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
 
@@ -38,10 +42,10 @@ def check_rank(images: Tensor) -> None:
 
 
 def check_floating(source: Saliency, images: Tensor) -> None:
-    """Raise unless images are as the model takes them."""
+    """Raise unless images are floating point, as the model's input."""
     if not images.is_floating_point():
         raise ValueError(
-            f"{type(source).__name__} needs floating-point images as the model takes them, got {images.dtype}: "
+            f"{type(source).__name__} needs floating-point images, the model's input, got {images.dtype}: "
             "pass saliency= maps"
         )
 

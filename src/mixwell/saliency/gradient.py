@@ -12,7 +12,7 @@ from mixwell.saliency.base import Saliency, check_floating, check_rank
 
 
 class InputGradient(Saliency):
-    """How strongly the loss depends on every pixel: root mean square over channels of the input gradient.
+    """Root mean square over channels of the gradient of the loss with respect to the input.
 
     Every image's own loss, not the batch mean, so that maps do not depend on the batch. The model is run in eval mode
     and left as it was: training flags, parameters' gradients, batch-norm statistics.

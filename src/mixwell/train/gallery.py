@@ -13,20 +13,18 @@ from mixwell import (
     Activation,
     AttentiveMix,
     BatchPolicy,
-    ByProgress,
     ClassActivation,
     CutMix,
-    FMix,
     InputGradient,
     MixUp,
     NoMix,
     OneOf,
     PuzzleMix,
-    Ramp,
     SaliencyMix,
     SmoothMix,
     Sometimes,
     SpectralResidual,
+    Switch,
     names,
     parse,
 )
@@ -37,10 +35,9 @@ from mixwell.train.samples import Images, Sample
 
 # How policies are shown that are nothing without others.
 EXAMPLES: tuple[BatchPolicy, ...] = (
-    ByProgress((MixUp(), CutMix(), NoMix())),
     OneOf((MixUp(), CutMix()), scope="sample"),
-    Ramp(FMix(), "soft", end=0.5),
     Sometimes(CutMix(), p=0.5, scope="sample"),
+    Switch({0.0: MixUp(), 0.5: CutMix(), 0.9: NoMix()}),
 )
 # What stands in for a model's saliency where a picture has no model.
 CONTRAST = SpectralResidual()
@@ -95,10 +92,10 @@ def parts(policy: BatchPolicy) -> list[tuple[BatchPolicy, str]]:
         >>> parts(Sometimes(CutMix(), p=0.2))
         [(CutMix(), '20 % of the time: CutMix()'), (NoMix(), '80 % of the time: NoMix()')]
     """
-    if isinstance(policy, ByProgress | Ramp):
+    if policy.at(0.0) is not policy:  # it holds schedules
         found: dict[BatchPolicy, str] = {}
         for progress in PROGRESS:
-            now = policy.at(progress).current()
+            now = policy.at(progress)
             found.setdefault(now, f"progress {progress:.1g}: {now!r}")
         return list(found.items())
     return [(part, f"{100 * chance:.3g} % of the time: {part!r}") for part, chance in samples.members(policy)]

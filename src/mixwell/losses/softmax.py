@@ -1,0 +1,235 @@
+"""The base of losses, and softmax losses: cross entropy and focal loss."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import MixedBatch
+from mixwell.checks import check_classes
+from mixwell.ops.pixels import on_host
+from mixwell.schedule import check_range
+from mixwell.value import Value, set_field
+
+
+class Loss(Value, ABC):
+    """A loss with its settings. Any callable with the same arguments serves as ``loss=`` of a method."""
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        """Return the mean loss of a batch, a scalar.
+
+        Args:
+            logits: Shape ``(B, N)``.
+            mixed: The mixed batch, with the weights of the label policy.
+        """
+
+
+class CrossEntropy(Loss):
+    """Softmax cross entropy of every source's label, weighted per sample; see :func:`cross_entropy`.
+
+    Args:
+        smoothing: Label smoothing, in [0, 1).
+        weight: Weight of each class, or None for equal weights.
+        ignore_index: Label of sources that do not contribute, or None.
+
+    Raises:
+        ValueError: The smoothing is out of range, or a class weight is negative or not finite.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> CrossEntropy(smoothing=0.1)(torch.zeros(4, 10), mixed)
+        tensor(2.3026)
+    """
+
+    smoothing: float = 0.0
+    weight: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        check_smoothing(self.smoothing)
+        set_field(self, "weight", _checked_weight(self.weight))
+
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        return cross_entropy(logits, mixed, self.smoothing, weight=self.weight, ignore_index=self.ignore_index)
+
+
+class FocalLoss(Loss):
+    """Softmax focal loss of every source's label: ``sum_k w_k (1 - p_k) ** gamma CE_k``, the mean over the batch.
+
+    Samples that the model already classifies well count less. ``p_k`` is the predicted probability of source k's label;
+    for dense labels the sum runs over all classes with their labels as weights.
+
+    Args:
+        gamma: Focusing exponent, at least 0; 0 is :class:`CrossEntropy`.
+        weight: Weight of each class (the paper's alpha), or None for equal weights.
+        ignore_index: Label of sources that do not contribute, or None.
+
+    Raises:
+        ValueError: ``gamma`` is negative, or a class weight is negative or not finite.
+
+    Source: Lin et al., *Focal Loss for Dense Object Detection*, ICCV 2017 (arXiv:1708.02002).
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> FocalLoss(gamma=2.0)(torch.zeros(4, 10), mixed)
+        tensor(1.8651)
+    """
+
+    gamma: float = 2.0
+    weight: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("gamma", self.gamma)
+        set_field(self, "weight", _checked_weight(self.weight))
+
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        mixed = _without(mixed, self.ignore_index)
+        _check_softmax(logits, mixed)
+        log_p = logits.float().log_softmax(1)
+        scores = _class_weighted((-log_p.expm1()).clamp_min(0) ** self.gamma * log_p, self.weight)
+        return reduced(_of_sources(scores, mixed.labels, mixed.weights), "mean", mixed, self.ignore_index)
+
+
+def cross_entropy(
+    logits: Tensor,
+    mixed: MixedBatch,
+    smoothing: float = 0.0,
+    reduction: str = "mean",
+    *,
+    weight: Sequence[float] | Tensor | None = None,
+    ignore_index: int | None = None,
+    published: bool = False,
+) -> Tensor:
+    """Cross entropy of every source's label, weighted per sample.
+
+    ``sum_k w_k CE(logits, y_k)``: equal to the cross entropy of dense soft targets, which are not built. Computed in
+    float32.
+
+    Args:
+        logits: Shape ``(B, N)``.
+        mixed: The mixed batch.
+        smoothing: Share of the labels' mass spread evenly over all classes, in [0, 1). Smooth here or in
+            ``mixed.targets``, not in both.
+        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``. As torch does for soft targets, the mean
+            divides by the number of samples and not by the class weights.
+        weight: Weight of each class, shape ``(N,)``, or None for equal weights.
+        ignore_index: Label of sources that do not contribute, or None. The mean then divides by the share of label
+            mass that is left, which for unmixed labels is torch's mean; it is 0 if nothing is left.
+        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do. For parity with its
+            results only, because the weights of single samples are lost.
+
+    Returns:
+        A scalar, or the loss of every sample ``(B,)``.
+
+    Raises:
+        TypeError: The logits are not a tensor, or ``mixed`` is not a mixed batch.
+        ValueError: Logits do not fit the batch, a setting is wrong or, checked on the CPU only, a label is out of range
+            or a row of dense labels does not sum to one.
+
+    Example:
+        >>> from mixwell import MixUp
+        >>> mixed = MixUp()(torch.rand(4, 3, 8, 8), torch.arange(4))
+        >>> cross_entropy(torch.zeros(4, 10), mixed)
+        tensor(2.3026)
+    """
+    check_smoothing(smoothing)
+    mixed = _without(mixed, ignore_index)
+    _check_softmax(logits, mixed)
+    scores = _class_weighted(logits.float().log_softmax(1), weight)
+    weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
+    terms = _of_sources(scores, mixed.labels, weights)
+    if smoothing:
+        terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
+    return reduced(terms, reduction, mixed, ignore_index)
+
+
+def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
+    """Raise unless there is a row of logits for every mixed image and a column for every label."""
+    if not isinstance(logits, Tensor):
+        got = type(logits).__name__
+        raise TypeError(
+            f"logits must be a tensor of shape (B, N), but got {got}: wrap the model so that it returns one."
+        )
+    if not hasattr(mixed, "weights"):
+        raise TypeError(f"mixed must be the mixed batch that a policy returns, but got {type(mixed).__name__}.")
+    if logits.dim() != 2 or len(logits) != len(mixed.weights):
+        raise ValueError(f"logits must have shape ({len(mixed.weights)}, N), but got {tuple(logits.shape)}.")
+    check_classes(mixed.labels, logits.shape[1])
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Raise unless smoothing lies in [0, 1)."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
+
+
+def _check_softmax(logits: Tensor, mixed: MixedBatch) -> None:
+    """Raise unless logits fit, and on the CPU unless dense labels are distributions over the classes."""
+    check_logits(logits, mixed)
+    if mixed.labels.dim() == 3 and on_host(mixed.labels) and not torch.compiler.is_compiling():
+        mass = mixed.labels.detach().float().sum(2)
+        wrong = (mass - 1).abs() > _MASS_TOLERANCE
+        if wrong.any():
+            raise ValueError(
+                "A softmax loss needs dense labels whose rows sum to one, but got a row that sums to "
+                f"{mass[wrong][0].item():.4g}: use BinaryCrossEntropy() for multi-label data."
+            )
+
+
+_MASS_TOLERANCE = 0.02  # rows of bfloat16 labels are only that close to one
+
+
+def _without(mixed: MixedBatch, ignore_index: int | None) -> MixedBatch:
+    """Return a mixed batch whose ignored labels have weight 0, and class 0 so that they can be looked up."""
+    if ignore_index is None or mixed.labels.dim() == 3:
+        return mixed
+    ignored = mixed.labels == ignore_index
+    weights, labels = mixed.weights.masked_fill(ignored, 0.0), mixed.labels.masked_fill(ignored, 0)
+    return MixedBatch(mixed.images, labels, weights, mixed.plan)
+
+
+def _class_weighted(scores: Tensor, weight: Sequence[float] | Tensor | None) -> Tensor:
+    """Multiply scores ``(B, N)`` by the weights of the classes."""
+    if weight is None:
+        return scores
+    factors = torch.as_tensor(weight, dtype=scores.dtype).to(scores.device, non_blocking=True)
+    if factors.shape != scores.shape[1:]:
+        raise ValueError(f"weight must hold one number for each of {scores.shape[1]} classes, but got {len(weight)}.")
+    return scores * factors
+
+
+def _of_sources(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return terms whose sum over a row is the weighted score ``(B, N)`` of that row's labels."""
+    if labels.dim() == 2:
+        return weights * scores.gather(1, labels)
+    return (weights[..., None] * labels.float()).sum(1) * scores  # autocast would run einsum in bfloat16
+
+
+def reduced(terms: Tensor, reduction: str, mixed: MixedBatch, ignore_index: int | None = None) -> Tensor:
+    """Return the loss: minus the sum over each row of terms, reduced over the batch."""
+    if reduction == "none":
+        return -terms.sum(1)
+    if reduction == "sum":
+        return -terms.sum()
+    if reduction != "mean":
+        raise ValueError(f"reduction must be mean, sum or none, but got {reduction!r}.")
+    if ignore_index is None:
+        return terms.sum() / -len(terms)
+    left = mixed.weights.sum(1) if mixed.labels.dim() == 2 else mixed.weights.new_ones(len(terms))
+    return terms.sum() / -left.sum().clamp_min(torch.finfo(torch.float32).eps)
+
+
+def _checked_weight(weight: Sequence[float] | None) -> tuple[float, ...] | None:
+    if weight is None:
+        return None
+    if not weight or not all(0 <= number < math.inf for number in weight):
+        raise ValueError(f"weight must hold one finite number of at least 0 per class, but got {weight}.")
+    return tuple(float(number) for number in weight)

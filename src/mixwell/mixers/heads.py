@@ -1,0 +1,91 @@
+"""A second last layer, so that clean and mixed images train different ones."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from mixwell.features.hooks import FeatureHook
+from mixwell.features.isolation import clean_pass
+from mixwell.features.outputs import logits_of
+from mixwell.schedule import Schedule, check_range
+
+HEADS = ("clean", "mixed", "both")
+
+
+class Heads(nn.Module):
+    """The last layers of a classifier for clean and for mixed images.
+
+    Args:
+        model: The classifier. Its last layer is copied and initialized again, to be the second one.
+        head: Which images train the model's own last layer, the one that is evaluated: ``"clean"`` or ``"mixed"``,
+            while the others train the second layer, or ``"both"``, without a second layer.
+        classifier: Name of the last layer in ``model.named_modules()``; ``None`` takes that of
+            :func:`mixwell.classifier_of`.
+        num_classes: Number of classes N, to find that layer.
+
+    Raises:
+        ValueError: ``head`` is unknown, or there is no such layer; when called: the layer does not compute the logits.
+
+    Example:
+        >>> import torch
+        >>> from mixwell.models import mini_resnet
+        >>> model, images = mini_resnet(10), torch.rand(2, 3, 32, 32)
+        >>> heads = Heads(model)
+        >>> bool((heads(model, images, "clean") == heads(model, images, "mixed")).any())
+        False
+    """
+
+    def __init__(
+        self, model: nn.Module, head: str = "clean", classifier: str | None = None, num_classes: int | None = None
+    ) -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, but got {head!r}.")
+        self.head, self.hook, self.layer = head, None, None
+        if head != "both":
+            self.hook = FeatureHook(model, classifier, num_classes=num_classes)
+            self.layer = deepcopy(self.hook.module)
+            if callable(reset := getattr(self.layer, "reset_parameters", None)):
+                reset()
+
+    def forward(self, model: nn.Module, images: Tensor, kind: str) -> Tensor:
+        """Return the logits ``(B, N)`` of the layer for a kind of images, ``"clean"`` or ``"mixed"``."""
+        if self.hook is None or self.layer is None:
+            output = model(images)
+            return output if isinstance(output, Tensor) else logits_of(output)
+        with self.hook:
+            output = model(images)
+        logits = output if isinstance(output, Tensor) else logits_of(output)
+        feature = self.hook.take(logits)  # in any case, so that no feature is kept with its graph
+        if kind == self.head:
+            return logits
+        second = self.layer(feature)
+        if second.shape != logits.shape:
+            raise ValueError(
+                f"The second head is a copy of {self.hook.name!r} and returns {tuple(second.shape)}, but the logits of "
+                f"the model have shape {tuple(logits.shape)}: name the layer that computes them, as in "
+                "classifier='head.fc', or use head='both'."
+            )
+        return second
+
+    def clean(self, model: nn.Module, images: Tensor, grad: bool) -> Tensor:
+        """Return logits of unmixed images; without gradient, running statistics of norms stay as they are."""
+        if grad:
+            return self(model, images, "clean")
+        with clean_pass(model):
+            return self(model, images, "clean")
+
+    def copy_for(self, model: nn.Module) -> Heads:
+        """Return a frozen copy for a copy of the model."""
+        copied = Heads(model, self.head, None if self.hook is None else self.hook.name)
+        copied.load_state_dict(self.state_dict())
+        return copied.requires_grad_(False)
+
+
+def check_clean(clean_weight: float | Schedule, head: str) -> None:
+    """Raise unless the weight of unmixed images is in range and all heads are trained."""
+    check_range("clean_weight", clean_weight)
+    if clean_weight == 0 and head != "both":
+        raise ValueError(f'clean_weight=0 trains one head only and needs head="both", but got head={head!r}.')
