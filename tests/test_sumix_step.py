@@ -46,7 +46,8 @@ def test_trains_over_every_policy(name: str, scope: str) -> None:
     policy = build(name)
     if isinstance(policy, Policy):
         policy = type(policy)(scope=scope)
-    method, batch = SUMix(Net(), policy, num_classes=10), data(size=32)
+    norm = mixwell.Normalization(0.5, 0.25)
+    method, batch = SUMix(Net(), policy, num_classes=10, normalization=norm), data(size=32)
     before = seeded(method, *batch)
     before["loss"].backward()
     assert before["output"].shape == (8, 10)
