@@ -31,7 +31,7 @@ from mixwell.mixers.learnedmask import LearnedMask
 from mixwell.mixers.maskfile import save_mask
 
 # The most a step may cost, in plain steps of the same run.
-BARS = {"AutoMix": 3.2, "AdAutoMix, K = 2": 3.2, "SAMix, pretrained": 2.4}
+BARS = {"AutoMix": 3.0, "AdAutoMix, K = 2": 3.2, "SAMix, pretrained": 2.4}
 
 Make = Callable[[nn.Module], mw.Method]
 
@@ -39,7 +39,7 @@ Make = Callable[[nn.Module], mw.Method]
 def methods(model: nn.Module, name: str, folder: Path) -> dict[str, Make]:
     """Name the methods to measure; the plain step comes first."""
     finished, path = SAMix(copy.deepcopy(model)), folder / "block.safetensors"
-    save_mask(path, finished.block, finished.teacher, finished.tap.name, name)
+    save_mask(path, finished.block, finished.teacher.model, finished.teacher.layer, name)
     policies = (mw.MixUp(), mw.CutMix(), mw.FMix(), mw.SaliencyMix())
     return {
         "plain": mw.Mixing,
@@ -47,7 +47,7 @@ def methods(model: nn.Module, name: str, folder: Path) -> dict[str, Make]:
         "SUMix over CutMix": lambda m: mw.SUMix(m, mw.CutMix(), num_classes=100),
         "SUMix over a finished block": lambda m: mw.SUMix(m, LearnedMask(str(path)), num_classes=100),
         "AutoMix": AutoMix,
-        "AutoMix, generator_every=2": lambda m: AutoMix(m, generator_every=2),
+        "AutoMix, block_p=0.5": lambda m: AutoMix(m, block_p=0.5),
         "AutoMix, no clean images": lambda m: AutoMix(m, clean_weight=0.0, head="both"),
         "SAMix": SAMix,
         "SAMix, pretrained": lambda m: SAMixPretrained(m, LearnedMask(str(path))),

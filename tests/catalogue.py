@@ -194,15 +194,14 @@ METHODS: list[Callable[[nn.Module, BatchPolicy], Method]] = [
     partial(Mixing, num_classes=CLASSES),
     partial(Mixing, num_classes=CLASSES, label=SemanticShare()),
     partial(SUMix, num_classes=CLASSES),
-    partial(SUMix, num_classes=CLASSES, is_norm=False, similarity="agreement", form="exp", smoothing=0.1),
-    partial(SUMix, num_classes=CLASSES, clean_grad=True, clean_ce=0.5, clean_statistics=True),
+    partial(SUMix, num_classes=CLASSES, is_norm=False, label=SemanticShare(similarity="agreement")),
     partial(SUMix, num_classes=CLASSES, reference_compat=True),
     partial(RegMixup, num_classes=CLASSES),
     partial(HiddenMix, num_classes=CLASSES, layers=("input", "conv")),
     partial(AlignMix, num_classes=CLASSES, layer="conv"),
     partial(GridLoss, num_classes=CLASSES, cells=2),
     partial(AugMix, num_classes=CLASSES),
-    partial(PerturbedMixing, num_classes=CLASSES, p=0.5, std=0.5),
+    partial(PerturbedMixing, num_classes=CLASSES, p=0.5, clean_lam=0.5),
 ]
 
 # They make masks by a block that is trained, LearnedMask by one in a file, and are tested by themselves.

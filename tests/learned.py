@@ -1,15 +1,21 @@
-"""A classifier with a tapped stage, a block that is awake, and who learns from what."""
+"""A classifier with stages, blocks whose masks differ from a half, and which loss trains which parameters."""
 
 from __future__ import annotations
+
+import sys
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.methods.pipeline import MomentumPipeline
+from mixwell import AdAutoMix, AutoMix
+
+Learned = AutoMix | AdAutoMix
 
 
 class Net(nn.Module):
-    """Three stages, of which the second is tapped."""
+    """Three stages, the second of which is read by the block."""
 
     def __init__(self, norm: bool = False) -> None:
         super().__init__()
@@ -25,7 +31,7 @@ class Net(nn.Module):
         return self.fc(self.drop(self.layer3(self.layer2(self.layer1(self.stem(x)))).relu().mean((2, 3))))
 
 
-def awake(method: MomentumPipeline) -> MomentumPipeline:
+def awake(method: Any) -> Any:
     """Give the block weights with which masks differ from a half."""
     with torch.no_grad():
         for parameter in method.block.parameters():
@@ -33,22 +39,21 @@ def awake(method: MomentumPipeline) -> MomentumPipeline:
     return method
 
 
-def moved(method: MomentumPipeline) -> dict[str, bool]:
-    """Tell which parameters have a gradient."""
+def moved(method: Learned) -> dict[str, bool]:
+    """Return which parameters have a gradient that is not zero."""
     return {n: p.grad is not None and bool(p.grad.any()) for n, p in method.named_parameters()}
 
 
-def terms_of(method: MomentumPipeline, *batch: Tensor) -> dict[str, Tensor]:
+def terms_of(method: Learned, *batch: Tensor) -> dict[str, Tensor]:
     """Return the losses of a step with their graphs."""
-    found: dict[str, Tensor] = {}
-    keep = method.safe
-    method.safe = lambda terms: keep(found.setdefault("all", terms) and terms)  # type: ignore[method-assign]
-    method(*batch)
-    return found["all"]  # type: ignore[return-value]
+    module = sys.modules[AdAutoMix.__module__ if isinstance(method, AdAutoMix) else AutoMix.__module__]
+    with mock.patch.object(module, "step_output", wraps=module.step_output) as report:
+        method(*batch)
+    return {"loss": report.call_args.args[0], **report.call_args.kwargs}
 
 
 def grads(loss: Tensor, module: nn.Module) -> list[bool]:
-    """Tell which trainable parameters a loss reaches."""
+    """Return which trainable parameters a loss has a gradient for."""
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained or not loss.requires_grad:
         return [False] * len(trained)

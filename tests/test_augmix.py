@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell import CutMix, Mixing, MixUp, SemanticShare
+from mixwell import CutMix, Mixing, MixUp, Normalization, SemanticShare
 from mixwell.methods.augmix import BASIC, MORE, AugMix, AugMixViews, jensen_shannon
 from mixwell.ops import augmentations as ops
 
@@ -130,30 +130,26 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"all_ops": True, "depth": 2, "width": 1}, {"mean": 0.4, "std": 0.2}], ids=repr
-)
+@pytest.mark.parametrize("settings", [{}, {"all_ops": True, "depth": 2, "width": 1}], ids=repr)
 def test_views(settings: dict, device: torch.device) -> None:
     """Reproducible, different for every image and draw, in the range of the images, like them in every respect."""
     views, images = AugMixViews(**settings), torch.rand(4, 3, 12, 10, device=device)
-    images = (images - 0.4) / 0.2 if "mean" in settings else images
     images = images.contiguous(memory_format=torch.channels_last)
     before = images.clone()
     view = views(images, generator())
     assert view.equal(views(images, generator())) and not view.equal(views(images, generator(1)))
     assert images.equal(before) and view.shape == images.shape and view.dtype == images.dtype
-    low, high = (-2.0, 3.0) if "mean" in settings else (0.0, 1.0)
-    assert view.min() >= low - 1e-5 and view.max() <= high + 1e-5
+    assert view.min() >= -1e-5 and view.max() <= 1 + 1e-5
     same = images[:1].expand(4, -1, -1, -1)
     assert len({tuple(v.flatten().tolist()) for v in views(same, generator())}) == 4
 
 
 def test_no_share_leaves_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """With m = 0 the view is the image, bit for bit; with m = 1 it is an average of chains."""
-    images = torch.randn(4, 3, 9, 9)
+    images = torch.rand(4, 3, 9, 9)
     shares = iter([0.0, 1.0, 0.5])
     monkeypatch.setattr("mixwell.methods.augmix.Beta.__call__", lambda self, n, *_: torch.full((n,), next(shares)))
-    views = AugMixViews(mean=0.0, std=1.0)
+    views = AugMixViews()
     nothing, everything, half = (views(images, generator()) for _ in range(3))
     assert nothing.equal(images)
     assert half.allclose((images + everything) / 2, atol=1e-6)
@@ -168,7 +164,7 @@ def test_a_view_is_an_average_of_chains(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("mixwell.methods.augmix.BASIC", (dimming(0.5), dimming(0.25)))
     monkeypatch.setattr("mixwell.methods.augmix.Beta.__call__", lambda self, n, *_: torch.ones(n))
-    view = AugMixViews(mean=0.0, std=1.0, depth=2, width=1)(images, generator())
+    view = AugMixViews(depth=2, width=1)(images, generator())
     ratio = (view / images).mean((1, 2, 3))
     assert all(min(abs(r - e) for e in (1 / 4, 1 / 8, 1 / 16)) < 1e-5 for r in ratio.tolist())
     assert sum(seen) == 5 * 2 and len(seen) <= 4  # grouped, never image by image
@@ -179,8 +175,8 @@ def test_normalisation_and_bytes_commute() -> None:
     raw = bytes_of(size=(16, 16))
     unit, mean, std = raw.float() / 255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     m, s = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
-    expected = AugMixViews(mean=0.0, std=1.0)(unit, generator())
-    normalised = AugMixViews(mean=mean, std=std)((unit - m) / s, generator())
+    expected = AugMixViews()(unit, generator())
+    normalised = AugMixViews()((unit - m) / s, generator(), Normalization(mean, std))
     assert (normalised * s + m).allclose(expected, atol=1e-4)
     assert (AugMixViews()(raw, generator()).float() / 255).allclose(expected, atol=0.51 / 255)
 
@@ -277,14 +273,17 @@ def test_compiled() -> None:
 
 def test_bad_settings() -> None:
     """Settings are checked when built, images when they come."""
-    for settings in ({"mean": 0.5}, {"severity": 11}, {"width": 0}, {"depth": 0}, {"alpha": 0.0}):
+    for settings in ({"severity": 11}, {"width": 0}, {"depth": 0}, {"alpha": 0.0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             AugMixViews(**settings)
     with pytest.raises(ValueError, match="images must have shape"):
         AugMixViews()(torch.rand(3, 8, 8))
-    with pytest.raises(ValueError, match="weight must not be negative"):
+    with pytest.raises(ValueError, match=r"AugMixViews computes in pixel values.* lie in \[-1, 2\]: say how"):
+        AugMixViews()(torch.tensor([-1.0, 2.0]).expand(2, 3, 4, 2))
+    with pytest.raises(TypeError, match="views of AugMix must be a AugMixViews, but got 3"):
+        AugMix(nn.Flatten(), views=3)
+    with pytest.raises(ValueError, match=r"weight must be a finite number of at least 0\.0"):
         AugMix(nn.Flatten(), weight=-1.0)
-    assert repr(AugMixViews(mean=[0.5, 0.4], std=[0.2, 0.2])) == "AugMixViews(mean=(0.5, 0.4), std=(0.2, 0.2))"
 
 
 def test_label_policy() -> None:

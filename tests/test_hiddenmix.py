@@ -23,9 +23,7 @@ from mixwell import (
     OneOf,
     Plan,
     ResizeMix,
-    SemanticShare,
 )
-from mixwell.features.mixing import Gate
 from mixwell.methods.hiddenmix import HiddenMix
 from steps import process_group, second_process
 
@@ -63,7 +61,6 @@ def labels(device: torch.device) -> Tensor:
 
 @pytest.fixture
 def compiled() -> Iterator[Callable]:
-    """Compile without a code generator: what matters is which hooks a graph was made for."""
     torch.compiler.reset()
     yield lambda what: torch.compile(what, backend="aot_eager")
     torch.compiler.reset()
@@ -120,7 +117,7 @@ def test_input_is_plain_mixing(name: str, policy: BatchPolicy, model: Net, image
 def test_only_the_chosen_layer_is_mixed(
     layer: str, policy: BatchPolicy, model: Net, images: Tensor, labels: Tensor
 ) -> None:
-    """Before the layer all is clean, its output is mixed by the plan, and what follows sees that."""
+    """Before the layer all is clean, and the next one sees its output mixed by the plan."""
     method = HiddenMix(model.eval(), policy, layers=[layer])
     clean = outputs_of(model, lambda: model(images))
     mixed = outputs_of(model, lambda: (torch.manual_seed(5), method(images, labels)))
@@ -129,11 +126,10 @@ def test_only_the_chosen_layer_is_mixed(
     names = list(clean)
     finished = names.index(layer)  # modules are seen in the order in which they finish
     for name in names[:finished]:
-        assert mixed[name][0].equal(clean[name][0]), name
-        if name != layer:
-            assert mixed[name][1].equal(clean[name][1]), name
-    assert mixed[layer][1].allclose(by_hand(plan, clean[layer][1]), atol=1e-5)
-    assert not mixed[names[-1]][0].allclose(clean[names[-1]][0])
+        assert mixed[name][0].equal(clean[name][0]) and mixed[name][1].equal(clean[name][1]), name
+    after = {"layer1": "layer2.0", "layer2.0": "layer2.1", "layer3": "fc"}[layer]
+    expected = by_hand(plan, clean[layer][1])
+    assert mixed[after][0].allclose(expected.mean((2, 3)) if after == "fc" else expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", ["input", "layer1", "layer2"])
@@ -149,8 +145,20 @@ def test_layers_are_drawn_evenly(model: Net, images: Tensor, labels: Tensor) -> 
     method = HiddenMix(model.eval())
     assert method.layers == ("input", "layer1", "layer2")
     assert repr(method.policy) == "MixUp(alpha=2.0)"
-    drawn = [method._drawn_gate() for _ in range(600)]
-    assert all(150 < drawn.count(gate) < 250 for gate in method.gates)
+    counts = dict.fromkeys(method.layers, 0)
+
+    def counting(name: str, changed: Callable) -> Callable:
+        def count(change: Callable) -> contextlib.AbstractContextManager[None]:
+            counts[name] += 1
+            return changed(change)
+
+        return count
+
+    for name, hook in method.hooks.items():
+        hook.changed = counting(name, hook.changed)
+    for _ in range(90):
+        method(images[:2], labels[:2])
+    assert all(15 < count < 45 for name, count in counts.items() if name != "input") and sum(counts.values()) < 75
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -168,7 +176,7 @@ def test_the_model_itself_is_plain(training: bool, model: Net, images: Tensor, l
 
 
 def test_batch_norm_sees_mixed_features(model: Net, images: Tensor, labels: Tensor) -> None:
-    """Statistics in front of the layer are those of clean features, behind it those of mixed ones, as published."""
+    """Statistics before the layer are those of clean features, after it those of mixed ones, as published."""
     plain = copy.deepcopy(model)
     plain(images)
     policy = MixUp(alpha=Constant(0.5), pairing=Given((1, 0, 3, 2, 5, 4)))
@@ -183,13 +191,6 @@ def test_gradient_flows_to_both_sources(model: Net, images: Tensor, labels: Tens
     method = HiddenMix(model.eval(), MixUp(alpha=Constant(0.25), pairing=Derangement()), layers=["layer2"])
     method(images, labels)["output"][0].sum().backward()
     assert (images.grad.abs().amax((1, 2, 3)) > 0).sum() == 2
-
-
-def test_label_policy(model: Net, images: Tensor, labels: Tensor) -> None:
-    """A label policy that compares with the unmixed images gets their logits."""
-    result = HiddenMix(model, layers=["layer1"], label=SemanticShare())(images, labels)
-    result["loss"].backward()
-    assert result["loss"].isfinite()
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -226,12 +227,14 @@ def test_one_graph_for_each_layer(model: Net, images: Tensor, labels: Tensor) ->
 
 
 def test_compiled_too_early(model: Net, images: Tensor, labels: Tensor, compiled: Callable) -> None:
-    """A gate that nothing goes through says why, instead of training on unmixed features with mixed labels."""
+    """A hook that never runs raises, instead of training on unmixed features with mixed labels."""
     forward = compiled(model)
     forward(images)
     method = HiddenMix(model, layers=["layer1"])
     method.model = forward
-    with pytest.raises(RuntimeError, match=r"nothing went through 'layer1'.*make the method first, then compile"):
+    with pytest.raises(
+        RuntimeError, match=r"No forward pass ran through 'layer1'.*compiled and called before the hook"
+    ):
         method(images, labels)
 
 
@@ -266,16 +269,15 @@ def test_half_precision(model: Net, images: Tensor, labels: Tensor) -> None:
             result = method(images, labels)
         result["loss"].backward()
         assert result["loss"].isfinite()
-        method.gates[0].remove()
 
 
 def test_unknown_layers(model: Net) -> None:
-    """The nearest names are offered; models whose stages cannot be told ask for names."""
+    """The nearest names are offered; models whose stages could not be inferred ask for names."""
     with pytest.raises(ValueError, match=r"no module 'layer9'; the nearest names are layer3, layer2, layer1"):
         HiddenMix(model, layers=("input", "layer9"))
-    with pytest.raises(ValueError, match="stages of Sequential cannot be told: say where to mix"):
+    with pytest.raises(ValueError, match="Could not infer the stages of Sequential: name the layers"):
         HiddenMix(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
-    with pytest.raises(ValueError, match="at least one place"):
+    with pytest.raises(ValueError, match="at least one layer"):
         HiddenMix(model, layers=())
     for layers in (2, (2,)):
         with pytest.raises(TypeError, match=r"layers .*must be .* but got \(?2"):
@@ -287,10 +289,5 @@ def test_features_without_places(images: Tensor, labels: Tensor, device: torch.d
     """Vectors can be blended, not cut; a module that puts out several things is named."""
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7), nn.Linear(7, CLASSES)).to(device)
     assert HiddenMix(flat, layers=["1"])(images, labels)["loss"].isfinite()
-    with pytest.raises(ValueError, match=r"mixes places, but features of shape \(6, 7\) have none"):
+    with pytest.raises(ValueError, match=r"mixes regions, but features of shape \(6, 7\) have no positions"):
         HiddenMix(flat, CutMix(alpha=Constant(0.5), box="inside"), layers=["1"])(images, labels)
-    with (
-        pytest.raises(TypeError, match="'0' puts out a tuple"),
-        Gate(recurrent := nn.Sequential(nn.LSTM(3, 4)), "0").opened(abs),
-    ):
-        recurrent(torch.rand(2, 1, 3))

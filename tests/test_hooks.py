@@ -1,4 +1,4 @@
-"""Taps: eager, compiled, copied, distributed."""
+"""Feature hooks: eager, compiled, copied, distributed, and gone after the step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook, classifier_of, pooled
+from mixwell.features.hooks import FeatureHook, pooled
 from mixwell.saliency import InputGradient
 from steps import process_group
 
 
 class Net(nn.Module):
-    """A small classifier whose feature is also returned, to compare a tap with."""
+    """A small classifier whose feature can be computed separately."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 class Owner(nn.Module):
-    """A module that owns a model and its tap, as methods do."""
+    """A module that owns a model and a hook, as methods do."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -39,7 +39,9 @@ class Owner(nn.Module):
         self.hook = FeatureHook(model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(x), self.hook.take()
+        with self.hook:
+            logits = self.model(x)
+        return logits, self.hook.take()
 
 
 @pytest.fixture
@@ -59,52 +61,79 @@ def images(device: torch.device) -> Tensor:
     return torch.rand(4, 3, 8, 8, device=device)
 
 
-def test_tap_reads_input_and_output(model: Net, images: Tensor) -> None:
-    """The captured tensor is the module's input or output, in the graph; it is given once."""
+def test_hook_reads_input_and_output(model: Net, images: Tensor) -> None:
+    """The captured tensor is the module's input or output, in the graph; it is returned once."""
     model.eval()
     into, out, middle = (
         FeatureHook(model),
         FeatureHook(model, "head", of="output"),
         FeatureHook(model, "body.0", of="output"),
     )
-    logits = model(images)
+    with into, out, middle:
+        logits = model(images)
     feature = into.take()
     assert feature.equal(model.feature(images))
     assert out.take() is logits
     assert pooled(middle.take()).shape == (4, 6)
     (slope,) = torch.autograd.grad(logits.sum(), feature)
     assert slope.allclose(model.head.weight.sum(0).expand(4, 6))
-    with pytest.raises(RuntimeError, match=r"before torch\.compile"):
+    with pytest.raises(RuntimeError, match="No forward pass ran through 'head'"):
         out.take()
     assert repr(into) == "FeatureHook('head', of='input')"
 
 
-def test_tap_reads_keyword_arguments() -> None:
-    """A module that is called by keyword is tapped as well."""
+def test_hook_reads_keyword_arguments() -> None:
+    """A module that is called by keyword is read as well."""
     model = nn.Module()
     model.layer = nn.Linear(3, 2)
-    tap, x = FeatureHook(model, "layer"), torch.rand(1, 3)
-    model.layer(input=x)
-    assert tap.take() is x
+    x = torch.rand(1, 3)
+    with (hook := FeatureHook(model, "layer")):
+        model.layer(input=x)
+    assert hook.take() is x
 
 
-def test_tap_wants_a_tensor() -> None:
+def test_hook_wants_a_tensor() -> None:
     """A module that returns several things is named in the error."""
     model = nn.Sequential(nn.LSTM(3, 4))
-    tap = FeatureHook(model, "0", of="output")
-    model(torch.rand(2, 1, 3))
+    with (hook := FeatureHook(model, "0", of="output")):
+        model(torch.rand(2, 1, 3))
     with pytest.raises(TypeError, match="output of '0' is a tuple"):
-        tap.take()
+        hook.take()
+    with pytest.raises(TypeError, match="output of '0' is a tuple"), hook.changed(abs):
+        model(torch.rand(2, 1, 3))
 
 
-def test_removed_tap_is_silent(model: nn.Module, images: Tensor) -> None:
-    """After ``remove()`` nothing is captured, and what was is gone."""
-    tap = FeatureHook(model)
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_hooks_exist_only_inside_the_block(model: Net, images: Tensor) -> None:
+    """After the block, also one that fails, nothing is attached and nothing is read; hooks of others stay."""
+    other = model.head.register_forward_hook(lambda *_: None)
+    hook, second = FeatureHook(model), FeatureHook(model)
+    with hook, second:
+        assert hooks_of(model) == 3
+        model(images)
+    assert hooks_of(model) == 1 and hook.take().equal(second.take())
+    with pytest.raises(RuntimeError, match="expected input"), hook:
+        model(images[:, :2])
+    with pytest.raises(RuntimeError, match="expected input"), FeatureHook(model, "body").changed(abs):
+        model(images[:, :2])
+    assert hooks_of(model) == 1
     model(images)
-    tap.remove()
-    model(images)
-    with pytest.raises(RuntimeError, match="captured nothing"):
-        tap.take()
+    with pytest.raises(RuntimeError, match="No forward pass"):
+        hook.take()
+    other.remove()
+
+
+def test_change_replaces_one_output(model: Net, images: Tensor) -> None:
+    """The next output inside the block, and only that one."""
+    hook, plain = FeatureHook(model.eval(), "body", of="output"), model(images)
+    with hook.changed(lambda features: 2 * features):
+        assert model(images).allclose(model.head(2 * model.feature(images)), atol=1e-6)
+    assert model(images).equal(plain)
+    with pytest.raises(RuntimeError, match="No forward pass ran through 'body'"), hook.changed(abs):
+        pass
 
 
 def test_unknown_module(model: nn.Module) -> None:
@@ -113,67 +142,66 @@ def test_unknown_module(model: nn.Module) -> None:
         FeatureHook(model, "body.1x")
     with pytest.raises(ValueError, match=r"no module 'zzz'.*head"):
         FeatureHook(model, "zzz")
-    with pytest.raises(ValueError, match="of='middle'"):
+    with pytest.raises(ValueError, match='of must be "input" or "output"'):
         FeatureHook(model, of="middle")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_copies_are_separate(together: bool, model: nn.Module, images: Tensor) -> None:
-    """A copy neither writes into the original's tap nor drags a graph along; copied with its owner, its tap works."""
+def test_copies_are_separate(model: nn.Module, images: Tensor) -> None:
+    """A copy of the model is plain; a copy of the owner has a hook of its own; neither copies a graph."""
     owner = Owner(model)
-    owner.model(images)  # a captured feature inside a graph must not stop the copy
-    copied = copy.deepcopy(owner if together else owner.model)
-    feature = owner.tap.take()
-    if together:
-        logits, own = copied(images)
-        assert copied.hook is not owner.tap
-        assert logits.allclose(copied.model.head(own))
-        assert own is not feature
-        copied.hook.remove()
-        assert not copied.model.head._forward_hooks
-        assert owner.model.head._forward_hooks
-    else:
-        copied(images)
-    with pytest.raises(RuntimeError, match="captured nothing"):
-        owner.tap.take()
-    assert pickle.loads(pickle.dumps(owner)).tap.name == "head"  # noqa: S301
+    with owner.hook:
+        owner.model(images)  # a captured feature inside a graph must not stop the copy
+        copied = copy.deepcopy(owner)
+    feature, (logits, own) = owner.hook.take(), copied(images)
+    assert copied.hook is not owner.hook and own is not feature
+    assert logits.allclose(copied.model.head(own))
+    assert hooks_of(copy.deepcopy(owner.model)) == 0
+    assert pickle.loads(pickle.dumps(owner)).hook.name == "head"  # noqa: S301
 
 
-def test_compiled_after_the_tap(model: nn.Module, images: Tensor, compiled: Callable) -> None:
-    """Compiled and eager capture the same, and gradients through the tap agree."""
+def test_compiled_owner(model: nn.Module, images: Tensor, compiled: Callable) -> None:
+    """Compiled and eager capture the same, in one graph, and gradients through the feature agree."""
     owner = Owner(model.eval())
     results = []
-    for forward in (owner, compiled(owner)):
+    for forward in (owner, torch.compile(owner, backend="aot_eager", fullgraph=True)):
         logits, feature = forward(images)
         owner.zero_grad()
         (logits.logsumexp(1).sum() + feature.square().sum()).backward()
         results.append((logits, feature, owner.model.body[0].weight.grad.clone()))
     for eager, other in zip(*results, strict=True):
         assert other.allclose(eager, atol=1e-5)
+    owner.hook.close()
+    assert hooks_of(model) == 0
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_compiled_model_of_a_tapped_one(training: bool, model: nn.Module, images: Tensor, compiled: Callable) -> None:
-    """Compiling only the model, as users do, keeps the tap."""
-    tap = FeatureHook(model.train(training))
+def test_compiled_model(training: bool, model: nn.Module, images: Tensor, compiled: Callable) -> None:
+    """Compiling only the model, as users do, keeps the hook; outside of the block it does nothing."""
+    hook = FeatureHook(model.train(training))
     forward = compiled(model)
     for _ in range(2):
-        logits = forward(images)
-        assert model.head(tap.take()).allclose(logits, atol=1e-5)
+        with hook:
+            logits = forward(images)
+        assert model.head(hook.take()).allclose(logits, atol=1e-5)
+        forward(images)
+        with pytest.raises(RuntimeError, match="No forward pass"):
+            hook.take()
+    hook.close()
+    assert hooks_of(model) == 0
 
 
-def test_compiled_before_the_tap(model: nn.Module, images: Tensor, compiled: Callable) -> None:
-    """The tap that never fires says why."""
+def test_compiled_and_called_before_the_hook(model: nn.Module, images: Tensor, compiled: Callable) -> None:
+    """A hook that is not in the compiled graph raises, instead of training on something else."""
     forward = compiled(model)
     forward(images)
-    tap = FeatureHook(model)
-    forward(images)
-    with pytest.raises(RuntimeError, match="compiled before the tap was installed"):
-        tap.take()
+    with (hook := FeatureHook(model)):
+        forward(images)
+    with pytest.raises(RuntimeError, match="compiled and called before the hook"):
+        hook.take()
 
 
 def test_distributed(tmp_path) -> None:
-    """A tap installed before the wrapper reads, gradients flow, and a saliency pass does not upset the reducer."""
+    """A hook inside the wrapper reads, gradients flow, and a saliency pass does not upset the reducer."""
     with process_group(str(tmp_path / "meet"), 0, 1):
         read_through_wrapper()
 
@@ -192,51 +220,9 @@ def read_through_wrapper() -> None:
         assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-class Timm(nn.Module):
-    """A model that says what its classifier is, as timm's do."""
-
-    def __init__(self, classifier: object) -> None:
-        super().__init__()
-        self.fc, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
-        self.classifier = classifier
-
-    def get_classifier(self) -> object:
-        return self.fc if self.classifier is None else self.classifier
-
-
-def test_classifier_of(model: nn.Module) -> None:
-    """The stated classifier wins over the last linear layer; what cannot be tapped says what to do."""
-    assert classifier_of(model) == ("head", model.head)
-    assert classifier_of(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.ReLU()))[0] == "1"
-    stated = Timm(None)
-    assert classifier_of(stated) == ("fc", stated.fc)
-    with pytest.raises(ValueError, match="Identity"):
-        classifier_of(Timm(nn.Identity()))
-    with pytest.raises(ValueError, match="returns a tuple and not one module"):
-        classifier_of(Timm((nn.Linear(2, 2), nn.Linear(2, 2))))
-    with pytest.raises(ValueError, match=r"neither get_classifier\(\) nor an nn\.Linear"):
-        classifier_of(nn.Sequential(nn.Conv2d(3, 5, 1)))
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("resnet10t", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64), ("mobilenetv3_small_050", 64)],
-)
-def test_timm_models(name: str, size: int) -> None:
-    """The tapped feature times the classifier is the logits, for unlike architectures."""
-    timm = pytest.importorskip("timm", reason="timm is not installed")
-    model = timm.create_model(name, num_classes=7).eval()
-    tap = FeatureHook(model)
-    with torch.no_grad():
-        logits = model(torch.rand(2, 3, size, size))
-        feature = tap.take()
-        assert feature.ndim == 2
-        assert model.get_classifier()(feature).allclose(logits, atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(2, 6), (2, 5, 6), (2, 6, 3, 5), (2, 6, 2, 3, 4)])
 def test_pooled(shape: tuple[int, ...]) -> None:
-    """The mean over tokens or places."""
+    """The mean over tokens or positions."""
     features = torch.rand(shape)
     wide = features if len(shape) != 3 else features.movedim(2, 1)
     expected = wide.reshape(2, 6, -1).sum(2) / max(1, wide[0, 0].numel())

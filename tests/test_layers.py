@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from mixwell import Constant, CutMix, MixUp, Roll, models
 from mixwell.features.hooks import FeatureHook
-from mixwell.features.layers import convolutional, last_map, stages_of
-from mixwell.features.maps import middle_layer
-from mixwell.features.mixing import Gate
-from mixwell.methods.alignmix import Alignment, AlignMix
+from mixwell.features.layers import last_map, middle_layer, stages_of
+from mixwell.methods.alignmix import AlignMix
 from mixwell.methods.hiddenmix import HiddenMix
 from steps import process_group
 
@@ -76,11 +74,11 @@ def mixes_all(model: nn.Module, size: int, layer: str | None = None) -> str:
     with torch.no_grad():
         plain = model(images)
         plan = method.policy.draw(images, labels)
-        with method.gate.opened(Alignment(method, plan, torch.tensor([True]))):
+        with method.hook.changed(method.alignment(plan, torch.tensor([True]))):
             mixed = model(images)
     assert (plain[0] - plain[1]).abs().max() > 1e-4  # or nothing could be told
     torch.testing.assert_close(mixed, plain.flip(0), rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
-    return method.gate.name
+    return method.hook.name
 
 
 @pytest.mark.parametrize(("wrap", "prefix"), WRAPPERS)
@@ -110,9 +108,9 @@ def test_distributed(tmp_path) -> None:
 def test_names_inside_and_outside_a_wrapper() -> None:
     """Names are those of the model inside; those of the wrapper do as well."""
     model = nn.DataParallel(Net())
-    assert FeatureHook(model, "layer1").name == "layer1" and Gate(model, "module.layer1").name == "module.layer1"
+    assert FeatureHook(model, "layer1").name == "layer1" and FeatureHook(model, "module.layer1").name == "module.layer1"
     with pytest.raises(ValueError, match="no module 'layer3'"):
-        Gate(model, "layer3")
+        FeatureHook(model, "layer3")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +139,7 @@ def test_torchvision_models() -> None:
     nn.init.normal_(vit.heads.head.weight)
     assert mixes_all(vit, 32) == "encoder.layers.encoder_layer_2"
     swin = torchvision.models.swin_t(num_classes=5)
-    with pytest.raises(ValueError, match=r"SwinTransformer has no stages that could be told.*name a layer"):
+    with pytest.raises(ValueError, match=r"last feature map of SwinTransformer: name a layer"):
         AlignMix(swin)
     assert mixes_all(swin, 64, layer="features.7") == "features.7"
 
@@ -152,18 +150,18 @@ def test_last_maps() -> None:
     assert last_map(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten())) == "1"
     residual = nn.Sequential(nn.Conv2d(3, 4, 3), Block(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     assert mixes_all(residual, 16) == "1"
-    with pytest.raises(ValueError, match="Linear has no stages that could be told, and so no last map: name a layer"):
+    with pytest.raises(ValueError, match="Could not infer the last feature map of Linear: name a layer"):
         AlignMix(nn.Linear(12, 5))
-    with pytest.raises(ValueError, match="Block has no stages"):
+    with pytest.raises(ValueError, match="feature map of Block"):
         AlignMix(Block(3))
-    assert convolutional(nn.DataParallel(Net())) == ["stem", "layer1", "layer2"]
+    assert last_map(Block(3), bypassed=True) == "around" and last_map(nn.DataParallel(Net())) == "layer2"
 
 
 def test_two_models_in_one() -> None:
     """Where two parts have stages, none is taken."""
     both = nn.ModuleDict({"left": Net(), "right": Net()})
     assert stages_of(both) == []
-    with pytest.raises(ValueError, match="ModuleDict has no stages"):
+    with pytest.raises(ValueError, match="feature map of ModuleDict"):
         last_map(both)
 
 

@@ -1,10 +1,11 @@
-"""A finished block as a policy: what it mixes, where it can be used, and how it is kept."""
+"""A trained block as a policy: what it mixes, under which methods, and its file."""
 
 from __future__ import annotations
 
 import copy
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from learned import Net, awake
-from mixwell import BatchPolicy, Constant, LearnedMask, Mixing, Plan, Roll, SUMix, save_mask
+from mixwell import CIFAR10, IMAGENET, BatchPolicy, Constant, LearnedMask, Mixing, Plan, Roll, SUMix, save_mask
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.samix import SAMix, SAMixPretrained
@@ -28,13 +29,13 @@ def block(tmp_path: Path) -> tuple[str, AutoMix]:
     pytest.importorskip("safetensors")
     method = awake(AutoMix(mini_resnet(10), block=PairAttention(lam_concat=True)))
     path = tmp_path / "block.safetensors"
-    save_mask(path, method.block, method.teacher, method.hook.name, model="mini_resnet")
+    save_mask(path, method.block, method.teacher.model, method.teacher.layer, model="mini_resnet")
     return str(path), method
 
 
 def by_hand(method: AutoMix, x: Tensor, lam: float) -> Tensor:
     """Return the anchors' share, each with the row before as partner."""
-    teacher = copy.deepcopy(method.teacher).eval()
+    teacher = copy.deepcopy(method.teacher.model).eval()
     maps = []
     teacher.layer2.register_forward_hook(lambda module, args, output: maps.append(output))
     teacher(x)
@@ -67,7 +68,7 @@ def test_is_an_ordinary_policy(block: tuple[str, AutoMix]) -> None:
 def test_under_other_methods(block: tuple[str, AutoMix]) -> None:
     x, y = data(size=32)
     policy = LearnedMask(block[0])
-    predictor = policy._finished.on(torch.device("cpu"))
+    predictor = policy._trained.on(torch.device("cpu"))
     before = copy.deepcopy(predictor.encoder.state_dict())
     for method in (Mixing(Net(), policy), SUMix(Net(), policy, num_classes=10), SAMixPretrained(Net(), policy)):
         method.train()
@@ -100,7 +101,7 @@ def test_other_blocks(tmp_path: Path) -> None:
     x, y = data(size=32)
     for index, method in enumerate((SAMix(mini_resnet(10)), AdAutoMix(mini_resnet(10), sources=2))):
         path = tmp_path / f"{index}.safetensors"
-        save_mask(path, awake(method).block, method.teacher, method.hook.name, model="mini_resnet")
+        save_mask(path, awake(method).block, method.teacher.model, method.teacher.layer, model="mini_resnet")
         mixed = LearnedMask(str(path))(x, y)
         assert mixed.weights.shape == (8, 2)
         assert read_card(path)["settings"] == vars(method.block.settings)
@@ -109,7 +110,7 @@ def test_other_blocks(tmp_path: Path) -> None:
 def test_own_encoder(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     method, path = awake(AutoMix(Net())), tmp_path / "block.safetensors"
-    save_mask(path, method.block, method.teacher, method.hook.name)
+    save_mask(path, method.block, method.teacher.model, method.teacher.layer)
     x, y = data(size=32)
     LearnedMask(path, encoder=Net())(x, y)
     with pytest.raises(ValueError, match="does not name its encoder"):
@@ -138,7 +139,7 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
         LearnedMask(other)
     for text in (None, "{not JSON", "[]", json.dumps({"format": 1})):
         save_file(weights, other, {"mixwell": text} if text else None)
-        with pytest.raises(ValueError, match="holds no mix block: expected a file that mixwell train or save_mask"):
+        with pytest.raises(ValueError, match="holds no mix block: expected a file written by"):
             LearnedMask(other)
     for change in ({"format": 2}, {"block": "NewBlock"}):
         save_file(weights, other, {"mixwell": json.dumps(card | change)})
@@ -149,7 +150,7 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
     Path(other).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="holds no mix block"):
         LearnedMask(other)
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="does not exist"):
         LearnedMask(str(tmp_path / "none"))
     with pytest.raises(ValueError, match="needs the file of a trained block"):
         LearnedMask()(*data())
@@ -157,13 +158,114 @@ def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> No
         LearnedMask(block[0], margin=0.7)
     with pytest.raises(ValueError, match=r"trained on images \(B, 3, H, W\), but got \(8, 1, 16, 16\)"):
         LearnedMask(block[0])(data()[0][:, :1], data()[1])
-    with pytest.raises(ValueError, match="mean and std belong together"):
-        save_mask(other, block[1].block, block[1].teacher, "layer2", mean=(0.5,))
+    with pytest.raises(TypeError, match="block must be a mix block"):
+        save_mask(other, block[1], block[1].teacher.model, "layer2")
 
 
-def test_images_as_trained_on(block: tuple[str, AutoMix]) -> None:
-    with pytest.raises(TypeError, match="normalised"):
-        LearnedMask(block[0])(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.arange(4))
+def test_images_as_trained_on(tmp_path: Path) -> None:
+    """uint8 images, images in [0, 1] and images normalized in another way give the same masks."""
+    pytest.importorskip("safetensors")
+    method, path = awake(AutoMix(Net())), str(tmp_path / "block.safetensors")
+    save_mask(path, method.block, method.teacher.model, "layer2", normalization=IMAGENET)
+    policy = LearnedMask(path, encoder=Net(), alpha=Constant(0.3), pairing=Roll())
+    levels, labels = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8), torch.arange(4)
+    pixels = levels.float() / 255
+    with torch.no_grad():
+        maps = copy.deepcopy(method.teacher).eval().features(IMAGENET.normalize(pixels))
+        expected = method.block.eval()(maps, maps.roll(1, 0), 0.3, (32, 32))
+    for images, normalization in (
+        (levels, None),
+        (pixels, None),
+        (IMAGENET.normalize(pixels), IMAGENET),
+        (CIFAR10.normalize(pixels), CIFAR10),
+    ):
+        plan = policy.draw(images, labels, normalization=normalization)
+        torch.testing.assert_close(plan.share((32, 32))[:, :1], expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"LearnedMask computes in pixel values.*normalization="):
+        policy(IMAGENET.normalize(pixels), labels)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 10**10},
+        {"channels": 10**10},
+        {"in_chans": 10**10},
+        {"settings": {"reduction": 1}},
+        {"model": "wide_resnet28_8"},
+        {"model": "timm/vit_tiny_patch16_224(img_size=1000000)"},
+        {"model": "timm/vit_tiny_patch16_224(embed_dim=1000000)"},
+        {"model": "timm/resnet18"},
+    ],
+    ids=str,
+)
+def test_sizes_are_checked_before_memory_is_allocated(
+    block: tuple[str, AutoMix], tmp_path: Path, change: dict[str, object]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other, card = str(tmp_path / "other.safetensors"), read_card(block[0])
+    save_file(load_file(block[0]), other, {"mixwell": json.dumps(card | change)})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"does not fit|cannot be built"):
+        LearnedMask(other)
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": [10**9, 10**9]},
+        {"size": [32]},
+        {"size": [0, 32]},
+        {"channels": "64"},
+        {"channels": -1},
+        {"classes": None},
+        {"classes": 10.0},
+        {"in_chans": True},
+        {"layer": 3},
+        {"settings": [1]},
+        {"settings": {"unknown": 1}},
+        {"settings": {"dropout": 2.0}},
+        {"model": 7},
+        {"mean": "a", "std": 1.0},
+        {"mean": [0.5], "std": [0.0]},
+        {"mean": 0.5},
+    ],
+    ids=str,
+)
+def test_cards_with_wrong_values(block: tuple[str, AutoMix], tmp_path: Path, change: dict[str, object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other, card = str(tmp_path / "other.safetensors"), read_card(block[0])
+    save_file(load_file(block[0]), other, {"mixwell": json.dumps(card | change)})
+    with pytest.raises(ValueError, match=r"missing or out of range|cannot be built"):
+        LearnedMask(other)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "checkpoint_path='x.pt'",
+        "drop_rate=0.1, checkpoint_path='x.pt'",
+        "checkpoint_path # img_size\n='x.pt'",
+        "**{'checkpoint_path': 'x.pt'}",
+        "\uff43heckpoint_path='x.pt'",
+        "pretrained_cfg={'file': 'x.pt'}",
+        "pretrained_cfg_overlay={'url': 'http://x'}",
+        "cache_dir='x'",
+        "not Python",
+    ],
+)
+def test_a_card_makes_timm_read_no_file(block: tuple[str, AutoMix], tmp_path: Path, settings: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other, card = str(tmp_path / "other.safetensors"), read_card(block[0])
+    card["model"] = f"timm/resnet18({settings})"
+    save_file(load_file(block[0]), other, {"mixwell": json.dumps(card)})
+    with pytest.raises(ValueError, match=r"but a file may not set|cannot be built"):
+        LearnedMask(other)
 
 
 def test_without_safetensors(monkeypatch: pytest.MonkeyPatch, block: tuple[str, AutoMix]) -> None:

@@ -1,4 +1,4 @@
-"""A finished block keeps the contract of all policies, which is written down for those that need no file."""
+"""A trained block keeps the contract of all policies."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     block, path = BLOCKS[request.param].build(8), tmp_path_factory.mktemp("blocks") / "mask.safetensors"
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.7)
-    mw.save_mask(path, block, Grey(), "layer", mean=(0.5,), std=(0.2,))
+    mw.save_mask(path, block, Grey(), "layer")
     return mw.LearnedMask(str(path), encoder=Grey())
 
 
@@ -110,13 +110,13 @@ def test_the_file_is_read_once(tmp_path: Path) -> None:
     """Settings change without reading it again; a file that has changed is read again, and nothing random is drawn."""
     pytest.importorskip("safetensors")
     path, method = tmp_path / "mask.safetensors", mw.AutoMix(mini_resnet(10))
-    mw.save_mask(path, method.block, method.teacher, "layer2", "mini_resnet")
+    mw.save_mask(path, method.block, method.teacher.model, "layer2", "mini_resnet")
     before = torch.get_rng_state()
     first = mw.LearnedMask(str(path))
     assert torch.equal(torch.get_rng_state(), before)
-    assert replace(first, alpha=0.3)._finished is first._finished
+    assert replace(first, alpha=0.3)._trained is first._trained
     with torch.no_grad():
         method.block.value.weight.add_(1)
     path.unlink()
-    mw.save_mask(path, method.block, method.teacher, "layer2", "mini_resnet", size=(8, 8))
-    assert mw.LearnedMask(str(path))._finished is not first._finished
+    mw.save_mask(path, method.block, method.teacher.model, "layer2", "mini_resnet", size=(8, 8))
+    assert mw.LearnedMask(str(path))._trained is not first._trained

@@ -19,6 +19,7 @@ from mixwell import (
     MixedBatch,
     Mixing,
     MixUp,
+    PixelShare,
     SemanticShare,
     SUMix,
     View,
@@ -97,7 +98,7 @@ def test_mixing_is_policy_model_and_loss() -> None:
         torch.manual_seed(1)
         mixed = MixUp()(*batch)
         torch.testing.assert_close(got, loss(model(mixed.images), mixed))
-    spelled = mixwell.parse("Mixing(loss=cross_entropy(smoothing=0.1))")(model, MixUp(), num_classes=10)
+    spelled = mixwell.parse("Mixing(loss=CrossEntropy(smoothing=0.1))")(model, MixUp(), num_classes=10)
     torch.testing.assert_close(seeded(spelled, *batch)["loss"], got)
 
 
@@ -126,7 +127,7 @@ def test_semantic_labels_without_the_rest_of_sumix() -> None:
     [
         (lambda: Mixing(Net(), CutMix), TypeError, "policy must be an object such as CutMix"),
         (lambda: Mixing("resnet18"), TypeError, "model must be an nn.Module, but got str"),
-        (lambda: Mixing(Several(), CutMix())(*data()), TypeError, "logits must be a tensor .* but got tuple: wrap"),
+        (lambda: Mixing(Several(), CutMix())(*data()), TypeError, "must return logits.* returned a tuple: wrap"),
         (lambda: Mixing(Net(5), CutMix())(*data()), ValueError, "labels must lie between 0 and 4"),
     ],
 )
@@ -152,6 +153,12 @@ class ThreeSources(CutMix):
         return MixedBatch(mixed.images, mixed.labels[:, [0, 1, 1]], torch.full((len(labels), 3), 1 / 3), mixed.plan)
 
 
+class Attending(PixelShare):
+    """A label policy that needs what no method computes."""
+
+    needs = frozenset({"attention"})
+
+
 NO_LINEAR = nn.Conv2d(3, 10, 1)
 
 
@@ -170,7 +177,11 @@ NO_LINEAR = nn.Conv2d(3, 10, 1)
             TypeError,
             "model must be an nn.Module, but got function",
         ),
-        (lambda: SUMix(NO_LINEAR, CutMix(), num_classes=10), ValueError, "name the module whose input is the feature"),
+        (
+            lambda: SUMix(NO_LINEAR, CutMix(), num_classes=9),
+            ValueError,
+            "layer with 9 outputs .*: check num_classes, or name",
+        ),
         (
             lambda: SUMix(Net(), CutMix(), num_classes=10, classifier="fx"),
             ValueError,
@@ -179,20 +190,35 @@ NO_LINEAR = nn.Conv2d(3, 10, 1)
         (
             lambda: SUMix(Net(), CutMix(), num_classes=10, classifier="norm"),
             ValueError,
-            "'norm' is a Identity: give the",
+            "'norm' is a Identity: name the layer",
         ),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, gamma=-1.0), ValueError, "from 0 on, but got -1.0"),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, gamma=float("nan")), ValueError, "from 0 on, but got nan"),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, form="square"), ValueError, "form must be one of linear, exp"),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, smoothing=1.0), ValueError, "smoothing must lie in"),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, kappa=-1.0), ValueError, "kappa must be a finite number"),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, clean_ce=1.0), ValueError, "needs clean_grad=True"),
         (
-            lambda: SUMix(Net(), CutMix(), num_classes=10, kappa=2.0, reference_compat=True),
+            lambda: SUMix(Net(), CutMix(), num_classes=10, gamma=-1.0),
             ValueError,
-            "reference_compat sets similarity, kappa and form itself",
+            "gamma must be a finite .* but got -1.0",
         ),
-        (lambda: SUMix(Net(), CutMix(), num_classes=9)(*data()), ValueError, r"one shape \(B, N\).*check num_classes"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, gamma=float("nan")),
+            ValueError,
+            "gamma must be .* but got nan",
+        ),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, loss=3), TypeError, "loss of SUMix must be"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, label="area"),
+            TypeError,
+            "label of SUMix must be a LabelPolicy",
+        ),
+        (lambda: SUMix(Net(), CutMix(), num_classes=10, label=Attending()), ValueError, "needs attention, which"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, label=PixelShare(), reference_compat=True),
+            ValueError,
+            "reference_compat sets label itself",
+        ),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=9)(*data()),
+            ValueError,
+            "layer with 9 outputs .*'fc' has 10: check num_classes",
+        ),
         (lambda: SUMix(Net(5), CutMix(), num_classes=5)(*data()), ValueError, "labels must lie between 0 and 4"),
         (lambda: SUMix(Net(), ThreeSources(), num_classes=10)(*data()), ValueError, "have 3 sources: use a two-source"),
     ],

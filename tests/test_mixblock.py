@@ -10,16 +10,24 @@ from torch import Tensor, nn
 
 from mixwell import MaskPlan, Pairs
 from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
-from mixwell.mixers.masklosses import AreaHinge, Sparsity, SumOf, VarianceBonus, published
-from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.mixers.masks import (
+    AreaHinge,
+    Sparsity,
+    SumOf,
+    VarianceBonus,
+    adjusted,
+    even_where,
+    near_pure,
+)
 from mixwell.mixers.mixblock import BlockSettings, MixBlock, PairAttention, ease
+from mixwell.mixers.published import ReleasedPairAttention, published
 from mixwell.plan.shares import SharePlan
 
 SETTINGS = [
     PairAttention(),
     PairAttention(lam_concat=True, norm="layer"),
-    PairAttention(lam_concat_value=True, reduction=4),
-    PairAttention(lam_multiply=1.0, residual=False, k=1.0),
+    ReleasedPairAttention(lam_concat_value=True, reduction=4),
+    ReleasedPairAttention(lam_multiply=1.0, residual=False, k=1.0),
     PairAttention(lam_multiply=1.0, k=0.25, pair=True, neck=True),
     PairAttention(pair=True, norm="batch"),
 ]
@@ -43,8 +51,9 @@ def slow_logits(block: MixBlock, a: Tensor, b: Tensor, lam: float) -> Tensor:
     s = block.settings
     r = lam if s.k is None else float(ease(torch.tensor(lam, dtype=torch.float64), s.k))
     if s.lam_multiply:
-        a, b = (a * (1 + r), b * (2 - r)) if s.residual else (a * r, b * (1 - r))
-    valued = told(b, 1 - lam) if s.lam_concat or s.lam_concat_value else b
+        residual = getattr(s, "residual", True)
+        a, b = (a * (1 + r), b * (2 - r)) if residual else (a * r, b * (1 - r))
+    valued = told(b, 1 - lam) if s.lam_concat or getattr(s, "lam_concat_value", False) else b
     if s.lam_concat:
         a, b = told(a, lam), told(b, 1 - lam)
     if s.pair:
@@ -123,7 +132,7 @@ def test_attention_sums_to_one() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("sources", [2, 3, 5])
-@pytest.mark.parametrize("settings", [SourceAttention(lam_concat=True), SourceAttention(value_from="others")], ids=repr)
+@pytest.mark.parametrize("settings", [SourceAttention(lam_concat=True), SourceAttention()], ids=repr)
 def test_shares_against_loops(sources: int, settings: SourceAttention) -> None:
     block = awake(settings.build(8))
     maps, lam = torch.randn(2, sources, 8, 3, 3), torch.rand(2, sources)
@@ -137,10 +146,9 @@ def test_shares_against_loops(sources: int, settings: SourceAttention) -> None:
         logits = torch.zeros(sources, 9)
         for i in range(sources):
             others = [j for j in range(sources) if j != i]
-            own = value[i] if settings.value_from == "own" else torch.stack([value[j] for j in others]).mean(0)
             for place in range(9):
                 scores = sum(query[i][:, place] @ key[j] for j in others) / math.sqrt(len(query[i]))
-                logits[i, place] = (scores.softmax(0) * own[0]).sum()
+                logits[i, place] = (scores.softmax(0) * value[i][0]).sum()
         torch.testing.assert_close(shares[row].flatten(1), logits.softmax(0), rtol=1e-4, atol=1e-5)
 
 
@@ -224,9 +232,8 @@ def test_mask_losses() -> None:
         (lambda: PairAttention(reduction=0), "at least 1"),
         (lambda: PairAttention(norm="group"), "batch, layer or None"),
         (lambda: PairAttention(upsampling="area"), "nearest, bilinear"),
-        (lambda: PairAttention(lam_concat=True, lam_concat_value=True), "leave lam_concat_value out"),
+        (lambda: ReleasedPairAttention(lam_concat=True, lam_concat_value=True), "leave lam_concat_value out"),
         (lambda: PairAttention(k=-1.0), "not be negative"),
-        (lambda: SourceAttention(value_from="key"), "own or others"),
         (lambda: PairAttention().build(1), "cannot be reduced"),
         (lambda: MixBlock(8)(torch.rand(1, 6, 2, 2), torch.rand(1, 6, 2, 2), 0.5, (4, 4)), r"\(B, 8, h, w\)"),
         (lambda: AreaHinge(power=3), "power be 1 or 2"),

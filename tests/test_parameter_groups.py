@@ -17,7 +17,7 @@ from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 
-OWN = {"lr": 0.3, "lr_min": 0.07, "momentum": 0.25, "weight_decay": 0.02}
+OWN = {"lr": 0.3, "momentum": 0.25, "weight_decay": 0.02}
 ADAM = {name: value for name, value in OWN.items() if name != "momentum"}
 
 
@@ -36,7 +36,7 @@ def test_settings_arrive(optimizer: str, own: dict[str, float], decay_all: bool)
     if optimizer not in ("sgd", "adamw"):
         pytest.importorskip("timm")
     method = AutoMix(mini_resnet(10), block_group=own)
-    config = Config(optimizer=optimizer, lr=0.1, lr_min=0.01, momentum=0.9, weight_decay=0.5, decay_all=decay_all)
+    config = Config(optimizer=optimizer, lr=0.1, lr_min=0.01, block_lr_min=0.07, weight_decay=0.5, decay_all=decay_all)
     made, held = build.optimizer(config, method), []
     for group in made.param_groups:
         block, spared = owner(method, group) == "block", not decay_all and group["params"][0].ndim < 2
@@ -54,7 +54,7 @@ def test_a_setting_that_nobody_reads_is_told() -> None:
     """Torch would keep it in the group and train without it."""
     for own, optimizer, sentence in [
         ({"learning_rate": 1.0}, "sgd", "optimizer sgd has no 'learning_rate' for a group"),
-        ({"lrmin": 1.0}, "sgd", "has no 'lrmin' for a group; did you mean lr_min"),
+        ({"moment": 1.0}, "sgd", "has no 'moment' for a group; did you mean momentum"),
         (OWN, "adamw", "optimizer adamw has no 'momentum' for a group"),
     ]:
         with pytest.raises(RunError, match=sentence):
@@ -80,8 +80,19 @@ def test_every_group_follows_its_own_cosine(tmp_path: Path, monkeypatch: pytest.
     """``lr_min + (peak - lr_min) / 2 * (1 + cos(pi t / T))`` in every step, also behind a break."""
     epochs, steps, rates = 4, 3, []
     words = ["--subset", "60", "--batch_size", "20", "--image_size", "8", "--threads", "1", "--device", "cpu"]
-    group = "{'lr': 0.3, 'lr_min': 0.07, 'momentum': 0.25, 'weight_decay': 0.02}"
-    words += ["--method", f"AutoMix(block_group={group})", "--lr", "0.1", "--lr_min", "0.01", "--warmup", "0"]
+    group = "{'lr': 0.3, 'momentum': 0.25, 'weight_decay': 0.02}"
+    words += [
+        "--method",
+        f"AutoMix(block_group={group})",
+        "--lr",
+        "0.1",
+        "--lr_min",
+        "0.01",
+        "--block_lr_min",
+        "0.07",
+        "--warmup",
+        "0",
+    ]
     real, shown = torch.optim.SGD.step, display.Display.step
 
     def step(self: torch.optim.SGD, *args: Any, **kwargs: Any) -> Any:

@@ -15,8 +15,9 @@ import torch
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
 from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
-from mixwell.mixers.masklosses import VarianceBonus
-from mixwell.mixers.teacher import Schedule
+from mixwell.losses import CrossEntropy
+from mixwell.mixers.masks import VarianceBonus
+from mixwell.schedule import Schedule
 from mixwell.train import build
 from mixwell.train.cli import main
 from mixwell.train.config import Config
@@ -27,7 +28,7 @@ KIND = {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
 DEIT, SWIN, CONVNEXT = "deit_small_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny"
 # tap: layer, channels · images: epochs x batch · main: lr > lowest lr, weight decay · warm: epochs of warm-up / clip
 # label: smoothing · mix: alpha / margin, d = nobody with himself · teacher: last momentum / constant share
-# block: lr > lowest lr, m0 = without momentum, "=" = the main group's · off: switch_off · cost of masks: 1 or V = with
+# block: lr > lowest lr, m0 = without momentum, "=" = the main group's · off: block_p (0: always) · cost of masks: 1 or V = with
 # variance, f = fading · flags: upsampling, c = lam_concat, N = normalised, k, dropout; n sources, r = random, beta
 OFFICIAL = """
 recipe                       tap           images    main            warm  label mix      teacher       block        off cost flags
@@ -127,7 +128,7 @@ def test_released_forms_on_the_page_can_be_had() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
     forms = [cell for line in page.split("<!-- recipes")[0].splitlines() if line.startswith("|")
              for cell in re.findall(r"\| `([^`]+)` \|$", line)]  # fmt: skip
-    assert len(forms) == 4
+    assert len(forms) == 3
     for form in forms:
         text = form if "=" in form.partition("(")[0] else f"mask_loss={form}"
         parse(f"AdAutoMix({text})" if "cosine" in text else f"SAMix({text})")
@@ -146,7 +147,7 @@ def test_official_settings(row: list[str]) -> None:
     assert [config.warmup, config.clip] == numbers(official["warm"])
     method = built(config)
     assert type(method) is KIND[kind]
-    assert f"{method.hook.name}:{method.block.channels}" == official["tap"]
+    assert f"{method.teacher.layer}:{method.block.channels}" == official["tap"]
     check_learning(config, method, official)
     check_groups(config, method, official["block"], (peak, lowest, decay))
     (check_sources if kind == "adautomix" else check_masks)(method, official)
@@ -157,15 +158,14 @@ def check_learning(config: Config, method: AutoMix | AdAutoMix, official: dict[s
     alpha, margin = numbers(official["mix"])
     assert method.policy == parse(config.policy) and method.policy.alpha == alpha  # type: ignore[attr-defined]
     assert isinstance(method.policy.pairing, Derangement) == official["mix"].endswith("d")  # type: ignore[attr-defined]
-    assert (method.margin, method.smoothing) == (margin, float(official["label"]))
+    assert (method.margin, method.loss) == (margin, CrossEntropy(smoothing=float(official["label"])))
     end, warm = numbers(official["teacher"])
-    momentum = method.momentum
+    momentum = method.teacher.momentum
     assert isinstance(momentum, Schedule)
     for progress in (0.0, warm - 1e-9, warm, 0.5, 1.0):  # the published formula
         expected = 0.999 if progress < warm else end - (end - 0.999) * (math.cos(math.pi * progress) + 1) / 2
         assert momentum(progress) == pytest.approx(expected, abs=1e-12)
-    off = float(official["off"])
-    assert method.switch_off == (0 if off == 1 else off)  # 1 trains the block always, as 0 does
+    assert method.block_p == (float(official["off"]) or 1)  # 0 trains the block in every step, as 1 does
     flags = official["flags"].split(",")
     settings = method.block.settings
     assert (settings.upsampling, settings.lam_concat) == (flags[0], "c" in flags) and settings.reduction == 2
@@ -197,11 +197,13 @@ def check_masks(method: AutoMix, official: dict[str, str]) -> None:
     terms = getattr(method.mask_loss, "terms", (method.mask_loss,))
     assert all(term.scope == "sample" for term in terms) and terms[0].margin == 0.1
     assert any(isinstance(term, VarianceBonus) for term in terms) == cost.startswith("V")
-    weight = method.mask_weight
-    weights = [weight(p) for p in (0, 0.5, 1)] if isinstance(weight, Schedule) else [weight] * 3
+    weights = []
+    for progress in (0.0, 0.5, 1.0):
+        method.set_extra_state(torch.tensor(progress))
+        weights.append(method.mask_weight)
     assert weights == pytest.approx([0.1, 0.05, 0.0] if cost.endswith("f") else [0.1] * 3)
     pair = isinstance(method, SAMix)
-    assert (settings.pair, settings.neck, settings.lam_multiply) == (pair, pair, float(pair)) and settings.residual
+    assert (settings.pair, settings.neck, settings.lam_multiply) == (pair, pair, float(pair))
     if pair:
         k, dropout = flags.split(",")[1:]
         assert settings.k == (None if k == "k-1" else float(k[1:]))
@@ -267,7 +269,7 @@ def test_a_name_for_every_run() -> None:
     names = {_run_name(recipe()) for recipe in RECIPES.values()}
     assert len(names) == len(RECIPES) and max(map(len, names)) < 120
     assert _run_name(RECIPES["cifar100_mini"]()) == "cifar100_mini-CutMix_alpha=0.2-SUMix-seed0"
-    long = (f"AutoMix(mask_weight={weight}, generator_every=2, margin=0.1)" for weight in (0.1, 0.2))
+    long = (f"AutoMix(mask_weight={weight}, block_p=0.5, margin=0.1)" for weight in (0.1, 0.2))
     assert len({_run_name(replace(RECIPES["cifar100_mini"](), method=text)) for text in long}) == 2
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sumix_loops as loops
-from mixwell import MixedBatch, SemanticShare, UncertaintyHead, sumix_terms
+from mixwell import BinaryCrossEntropy, MixedBatch, SemanticShare, UncertaintyHead, sumix_terms
 from mixwell.labels import SIMILARITIES
 from mixwell.methods import normalised_uncertainty
 from test_labels import mix
@@ -45,7 +45,7 @@ def test_loss_is_that_of_loops(name: str, form: str, published: bool) -> None:
     """Every term of the released formula and of ours, sample by sample and class by class."""
     mixed, outputs = random_step()
     share = SemanticShare(similarity=name, kappa=0.8)
-    terms = sumix_terms(mixed, **outputs, share=share, gamma=GAMMA, form=form, published=published)
+    terms = sumix_terms(mixed, **outputs, label=share, gamma=GAMMA, form=form, published=published)
     step = as_loops(mixed, outputs)
     shares = loops.ratio(step, name, 0.8)
     torch.testing.assert_close(terms.weights[:, 0], torch.tensor(shares), rtol=1e-5, atol=2e-6)
@@ -60,7 +60,7 @@ def test_loss_is_that_of_loops(name: str, form: str, published: bool) -> None:
 def test_gradient_is_that_of_loops(name: str, form: str) -> None:
     """Finite differences of the loops in double precision; ratio and semantic term are held fixed: both are labels."""
     mixed, outputs = random_step()
-    terms = sumix_terms(mixed, **outputs, share=SemanticShare(similarity=name), gamma=GAMMA, form=form)
+    terms = sumix_terms(mixed, **outputs, label=SemanticShare(similarity=name), gamma=GAMMA, form=form)
     names = ("logits", "uncertainty", "clean_uncertainty")
     gradients = dict(zip(names, torch.autograd.grad(terms.loss, [outputs[n] for n in names]), strict=True))
     step = as_loops(mixed, outputs)
@@ -100,9 +100,9 @@ def test_a_copy_of_the_batch_changes_nothing(name: str) -> None:
     doubled = {key: value.repeat(2, 1) for key, value in outputs.items()}
     share = SemanticShare(similarity=name)
     torch.testing.assert_close(
-        sumix_terms(twice, **doubled, share=share).loss, sumix_terms(mixed, **outputs, share=share).loss
+        sumix_terms(twice, **doubled, label=share).loss, sumix_terms(mixed, **outputs, label=share).loss
     )
-    reference = {"share": SemanticShare(similarity="reference"), "form": "exp", "published": True}
+    reference = {"label": SemanticShare(similarity="reference"), "form": "exp", "published": True}
     assert (
         sumix_terms(twice, **doubled, **reference).loss - sumix_terms(mixed, **outputs, **reference).loss
     ).abs() > 1e-3
@@ -119,7 +119,7 @@ def test_loss_and_gradient_stay_finite(name: str, rows: int, classes: int, dtype
     outputs += [normalised_uncertainty(output) for output in outputs]
     with torch.autocast("cpu", torch.bfloat16):
         for form in ("linear", "exp"):
-            terms = sumix_terms(mixed, *outputs, share=SemanticShare(similarity=name), form=form)
+            terms = sumix_terms(mixed, *outputs, label=SemanticShare(similarity=name), form=form)
             (gradient,) = torch.autograd.grad(terms.loss, outputs[0], retain_graph=True)
             assert terms.loss.isfinite() and terms.loss.dtype == torch.float32 and gradient.isfinite().all()
 
@@ -130,6 +130,24 @@ def test_dense_labels_are_labels_too() -> None:
     dense = MixedBatch(mixed.images, F.one_hot(mixed.labels, CLASSES).double(), mixed.weights, mixed.plan)
     for got, expected in zip(sumix_terms(dense, **outputs), sumix_terms(mixed, **outputs), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_multi_label_targets_are_divided_by_their_sum() -> None:
+    """The regulariser of two labels is the mean of those of each; a row without labels costs nothing."""
+    mixed, outputs = random_step()
+    loss = BinaryCrossEntropy()
+    rows = torch.zeros(ROWS, 2, CLASSES)
+    rows[:, :, [0, 3]] = 1.0
+    rows[0] = 0.0
+    both = sumix_terms(MixedBatch(mixed.images, rows, mixed.weights, mixed.plan), **outputs, loss=loss)
+    each = []
+    for c in (0, 3):
+        one = torch.zeros(ROWS, 2, CLASSES)
+        one[1:, :, c] = 1.0
+        each.append(sumix_terms(MixedBatch(mixed.images, one, mixed.weights, mixed.plan), **outputs, loss=loss))
+    torch.testing.assert_close(both.regulariser, (each[0].regulariser + each[1].regulariser) / 2)
+    expected = loss(outputs["logits"], MixedBatch(mixed.images, rows, both.weights, mixed.plan))
+    torch.testing.assert_close(both.loss - both.regulariser, expected)
 
 
 def test_the_second_head_alone() -> None:

@@ -1,4 +1,4 @@
-"""SUMix's learned ratio: when it is learned, when it runs away, and where there is none."""
+"""SUMix's learned ratio: schedules, saturated labels, samples without weight."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixwell import SemanticShare, SUMix
+from mixwell import Linear, SemanticShare, Step, SUMix
 from mixwell.labels import Released, Similarity, View
 from steps import Net, data, fixed
 
@@ -22,27 +22,31 @@ class Stubborn(Similarity):
         return away, away[..., None] / mixed.shape[1] * torch.ones_like(mixed[:, None])
 
 
-def test_warmup_keeps_the_drawn_ratio() -> None:
-    """Then labels are learned, by any similarity; the regulariser does not wait; a resumed training goes on."""
+def test_kappa_may_be_a_schedule() -> None:
+    """Labels keep the drawn ratio while kappa is 0; a resumed training goes on."""
     model, batch = Net(), data()
     with torch.no_grad():
         model.fc.weight.mul_(30)
-    for similarity in ("distance", Stubborn()):
-        method, learned = (SUMix(model, fixed(8), num_classes=10, similarity=similarity, warmup=w) for w in (0.5, 0.0))
-        learned.load_state_dict(method.state_dict())
-        for progress, waits in ((0.0, True), (0.49, True), (0.5, False), (0.2, True)):
-            method.follow(progress)
-            out = method(*batch)
-            assert (out["ratio_shift"] < 1e-6) if waits else (out["ratio_shift"] > 1e-3)
-            torch.testing.assert_close(out["regulariser"], learned(*batch)["regulariser"])
-    with pytest.raises(ValueError, match=r"warmup.*1.5"):
-        SUMix(model, fixed(8), num_classes=10, warmup=1.5)
+    label = SemanticShare(kappa=Step({0.0: 0.0, 0.5: 1.0}))
+    method, learned = (SUMix(model, fixed(8), num_classes=10, label=one) for one in (label, SemanticShare()))
+    learned.load_state_dict(method.state_dict())
+    for progress, waits in ((0.0, True), (0.49, True), (0.5, False), (0.2, True)):
+        method.after_step(progress)
+        out = method(*batch)
+        assert (out["ratio_shift"] < 1e-6) if waits else (out["ratio_shift"] > 1e-3)
+        if not waits:
+            torch.testing.assert_close(out["loss"], learned(*batch)["loss"])
+    method.after_step(0.7)
+    resumed = SUMix(model, fixed(8), num_classes=10, label=label)
+    resumed.load_state_dict(method.state_dict())
+    torch.testing.assert_close(resumed(*batch)["loss"], learned(*batch)["loss"])
+    assert SUMix(model, fixed(8), num_classes=10, gamma=Linear(0.0, 1.0))(*batch)["regulariser"] == 0
 
 
 def test_labels_that_run_away_are_counted() -> None:
     """Labels that were drawn pure are not counted, those that a strong similarity makes pure are."""
     for lam, kappa, share in ((0.005, 0.0, 0.0), (0.5, 0.0, 0.0), (0.5, 9.0, 1.0), (0.005, 9.0, 0.0)):
-        method = SUMix(Net(), fixed(8, lam), num_classes=10, similarity=Stubborn(), kappa=kappa)
+        method = SUMix(Net(), fixed(8, lam), num_classes=10, label=SemanticShare(similarity=Stubborn(), kappa=kappa))
         assert float(method(*data())["saturated"]) == share
 
 
@@ -50,7 +54,7 @@ def test_labels_that_run_away_are_counted() -> None:
 def test_a_strong_similarity_is_warned_of(similarity: str | Similarity) -> None:
     """By whatever name it is called."""
     with pytest.warns(UserWarning, match=r"kappa=2.0.*at most 1"):
-        SUMix(Net(), fixed(8), num_classes=10, similarity=similarity, kappa=2.0)
+        SUMix(Net(), fixed(8), num_classes=10, label=SemanticShare(similarity=similarity, kappa=2.0))
 
 
 def test_a_row_without_weight_stays_so() -> None:

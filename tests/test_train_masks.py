@@ -141,7 +141,7 @@ def state_of(module: torch.nn.Module) -> list[object]:
 def test_the_method_is_left_alone(tmp_path: Path) -> None:
     """Flags, statistics, gradients and the random state are as before, half-way through a step too."""
     loader, classes = validation()
-    method = mixwell.SAMix(models.mini_resnet(10, 1), teacher_dropout=False).train()
+    method = mixwell.SAMix(models.mini_resnet(10, 1)).train()
     method.block.value.eval()
     method(torch.randn(4, 1, 8, 8), torch.arange(4))["loss"].backward()
     before = state_of(method)
@@ -258,14 +258,14 @@ def test_two_processes_draw_once(tmp_path: Path) -> None:
     """Only the main process draws, and nobody waits for it in vain; what only one of them reports has its own name."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = ["-m", "mixwell.train.cli", "train", "digits", "--epochs", "1", *TINY]
-    command += ["--method", "SAMix(switch_off=0.5)"]
+    command += ["--method", "SAMix(block_p=0.5)"]
     out = tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*launch, *command, "--out", str(out)], check=True, timeout=300, env=environment)
     assert [path.name for path in (out / "masks").iterdir()] == ["epoch_001.png"]
     assert (out / "mask.safetensors").is_file()
     means = json.loads((out / "metrics.jsonl").read_text())
-    assert means["train_skipped"] == 0 and means.get("train_generator_loss", 2) > 1
+    assert means["train_skipped"] == 0 and means.get("train_block_loss", 2) > 1
 
 
 def test_newest_counts(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def test_kill_at_any_moment(undisturbed: Path, tmp_path: Path):
 # Everything of theirs that has a state: teacher, block with a group of its own, second head, steps, schedules, chances.
 SCHEDULES = "momentum=Momentum(base=0.5, end=0.9, warm=0.1), buffers='average', block_group={'lr': 0.2}"
 LEARNED = {
-    "AutoMix": f"AutoMix(mask_weight=Cosine(1.0, 0.1), mask_adjust=0.5, generator_every=2, {SCHEDULES})",
-    "SAMix": f"SAMix(mask_weight=Cosine(1.0, 0.1), switch_off=Cosine(0.9, 0.3), {SCHEDULES})",
+    "AutoMix": f"AutoMix(mask_weight=Cosine(1.0, 0.1), mask_adjust=0.5, block_p=0.5, {SCHEDULES})",
+    "SAMix": f"SAMix(mask_weight=Cosine(1.0, 0.1), block_p=Cosine(0.9, 0.3), {SCHEDULES})",
     "AdAutoMix": f"AdAutoMix(random_sources=True, beta=Cosine(0.9, 0.1), {SCHEDULES})",
 }
 RAMP = "MixUp(scope='sample', alpha=Linear(0.2, 2.0))"

@@ -55,12 +55,36 @@ def test_undisturbed() -> None:
     assert model[0].calls == 0
 
 
+class OwnNorm(nn.Module):
+    """A norm that shares nothing with torch's but the names of its buffers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        var = x.var((0, 2, 3)) if self.training else self.running_var
+        if self.training:
+            self.running_var.copy_(self.running_var * 0.9 + 0.1 * var.detach())
+        return x / var[:, None, None].sqrt() * self.weight[:, None, None]
+
+
+class OwnBatchNorm(nn.BatchNorm2d):
+    """A batch norm that always updates its statistics, whatever the flag says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=self.training)
+
+
 NORMS: list[Callable[[], nn.Module]] = [
     lambda: nn.BatchNorm2d(3),
     lambda: nn.BatchNorm2d(3, momentum=None),
     lambda: nn.SyncBatchNorm(3),
     lambda: nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
     lambda: nn.BatchNorm2d(3, track_running_stats=False),
+    lambda: OwnNorm(3),
+    lambda: OwnBatchNorm(3),
 ]
 
 
@@ -81,7 +105,7 @@ def test_frozen_statistics(make: Callable[[], nn.Module], training: bool, device
         found = norm(images)
     assert all(a.equal(b) for a, b in zip(norm.state_dict().values(), before.state_dict().values(), strict=True))
     assert norm.state_dict().keys() == before.state_dict().keys()
-    assert norm.track_running_stats == before.track_running_stats
+    assert getattr(norm, "track_running_stats", None) == getattr(before, "track_running_stats", None)
     weight = torch.rand_like(images)
     slopes = [torch.autograd.grad((y * weight).sum(), images)[0] for y in (found, before(images))]
     assert slopes[0].allclose(slopes[1], atol=1e-6)
@@ -111,3 +135,18 @@ def test_undisturbed_compiled(model: nn.Sequential, images: Tensor, compiled: Ca
     assert InputGradient()(compiled(model), images, labels).allclose(expected, atol=1e-6)
     assert all(module.training for module in model.modules())
     assert all(value.equal(start[key]) for key, value in model.state_dict().items())
+
+
+def test_frozen_statistics_of_timm(compiled: Callable) -> None:
+    """EvoNorm keeps its variance, eager and compiled, and its backward works."""
+    layers = pytest.importorskip("timm.layers", reason="timm is not installed")
+    for compile_it in (False, True):
+        norm = layers.EvoNorm2dB0(4)
+        forward, start = compiled(norm) if compile_it else norm, norm.running_var.clone()
+        images = torch.rand(4, 4, 5, 5).requires_grad_()
+        with frozen_statistics(norm):
+            found = forward(images)
+        found.square().sum().backward()
+        assert norm.running_var.equal(start) and images.grad is not None
+        forward(images)
+        assert not norm.running_var.equal(start)

@@ -3,6 +3,7 @@
 from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
+from mixwell.ema import EMA
 from mixwell.features.hooks import FeatureHook, classifier_of, pooled
 from mixwell.labels import (
     ActivationShare,
@@ -105,6 +106,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "EMA",
     "IMAGENET",
     "Activation",
     "ActivationShare",

@@ -153,8 +153,6 @@ class Policy(BatchPolicy):
         """Return the plan for these pairs; all random numbers are drawn with ``pairs``."""
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
-        if self.uses_saliency and len(batch) > 1:
-            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may look at them
         pairs = self.pairs(batch, partner)
         return self.plan(pairs) if len(batch) > 1 else BlendPlan(pairs)
 
@@ -163,6 +161,8 @@ class Policy(BatchPolicy):
         n = len(batch)
         if n == 1:  # there is no partner
             return Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size)
+        if self.uses_saliency:
+            batch = batch.with_saliency(self._maps(batch))  # before pairing, which may use them
         partner = self.pairing(batch) if partner is None else partner
         ratio: Ratio = self._ratio  # type: ignore[attr-defined]  # set when the settings were checked
         # __call__ is written out: until 2.7 torch.compile guards a called object by its identity, and a schedule

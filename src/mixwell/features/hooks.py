@@ -20,14 +20,16 @@ class FeatureHook:
     The hook is on the module only inside the block, so that the model can be copied, scripted and exported afterwards,
     and several hooks can share a module. In a model compiled by ``torch.compile`` the hook stays, without effect
     outside the block, until :meth:`close`: the compiled graph contains it. For the same reason a compiled model must
-    not run before its hook is first used.
+    not run before the hook is created or, if it is compiled later, before the hook is first used.
 
     Only the last forward pass is kept, with its graph, until :meth:`take`.
 
     Args:
         model: Any model; wrappers such as ``DistributedDataParallel`` are looked through.
-        name: Name of the module in ``model.named_modules()``; None takes the classifier, see :func:`classifier_of`.
+        name: Name of the module in ``model.named_modules()``; None looks for the layer that computes the logits, see
+            :func:`classifier_of`, and the first :meth:`take` checks it.
         of: ``"input"`` reads the module's first argument, ``"output"`` its result.
+        num_classes: Width of the logits, if known, which helps to find the layer.
 
     Raises:
         ValueError: The model has no such module, or ``of`` is neither of the two.
@@ -37,26 +39,38 @@ class FeatureHook:
         >>> hook = FeatureHook(model)
         >>> with hook:
         ...     logits = model(torch.rand(2, 3, 8, 8))
-        >>> hook.take().shape
+        >>> hook.take(logits).shape
         torch.Size([2, 6])
     """
 
-    def __init__(self, model: nn.Module, name: str | None = None, of: Literal["input", "output"] = "input") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str | None = None,
+        of: Literal["input", "output"] = "input",
+        num_classes: int | None = None,
+    ) -> None:
         if of not in ("input", "output"):
             raise ValueError(f'of must be "input" or "output", but got {of!r}.')
-        self.name, self.module = classifier_of(model) if name is None else (name, module_of(model, name))
+        found = classifier_of(model, num_classes) if name is None else (name, module_of(model, name))
+        self.name, self.module = found
         self.of = of
-        self._active = self._compiled = False
+        self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
+        self._output: Any = None  # of a guessed classifier
+        self._active = False
+        self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules())
         self._change: Change | None = None
         self._captured: Any = None
         self._handle: Any = None
+        if self._compiled:
+            self._attach()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, of={self.of!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles start empty: a feature inside a graph can be neither copied nor stored.
-        return {**self.__dict__, "_captured": None, "_change": None, "_active": False}
+        return {**self.__dict__, "_captured": None, "_output": None, "_change": None, "_active": False}
 
     def __enter__(self) -> Self:
         self._captured, self._active = None, True
@@ -77,12 +91,14 @@ class FeatureHook:
     _attach._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if not self._active:
-            return None
         if torch.compiler.is_compiling():
             self._compiled = True
+        if not self._active:
+            return None
         if self._change is None:
             self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
+            if self._guessed:
+                self._output = output
             return None
         change, self._change = self._change, None
         if not isinstance(output, Tensor):
@@ -90,13 +106,24 @@ class FeatureHook:
         # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, new at every step.
         return change.__call__(output)
 
-    def take(self) -> Tensor:
+    def take(self, logits: Tensor | None = None) -> Tensor:
         """Return the tensor that the last forward pass inside the block left, and forget it.
+
+        Args:
+            logits: What the model returned, shape ``(B, N)``: compared once with the output of a guessed classifier.
 
         Raises:
             RuntimeError: No forward pass ran through the module.
             TypeError: What was read is not a tensor.
+            ValueError: The classifier was guessed, and its output is not the logits.
         """
+        if self._guessed and logits is not None:
+            self._guessed, output, self._output = False, self._output, None
+            if not _computes(output, logits):
+                raise ValueError(
+                    f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
+                    'the layer that computes the logits, as in classifier="head.fc".'
+                )
         captured, self._captured = self._captured, None
         if captured is None:
             raise RuntimeError(self._unused())
@@ -136,63 +163,27 @@ class FeatureHook:
     def _unused(self) -> str:
         return (
             f"No forward pass ran through {self.name!r} inside the hook's with block. Either the model does not use "
-            "that module, or it was compiled and called before the hook was first used: run the first training step "
-            "before anything else calls the compiled model."
+            "that module, or it was compiled and called before the hook: create the method before torch.compile, and "
+            "run its first step before anything else calls the compiled model."
         )
 
     def _described(self, found: Any) -> str:
         return f"The {self.of} of {self.name!r} is a {type(found).__name__}"
 
 
-class ClassifierHook(FeatureHook):
-    """Reads the input of the layer that computes the logits, and checks once that a guessed layer does so.
+@contextmanager
+def attached(*hooks: FeatureHook) -> Iterator[None]:
+    """Keep hooks on their modules, without effect, for steps that use them only now and then.
 
-    Args:
-        model: Any classifier.
-        name: Name of the layer; None looks for it, see :func:`classifier_of`.
-        num_classes: Width of the logits, if known.
-
-    Raises:
-        ValueError: There is no such layer.
-
-    Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-        >>> with (hook := ClassifierHook(model)):
-        ...     logits = model(torch.rand(2, 3, 2, 2))
-        >>> hook.take(logits).shape
-        torch.Size([2, 12])
+    A model compiled by ``torch.compile`` must have all hooks in its graph from its first step on.
     """
-
-    def __init__(self, model: nn.Module, name: str | None = None, num_classes: int | None = None) -> None:
-        super().__init__(model, classifier_of(model, num_classes)[0] if name is None else name)
-        self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
-        self._output: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_output": None}
-
-    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if self._guessed and self._active:
-            self._output = output
-        return super()._call(module, args, kwargs, output)
-
-    def take(self, logits: Tensor | None = None) -> Tensor:
-        """Return the input of the classifier in the last forward pass; the first call compares a guess with the logits.
-
-        Args:
-            logits: What the model returned, shape ``(B, N)``.
-
-        Raises:
-            ValueError: The layer was guessed, and its output is not the logits.
-        """
-        if self._guessed and logits is not None:
-            self._guessed, output, self._output = False, self._output, None
-            if not _computes(output, logits):
-                raise ValueError(
-                    f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
-                    'the layer that computes the logits, as in classifier="head.fc".'
-                )
-        return super().take()
+    for hook in hooks:
+        hook._attach()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.__exit__()
 
 
 def _computes(output: Any, logits: Tensor) -> bool:

@@ -92,6 +92,15 @@ class AdAutoMix(Method):
 
     needs_after_step = True
 
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    beta: float
+    plain: float
+    margin: float
+    block_p: float
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -185,7 +194,7 @@ class AdAutoMix(Method):
         if plain:
             blended = mix(SourcePlan(pairs, lam[:, :, None, None], lam), images, labels)
             terms["plain_loss"] = self.loss(self.heads(self.model, blended.images, "mixed"), blended)
-        if self.clean_weight:
+        if self.clean_weight and clean_logits is not None:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
 
         loss = terms["mixed_loss"] + plain * terms.get("plain_loss", 0) + terms["block_loss"]

@@ -8,27 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.hooks import FeatureHook, attached
 from mixwell.features.layers import last_map
 from mixwell.features.maps import channels_come_last
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class AlignMix(Method):
@@ -94,10 +86,7 @@ class AlignMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
         check_range("p", p, 0, 1)
         if scope not in ("batch", "sample"):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
@@ -108,16 +97,17 @@ class AlignMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         plan = policy.draw(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
-        if float(torch.rand(())) < at(self.p, self.progress):
-            coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
-            with self.hook.changed(self.alignment(plan, coins < 0.5)):
+        with attached(self.hook):
+            clean_logits = clean_logits_for(label, self.model, images)
+            if float(torch.rand(())) < self.now(self.p):
+                coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
+                with self.hook.changed(self.alignment(plan, coins < 0.5)):
+                    logits = logits_of(self.model(images))
+            else:
+                images = plan.apply(images)
                 logits = logits_of(self.model(images))
-        else:
-            images = plan.apply(images)
-            logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = relabelled(mixed, label, logits, clean_logits)
         return step_output(loss(logits, mixed), logits, mixed)
@@ -157,8 +147,8 @@ class Alignment:
         """Return blended features of the same shape, maps or tokens."""
         if features.dim() not in (3, 4):
             raise ValueError(
-                f"AlignMix needs a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but got an output of shape "
-                f"{tuple(features.shape)}: name another layer."
+                f"AlignMix needs a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but got an output of "
+                f"shape {tuple(features.shape)}: name another layer."
             )
         if len(self.plan.partners) != 1:
             raise ValueError(f"AlignMix aligns two sources, but the policy mixes {1 + len(self.plan.partners)}.")

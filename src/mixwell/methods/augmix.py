@@ -13,19 +13,11 @@ from mixwell.batch import MixedBatch, check_images
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 from mixwell.value import Value, set_field
 
 Augmentation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images in [0, 1], level in tenths of the largest, sign
@@ -124,6 +116,8 @@ class AugMixViews(Value):
         m = share(len(images), host, generator).to(images.device)[:, None, None, None]
         weights = dirichlet(len(images), self.width, self.alpha, host, generator).to(images.device)
         pixels = pixels_of(images, normalization, "AugMixViews").clamp(0, 1)
+        levels = (pixels * 255).round()  # exact again after a normalization, as steps such as equalize count levels
+        pixels = torch.where((pixels * 255 - levels).abs() < 1e-3, levels / 255, pixels)
         chains = self._augmented(pixels.repeat_interleave(self.width, 0), generator, host)
         mixed = torch.einsum("bk,bkchw->bchw", weights, chains.unflatten(0, (-1, self.width)))
         if images.dtype == torch.uint8:
@@ -230,24 +224,22 @@ class AugMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = NoMix() if policy is None else policy
-        self.views, self.weight, self.label, self.loss = views, weight, label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
+        self.views, self.weight = views, weight
         check_range("weight", weight)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         plan = policy.draw(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
-        views = [at(self.views, self.progress)(images, normalization=self.normalization) for _ in range(2)]
+        views = [self.now(self.views)(images, normalization=self.normalization) for _ in range(2)]
         mixed_images = [plan.apply(one) for one in (images, *views)]
         logits = logits_of(self.model(torch.cat(mixed_images))).chunk(3)
         mixed = MixedBatch(mixed_images[0], plan.source_labels(labels), plan.weights, plan)
         mixed = relabelled(mixed, label, logits[0], clean_logits)
         divergence = jensen_shannon(torch.stack(logits))
-        total = loss(logits[0], mixed) + at(self.weight, self.progress) * divergence
+        total = loss(logits[0], mixed) + self.now(self.weight) * divergence
         return step_output(total, logits[0], mixed, divergence=divergence)
 
 

@@ -98,6 +98,17 @@ class AutoMix(Method):
     default_block: ClassVar[PairAttention] = PairAttention()
     default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
 
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    block_loss: LossFunction
+    mask_loss: MaskLoss
+    mask_weight: float
+    mask_adjust: float
+    margin: float
+    block_p: float
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -168,7 +179,7 @@ class AutoMix(Method):
         logits = self.heads(self.model, mixed.images, "mixed")
         mixed = relabelled(mixed, self.label, logits, clean_logits)
         terms["mixed_loss"] = self.loss(logits, mixed)
-        if self.clean_weight:
+        if self.clean_weight and clean_logits is not None:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
 
         loss = terms["mixed_loss"] + self.mask_weight * terms["mask_loss"] + terms.get("block_loss", 0)

@@ -7,25 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.layers import channels_of, last_map
+from mixwell.features.isolation import undisturbed
+from mixwell.features.layers import channels_of, last_map, unwrapped
 from mixwell.features.maps import MapHook
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    like_model,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class GridLoss(Method):
@@ -82,28 +74,25 @@ class GridLoss(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = GridMix() if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(GridMix() if policy is None else policy, label, loss)
         check_range("weight", weight)
         if cells < 1:
             raise ValueError(f"cells must be at least 1, but got {cells}.")
         self.cells, self.weight = cells, weight
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
-        width = channels_of(model, self.hook.name) if channels is None else channels
+        width = _channels(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         mixed = policy(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         with self.hook:
             logits = logits_of(self.model(mixed.images))
         cell_loss = loss(*self._cells(self.hook.taken(mixed.images), mixed))
         mixed = relabelled(mixed, label, logits, clean_logits)
-        total = loss(logits, mixed) + at(self.weight, self.progress) * cell_loss
+        total = loss(logits, mixed) + self.now(self.weight) * cell_loss
         return step_output(total, logits, mixed, cell_loss=cell_loss)
 
     def _cells(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:
@@ -119,6 +108,21 @@ class GridLoss(Method):
         rows = torch.arange(len(mixed), device=logits.device).repeat_interleave(self.cells**2)
         by_cell = MixedBatch(mixed.images, mixed.labels[rows], _by_cell(weights), mixed.plan)
         return _by_cell(logits), by_cell
+
+
+def _channels(model: nn.Module, hook: MapHook) -> int:
+    """Return the number of channels of the map, from a black image or else from the layers inside the module."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    known = getattr(unwrapped(model), "pretrained_cfg", {}).get("input_size", (32,))[-1]
+    for side in (known, 32, 64, 224):
+        image = torch.zeros(1, 3 if first is None else first.in_channels, side, side)
+        weight = next(model.parameters(), image)
+        try:
+            with torch.no_grad(), undisturbed(model):
+                return hook.map(unwrapped(model), image.to(weight)).shape[1]
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError):  # the model takes another size
+            continue
+    return channels_of(model, hook.name)
 
 
 def _by_cell(maps: Tensor) -> Tensor:

@@ -9,26 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.hooks import FeatureHook, attached
 from mixwell.features.layers import stages_of
 from mixwell.features.mixing import mix_features
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import at
 
 INPUT = ("input", "")
 
@@ -83,25 +74,23 @@ class HiddenMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
         self.layers = _default_layers(model) if layers is None else _checked(layers)
-        self.hooks = tuple(None if name in INPUT else FeatureHook(model, name, of="output") for name in self.layers)
+        self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
-        hook = self.hooks[0] if len(self.hooks) == 1 else self.hooks[int(float(torch.rand(())) * len(self.hooks))]
+        policy, label, loss = self.parts_now()
+        layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = policy.draw(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
-        if hook is None:
-            images = plan.apply(images)
-            logits = logits_of(self.model(images))
-        else:
-            with hook.changed(FeatureMix(plan)):
+        with attached(*self.hooks.values()):
+            clean_logits = clean_logits_for(label, self.model, images)
+            if layer in INPUT:
+                images = plan.apply(images)
                 logits = logits_of(self.model(images))
+            else:
+                with self.hooks[layer].changed(FeatureMix(plan)):
+                    logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = relabelled(mixed, label, logits, clean_logits)
         return step_output(loss(logits, mixed), logits, mixed)

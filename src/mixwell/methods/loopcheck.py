@@ -20,8 +20,8 @@ class LoopCheck:
     """Warns once if ``after_step`` is never called, and once if the optimizer lacks parameters of the method.
 
     An optimizer changes parameters in place, which increases their version counter; nothing is read from the device. A
-    parameter that had gradients in two optimizer steps and did not change is not in the optimizer. After a few steps
-    the check ends.
+    parameter that had gradients in two optimizer steps and did not change is not in the optimizer. The check ends after
+    a few steps.
 
     Attributes:
         looking: Whether the check goes on.
@@ -29,19 +29,21 @@ class LoopCheck:
 
     def __init__(self) -> None:
         self.looking = True
-        self._told = False
-        self._steps = self._passes = 0
+        self._told = self._named = False
+        self._steps = self._passes = self._calls = 0
         self._version: int | None = None
         self._first: dict[str, int] = {}
         self._unchanged: dict[str, int] = {}
 
     def before_forward(self, method: Method) -> None:
-        """Look at the parameters before a forward pass with gradient."""
+        """Look at the parameters before a forward pass with gradient, as long as nobody calls ``after_step``."""
+        if self._told:
+            return
         self._passes += 1
         self._look(method)
-        if self._told or not (self._steps >= _STEPS or self._passes > _PASSES):
+        if self._steps < _STEPS and self._passes <= _PASSES:
             return
-        self._told = True
+        self.looking = False
         if method.needs_after_step or method._schedules or any(map(_changes, vars(method).values())):
             warnings.warn(
                 f"{type(method).__name__} has run {self._passes - 1} training steps without a call of after_step: its "
@@ -51,9 +53,10 @@ class LoopCheck:
             )
 
     def after_step(self, method: Method) -> None:
-        """Look at the parameters after an optimizer step."""
-        self._told = True
+        """Look at the parameters after each of the first optimizer steps."""
+        self._told, self._calls = True, self._calls + 1
         self._look(method)
+        self.looking = self._calls <= _STEPS
 
     def _look(self, method: Method) -> None:
         trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
@@ -69,14 +72,14 @@ class LoopCheck:
             if not name.startswith("model.") and p.grad is not None and p._version == self._first.get(name):
                 self._unchanged[name] = self._unchanged.get(name, 0) + 1
         forgotten = [name for name, steps in self._unchanged.items() if steps >= 2]
-        if forgotten:
+        if forgotten and not self._named:
+            self._named = True
             warnings.warn(
                 f"The optimizer does not update {len(forgotten)} parameters that {type(method).__name__} trains beside "
                 f"the model, such as {forgotten[0]!r}: create it with method.param_groups() instead of "
                 "model.parameters().",
                 stacklevel=5,
             )
-        self.looking = not forgotten and not (self._told and self._steps > _STEPS)
 
 
 def _changes(setting: object) -> bool:

@@ -24,6 +24,7 @@ from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
+from mixwell.value import Value
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
@@ -102,6 +103,27 @@ class Method(nn.Module, ABC):
         if self._loop.looking:
             self._loop.after_step(self)
 
+    def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
+        """Check and store the parts that every method has.
+
+        Args:
+            policy: The sample policy.
+            label: The label policy.
+            loss: The loss.
+            draws: See :func:`check_policy`.
+        """
+        check_policy(policy, draws=draws)
+        check_label(label)
+        self.policy, self.label, self.loss = policy, label, loss
+
+    def parts_now(self) -> tuple[BatchPolicy, LabelPolicy, LossFunction]:
+        """Return policy, label policy and loss with the numbers that their schedules have at this progress."""
+        return self.now(self.policy), self.now(self.label), self.now(self.loss)
+
+    def now(self, setting: Any) -> Any:
+        """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
+        return setting.at(self.progress) if isinstance(setting, Value) else setting
+
     @property
     def policy_arguments(self) -> dict[str, Any]:
         """What a policy gets besides images and labels: the model, and the normalization if there is one."""
@@ -131,7 +153,7 @@ class Method(nn.Module, ABC):
         """Take all hooks of the method off the model; only a compiled model has any outside of a step."""
         for module in self.modules():
             for value in vars(module).values():
-                for hook in value if isinstance(value, tuple) else (value,):
+                for hook in value.values() if isinstance(value, dict) else (value,):
                     if isinstance(hook, FeatureHook):
                         hook.close()
 

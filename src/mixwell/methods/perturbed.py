@@ -14,21 +14,12 @@ from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-    unmixed,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.saliency import InputGradient
-from mixwell.schedule import Schedule, at, check_range
+from mixwell.schedule import Schedule, check_range
 
 
 class PerturbedMixing(Method):
@@ -87,20 +78,18 @@ class PerturbedMixing(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = NoMix() if policy is None else policy
-        self.p, self.epsilon, self.clean_lam, self.label, self.loss = p, epsilon, clean_lam, label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(NoMix() if policy is None else policy, label, loss)
+        self.p, self.epsilon, self.clean_lam = p, epsilon, clean_lam
         check_range("p", p, 0, 1)
         check_range("epsilon", epsilon)
         check_range("clean_lam", clean_lam)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
-        policy, label, loss = (at(part, self.progress) for part in (self.policy, self.label, self.loss))
-        clean_lam, size = at(self.clean_lam, self.progress), at(self.epsilon, self.progress) / 255
+        policy, label, loss = self.parts_now()
+        clean_lam, size = self.now(self.clean_lam), self.now(self.epsilon) / 255
         with torch.no_grad():
-            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < at(self.p, self.progress)
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.now(self.p)
             pixels = pixels_of(images, self.normalization, "PerturbedMixing")
             start = (pixels + (torch.rand_like(pixels) * 2 - 1) * size).clamp(0, 1) - pixels
             started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
@@ -124,7 +113,7 @@ class PerturbedMixing(Method):
         return pixels if self.normalization is None else self.normalization.normalize(pixels)
 
     def _gradient(self, images: Tensor, labels: Tensor, loss: LossFunction, train: bool) -> tuple[Tensor, Tensor]:
-        """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss, to train on or not."""
+        """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss."""
         inner = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
         with ExitStack() as stack:
             if not train:
@@ -146,7 +135,7 @@ def _uses_gradient(policy: Any) -> bool:
 def _sources(policy: Any) -> list[Any]:
     if not isinstance(policy, BatchPolicy):
         return []
-    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]  # type: ignore[arg-type]
+    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]
     members = [member for value in values for member in _members(value) if isinstance(member, BatchPolicy)]
     if members:
         return [source for member in members for source in _sources(member)]

@@ -72,6 +72,11 @@ class SAMixPretrained(Method):
         >>> method(torch.rand(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
+    policy: BatchPolicy  # these hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+    clean_weight: float
+
     def __init__(
         self,
         model: nn.Module,

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from mixwell.features.hooks import ClassifierHook
+from mixwell.features.hooks import FeatureHook
 from mixwell.features.isolation import clean_pass
 from mixwell.features.outputs import logits_of
 from mixwell.schedule import Schedule, check_range
@@ -45,7 +45,7 @@ class Heads(nn.Module):
             raise ValueError(f"head must be one of {', '.join(HEADS)}, but got {head!r}.")
         self.head, self.hook, self.layer = head, None, None
         if head != "both":
-            self.hook = ClassifierHook(model, classifier, num_classes)
+            self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.layer = deepcopy(self.hook.module)
             if callable(reset := getattr(self.layer, "reset_parameters", None)):
                 reset()

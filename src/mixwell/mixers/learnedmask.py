@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from mixwell.batch import Batch, Pairs
 from mixwell.ema import frozen_copy
 from mixwell.features.maps import MapHook
-from mixwell.mixers.maskfile import build_parts, check_shapes, read
+from mixwell.mixers.maskfile import build_parts, check_shapes, normalization_of, read
 from mixwell.mixers.masks import even_where, near_pure
 from mixwell.mixers.predictor import MaskPredictor
-from mixwell.normalization import Normalization, pixels_of
+from mixwell.normalization import pixels_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
@@ -90,9 +90,8 @@ class TrainedMask:
 
     def __init__(self, card: dict[str, Any], predictor: MaskPredictor) -> None:
         self.card = card
-        mean, std, size = (tuple(v) if isinstance(v := card.get(k), list) else v for k in ("mean", "std", "size"))
-        self.normalization = None if mean is None else Normalization(mean, std)
-        self.size = size
+        self.normalization = normalization_of(card)
+        self.size = None if card["size"] is None else tuple(card["size"])
         for module in (predictor.block, predictor.encoder):
             module.eval().requires_grad_(False)
         self._on = {torch.device("cpu"): predictor}
@@ -113,9 +112,7 @@ class TrainedMask:
             raise ValueError(
                 f"LearnedMask's block was trained on images (B, {channels}, H, W), but got {tuple(images.shape)}."
             )
-        # Float images without a normalization are taken as they are, as for the classifier.
-        known = images.dtype == torch.uint8 or batch.normalization not in (None, self.normalization)
-        if known:
+        if images.dtype == torch.uint8 or batch.normalization != self.normalization:
             pixels = pixels_of(images, batch.normalization, "LearnedMask")
             images = pixels if self.normalization is None else self.normalization.normalize(pixels)
         if self.size is None or self.size == tuple(images.shape[2:]):

@@ -152,12 +152,21 @@ def build_parts(card: dict[str, Any]) -> tuple[Block, nn.Module | None]:
     return block, build(card["model"], card["classes"], card["in_chans"])
 
 
+def normalization_of(card: dict[str, Any]) -> Normalization | None:
+    """Return how the training images were normalized; ``None`` means that they were in [0, 1]."""
+    given: dict[str, Any] = {name: card.get(name) for name in ("mean", "std")}
+    if given == {"mean": None, "std": None}:
+        return None
+    return Normalization(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
 def check_shapes(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
     """Raise unless the parts that a card describes have the shapes of the weights; no memory is allocated for them."""
     try:
+        normalization_of(card)
         with torch.device("meta"):
             block, encoder = build_parts(card)
-    except Exception as error:  # settings come from the file and may be anything
+    except Exception as error:  # values come from the file and may be anything
         raise ValueError(f"The mix block in {path} cannot be built: {str(error).splitlines()[0]}") from None
     for name, part in (("block", block), ("encoder", encoder)):
         shapes = {f"{name}.{key}": value.shape for key, value in part.state_dict().items()} if part else {}

@@ -113,11 +113,13 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
         made = torch.optim.AdamW(groups, config.lr, fused=True)
     else:
         made = _timm_optimizer(config, groups)
-    settings = {*made.defaults, "lr_min"}
-    for name in sorted(given - settings - {"params"}):  # torch would keep it, and never look at it
+    settings = set(made.defaults)
+    for name in sorted(given - settings - {"params", "name"}):  # torch would keep it, and never look at it
         raise RunError(f"optimizer {config.optimizer} has no {name!r} for a group{nearest(name, settings)}")
     for group in made.param_groups:
         group["peak"] = group["lr"]
+        if group.get("name") == "block" and config.block_lr_min >= 0:
+            group["lr_min"] = config.block_lr_min
     begin_momentum(made)
     return made
 

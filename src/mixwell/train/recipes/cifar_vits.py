@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mixwell.losses import CrossEntropy
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
@@ -26,7 +27,7 @@ CONVNEXT = replace(
     DEIT, image_size=32, crop=4, scale=0.08, augment="", model="timm/convnext_tiny(drop_path_rate=0.3, patch_size=1)",
     lr=2e-3, warmup=20, clip=0.0, workers=0,
 )  # fmt: skip
-SHARED: dict[str, Any] = {"momentum": Momentum(end=0.99996, warm=0.25), "smoothing": 0.1}
+SHARED: dict[str, Any] = {"momentum": Momentum(end=0.99996, warm=0.25), "loss": CrossEntropy(smoothing=0.1)}
 AUTOMIX: dict[str, Any] = {"block": PairAttention(lam_concat=True), "mask_weight": FADING, **SHARED}
 SAMIX: dict[str, Any] = {"dropout": 0.1, "mask_weight": FADING, **SHARED}
 MERGED = "layers.3.downsample"  # 768 channels of 7 x 7 places, where the released tap is: behind the merging of patches
@@ -50,7 +51,7 @@ def cifar100_deit_small_samix() -> Config:
 
 def cifar100_deit_small_adautomix() -> Config:
     """AdAutoMix of three sources on CIFAR-100, DeiT-S at 224 pixels."""
-    method = adautomix(upsampling="nearest", sources=3, beta=0.3, switch_off=0.8, block_group=block(1e-3), **SHARED)
+    method = adautomix(upsampling="nearest", sources=3, beta=0.3, block_p=0.8, block_group=block(1e-3), **SHARED)
     return replace(DEIT, recipe="cifar100_deit_small_adautomix", **method)
 
 

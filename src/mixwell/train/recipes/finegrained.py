@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mixwell.mixers.masklosses import AreaHinge, SumOf, VarianceBonus
+from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from mixwell.losses import CrossEntropy
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
@@ -28,8 +29,8 @@ CONCAT: dict[str, Any] = {"block": PairAttention(lam_concat=True), "mask_weight"
 TOKENS: dict[str, Any] = {
     **CONCAT,
     "momentum": Momentum(end=0.99999, warm=0.25),
-    "smoothing": 0.1,
-    "switch_off": 0.8,
+    "loss": CrossEntropy(smoothing=0.1),
+    "block_p": 0.8,
     "block_group": {"lr": 1e-3, "lr_min": 1e-4},
 }
 

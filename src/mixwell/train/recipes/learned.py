@@ -1,4 +1,4 @@
-"""AutoMix, SAMix and AdAutoMix as the two settings of a config, ``policy`` and ``method``, that name them."""
+"""AutoMix, SAMix and AdAutoMix as settings of a config: ``policy``, ``method`` and, if given, ``block_lr_min``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.mixblock import PairAttention
-from mixwell.mixers.teacher import Cosine
+from mixwell.schedule import Cosine
 
-FADING = Cosine(0.1, 0.0)  # weight of the masks' cost, but for residual networks on CIFAR and Tiny-ImageNet
+FADING = Cosine(0.1, 0.0)  # weight of the mask loss, except for residual networks on CIFAR and Tiny-ImageNet
 
 
-def automix(*, pairing: str = "", per_sample: bool = False, **settings: Any) -> dict[str, str]:
-    """Name AutoMix with some settings.
+def automix(*, pairing: str = "", per_sample: bool = False, **settings: Any) -> dict[str, Any]:
+    """Return the settings of AutoMix.
 
     Args:
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.
         per_sample: Draw a ratio for every image instead of one for the batch.
-        settings: Of :class:`mixwell.AutoMix`.
+        settings: Settings of :class:`mixwell.AutoMix`; ``lr_min`` in ``block_group`` becomes ``block_lr_min``.
 
     Example:
         >>> automix(mask_weight=FADING)
         {'policy': 'MixUp(alpha=2.0)', 'method': 'AutoMix(mask_weight=Cosine())'}
     """
-    return {"policy": _mixup(2.0, pairing, per_sample), "method": _text("AutoMix", settings)}
+    return _config("AutoMix", _mixup(2.0, pairing, per_sample), settings)
 
 
 def samix(
@@ -33,22 +33,22 @@ def samix(
     upsampling: str = "bilinear",
     pairing: str = "",
     **settings: Any,
-) -> dict[str, str]:
-    """Name SAMix with some settings.
+) -> dict[str, Any]:
+    """Return the settings of SAMix.
 
     Args:
         k: See :class:`mixwell.mixers.mixblock.PairAttention`.
         dropout: See there.
         upsampling: See there.
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.
-        settings: Of :class:`mixwell.SAMix`.
+        settings: See :func:`automix`.
 
     Example:
         >>> samix(k=1.0)["method"]
         "SAMix(block=PairAttention(upsampling='bilinear', lam_multiply=1.0, k=1.0, pair=True, neck=True))"
     """
     block = PairAttention(lam_multiply=1.0, pair=True, neck=True, k=k, dropout=dropout, upsampling=upsampling)
-    return {"policy": _mixup(2.0, pairing), "method": _text("SAMix", {"block": block, **settings})}
+    return _config("SAMix", _mixup(2.0, pairing), {"block": block, **settings})
 
 
 def adautomix(
@@ -58,22 +58,22 @@ def adautomix(
     upsampling: str = "bilinear",
     pairing: str = "",
     **settings: Any,
-) -> dict[str, str]:
-    """Name AdAutoMix with some settings.
+) -> dict[str, Any]:
+    """Return the settings of AdAutoMix.
 
     Args:
         lam_concat: See :class:`mixwell.mixers.adaptivemask.SourceAttention`.
         norm: See there.
         upsampling: See there.
         pairing: Who is mixed with whom, such as ``"Derangement()"``; a random permutation if empty.
-        settings: Of :class:`mixwell.AdAutoMix`.
+        settings: See :func:`automix`.
 
     Example:
         >>> adautomix(lam_concat=False, beta=0.4)["method"]
         'AdAutoMix(block=SourceAttention(), beta=0.4)'
     """
     block = SourceAttention(lam_concat=lam_concat, norm=norm, upsampling=upsampling)
-    return {"policy": _mixup(1.0, pairing), "method": _text("AdAutoMix", {"block": block, **settings})}
+    return _config("AdAutoMix", _mixup(1.0, pairing), {"block": block, **settings})
 
 
 def _mixup(alpha: float, pairing: str, per_sample: bool = False) -> str:
@@ -85,6 +85,10 @@ def _mixup(alpha: float, pairing: str, per_sample: bool = False) -> str:
     return f"MixUp({', '.join(settings)})"
 
 
-def _text(name: str, settings: dict[str, Any]) -> str:
-    told = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
-    return f"{name}({told})" if told else name
+def _config(name: str, policy: str, settings: dict[str, Any]) -> dict[str, Any]:
+    group = dict(settings.get("block_group", {}))
+    lr_min = {"block_lr_min": group.pop("lr_min")} if "lr_min" in group else {}
+    if group:
+        settings = {**settings, "block_group": group}
+    arguments = ", ".join(f"{setting}={value!r}" for setting, value in settings.items())
+    return {"policy": policy, "method": f"{name}({arguments})" if arguments else name, **lr_min}
