@@ -45,7 +45,6 @@ def steps(name: str, batch: int, size: int, device: str) -> dict[str, Callable[[
     return {
         "CutMix": step(lambda m: mw.Mixing(m, policy)),
         "CutMix + SUMix": step(lambda m: mw.SUMix(m, policy, num_classes=100)),
-        "CutMix + SUMix, clean_grad": step(lambda m: mw.SUMix(m, policy, num_classes=100, clean_grad=True)),
         "CutMix + SUMix as released": step(lambda m: mw.SUMix(m, policy, num_classes=100, reference_compat=True)),
     }
 

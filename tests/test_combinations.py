@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -126,3 +127,33 @@ def test_a_function_serves_as_policy(make: Callable[..., Method]) -> None:
         assert "object with the method draw" in str(error)  # noqa: PT017
         return
     assert method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].isfinite()
+
+
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_the_model_is_free_after_a_step(make: Callable[..., Method]) -> None:
+    """No hook stays, also after a step that fails; copies train alone, and a model may be wrapped twice."""
+    model, images, labels = Net(), torch.rand(4, 3, 8, 8), torch.tensor([0, 3, 3, 6])
+    first, second = make(model, MixUp()), make(model, MixUp())
+    second.load_state_dict(first.state_dict())
+    losses = []
+    for method in (first, second, first):
+        torch.manual_seed(3)
+        losses.append(method(images, labels)["loss"])
+        assert not any(module._forward_hooks for module in model.modules())
+    assert losses[0].equal(losses[1]) and losses[0].equal(losses[2])
+    with pytest.raises((RuntimeError, ValueError)):
+        first(images[:, :2], labels)
+    assert not any(module._forward_hooks for module in model.modules())
+    torch.manual_seed(3)
+    assert copy.deepcopy(first)(images, labels)["loss"].equal(losses[0])
+    first.close()
+
+
+@pytest.mark.parametrize("make", METHODS, ids=str)
+def test_parts_follow_the_type_of_the_model(make: Callable[..., Method], device: torch.device) -> None:
+    """Heads of a method have the type and device of the model."""
+    method = make(Net().to(device, torch.float64), MixUp())
+    assert {(p.dtype, p.device.type) for p in method.parameters()} == {(torch.float64, device.type)}
+    images, labels = torch.rand(4, 3, 8, 8, dtype=torch.float64, device=device), torch.arange(4, device=device)
+    method(images, labels)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())

@@ -196,7 +196,7 @@ def test_compiled_and_called_before_the_hook(model: nn.Module, images: Tensor, c
     forward(images)
     with (hook := FeatureHook(model)):
         forward(images)
-    with pytest.raises(RuntimeError, match="compiled and called before the hook was first used"):
+    with pytest.raises(RuntimeError, match="compiled and called before the hook"):
         hook.take()
 
 

@@ -98,7 +98,7 @@ def test_mixing_is_policy_model_and_loss() -> None:
         torch.manual_seed(1)
         mixed = MixUp()(*batch)
         torch.testing.assert_close(got, loss(model(mixed.images), mixed))
-    spelled = mixwell.parse("Mixing(loss=cross_entropy(smoothing=0.1))")(model, MixUp(), num_classes=10)
+    spelled = mixwell.parse("Mixing(loss=CrossEntropy(smoothing=0.1))")(model, MixUp(), num_classes=10)
     torch.testing.assert_close(seeded(spelled, *batch)["loss"], got)
 
 

@@ -50,7 +50,7 @@ def test_tokens(policy: BatchPolicy, loose: int, device: torch.device) -> None:
 def test_grids() -> None:
     """The largest grid of the right proportions; too many left over is no grid."""
     assert grid_of(4, (8, 8)) == (2, 2) and grid_of(261, (224, 224)) == (16, 16) and grid_of(32, (16, 32)) == (4, 8)
-    with pytest.raises(ValueError, match="77 tokens make no grid for images of 30 x 50"):
+    with pytest.raises(ValueError, match="77 tokens do not form a grid for images of 30 x 50"):
         grid_of(77, (30, 50))
 
 

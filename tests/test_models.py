@@ -65,9 +65,9 @@ def test_kaiming_initialisation_keeps_the_scale():
 def test_timm_by_name_and_wrong_names():
     pytest.importorskip("timm")
     assert models.build("timm/resnet10t", 5, in_chans=1)(torch.zeros(2, 1, 64, 64)).shape == (2, 5)
-    with pytest.raises(ValueError, match="no model called 'resnet19'; did you mean resnet18"):
+    with pytest.raises(ValueError, match="There is no model 'resnet19': did you mean resnet18"):
         models.build("resnet19", 5)
-    with pytest.raises(ValueError, match="timm has no model called 'resnet19'; did you mean"):
+    with pytest.raises(ValueError, match="timm has no model 'resnet19': did you mean"):
         models.build("timm/resnet19", 5)
 
 
@@ -77,13 +77,16 @@ def test_settings_of_timm_models():
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5) and len(model.blocks) == 2
     assert model.blocks[1].drop_path1.drop_prob == 0.5
     for text, sentence in [
-        ("timm/resnet18(depth=3)", "timm cannot make resnet18 with {'depth': 3}: .*unexpected"),
-        ("timm/resnet18(__import__('os'))", "expected timm/NAME"),
-        ("timm/resnet18(a=__import__('os'))", "expected timm/NAME"),
-        ("timm/resnet18(a=1", "expected timm/NAME"),
-        ("timm/resnet18(a=1)(b=2)", "expected timm/NAME"),
-        ("timm/resnet18().fc", "expected timm/NAME"),
-        ("timm/resnet19(a=1)", "timm has no model called 'resnet19'; did you mean"),
+        ("convnext_tiny", r"There is no model 'convnext_tiny': did you mean timm/convnext_tiny\?"),
+        ("timm/resnet18(checkpoint_path='weights.pth')", "timm/resnet18 does not take checkpoint_path, which reads a"),
+        ("timm/resnet18(pretrained=True)", "timm/resnet18 does not take pretrained"),
+        ("timm/resnet18(depth=3)", "timm cannot create resnet18 with {'depth': 3}: .*unexpected"),
+        ("timm/resnet18(__import__('os'))", "Expected timm/NAME"),
+        ("timm/resnet18(a=__import__('os'))", "Expected timm/NAME"),
+        ("timm/resnet18(a=1", "Expected timm/NAME"),
+        ("timm/resnet18(a=1)(b=2)", "Expected timm/NAME"),
+        ("timm/resnet18().fc", "Expected timm/NAME"),
+        ("timm/resnet19(a=1)", "timm has no model 'resnet19': did you mean"),
     ]:
         with pytest.raises(ValueError, match=sentence):
             models.build(text, 5)

@@ -81,7 +81,18 @@ def test_every_group_follows_its_own_cosine(tmp_path: Path, monkeypatch: pytest.
     epochs, steps, rates = 4, 3, []
     words = ["--subset", "60", "--batch_size", "20", "--image_size", "8", "--threads", "1", "--device", "cpu"]
     group = "{'lr': 0.3, 'momentum': 0.25, 'weight_decay': 0.02}"
-    words += ["--method", f"AutoMix(block_group={group})", "--lr", "0.1", "--lr_min", "0.01", "--block_lr_min", "0.07", "--warmup", "0"]
+    words += [
+        "--method",
+        f"AutoMix(block_group={group})",
+        "--lr",
+        "0.1",
+        "--lr_min",
+        "0.01",
+        "--block_lr_min",
+        "0.07",
+        "--warmup",
+        "0",
+    ]
     real, shown = torch.optim.SGD.step, display.Display.step
 
     def step(self: torch.optim.SGD, *args: Any, **kwargs: Any) -> Any:

@@ -46,7 +46,8 @@ def test_trains_over_every_policy(name: str, scope: str) -> None:
     policy = build(name)
     if isinstance(policy, Policy):
         policy = type(policy)(scope=scope)
-    method, batch = SUMix(Net(), policy, num_classes=10), data(size=32)
+    norm = mixwell.Normalization(0.5, 0.25)
+    method, batch = SUMix(Net(), policy, num_classes=10, normalization=norm), data(size=32)
     before = seeded(method, *batch)
     before["loss"].backward()
     assert before["output"].shape == (8, 10)
@@ -152,6 +153,7 @@ def test_the_head_follows_the_model(dtype: torch.dtype, device: torch.device) ->
     assert {(p.dtype, p.device) for p in method.parameters()} == {(dtype, model.fc.weight.device)}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_the_model_is_free_after_a_step() -> None:
     """It can be scripted and copied, and wrapped again."""
     model, batch = Net(), data()

@@ -20,7 +20,7 @@ class FeatureHook:
     The hook is on the module only inside the block, so that the model can be copied, scripted and exported afterwards,
     and several hooks can share a module. In a model compiled by ``torch.compile`` the hook stays, without effect
     outside the block, until :meth:`close`: the compiled graph contains it. For the same reason a compiled model must
-    not run before its hook is first used.
+    not run before the hook is created or, if it is compiled later, before the hook is first used.
 
     Only the last forward pass is kept, with its graph, until :meth:`take`.
 
@@ -57,10 +57,13 @@ class FeatureHook:
         self.of = of
         self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
         self._output: Any = None  # of a guessed classifier
-        self._active = self._compiled = False
+        self._active = False
+        self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules())
         self._change: Change | None = None
         self._captured: Any = None
         self._handle: Any = None
+        if self._compiled:
+            self._attach()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, of={self.of!r})"
@@ -160,8 +163,8 @@ class FeatureHook:
     def _unused(self) -> str:
         return (
             f"No forward pass ran through {self.name!r} inside the hook's with block. Either the model does not use "
-            "that module, or it was compiled and called before the hook was first used: run the first training step "
-            "before anything else calls the compiled model."
+            "that module, or it was compiled and called before the hook: create the method before torch.compile, and "
+            "run its first step before anything else calls the compiled model."
         )
 
     def _described(self, found: Any) -> str:

@@ -14,15 +14,7 @@ from mixwell.features.maps import channels_come_last
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
@@ -94,10 +86,7 @@ class AlignMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
         check_range("p", p, 0, 1)
         if scope not in ("batch", "sample"):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
@@ -108,7 +97,7 @@ class AlignMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         plan = policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):
             clean_logits = clean_logits_for(label, self.model, images)

@@ -13,15 +13,7 @@ from mixwell.batch import MixedBatch, check_images
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
@@ -232,15 +224,13 @@ class AugMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = NoMix() if policy is None else policy
-        self.views, self.weight, self.label, self.loss = views, weight, label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
+        self.views, self.weight = views, weight
         check_range("weight", weight)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         plan = policy.draw(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         views = [self.now(self.views)(images, normalization=self.normalization) for _ in range(2)]

@@ -13,16 +13,7 @@ from mixwell.features.maps import MapHook
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    like_model,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
@@ -83,10 +74,7 @@ class GridLoss(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = GridMix() if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(GridMix() if policy is None else policy, label, loss)
         check_range("weight", weight)
         if cells < 1:
             raise ValueError(f"cells must be at least 1, but got {cells}.")
@@ -97,7 +85,7 @@ class GridLoss(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         mixed = policy(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         with self.hook:

@@ -15,15 +15,7 @@ from mixwell.features.mixing import mix_features
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -82,16 +74,13 @@ class HiddenMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = MixUp(alpha=2.0) if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy, draws=True)
-        check_label(label)
+        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
         self.layers = _default_layers(model) if layers is None else _checked(layers)
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = policy.draw(images, labels, **self.policy_arguments)
         with attached(*self.hooks.values()):

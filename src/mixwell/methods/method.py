@@ -103,6 +103,23 @@ class Method(nn.Module, ABC):
         if self._loop.looking:
             self._loop.after_step(self)
 
+    def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
+        """Check and store the parts that every method has.
+
+        Args:
+            policy: The sample policy.
+            label: The label policy.
+            loss: The loss.
+            draws: See :func:`check_policy`.
+        """
+        check_policy(policy, draws=draws)
+        check_label(label)
+        self.policy, self.label, self.loss = policy, label, loss
+
+    def parts_now(self) -> tuple[BatchPolicy, LabelPolicy, LossFunction]:
+        """Return policy, label policy and loss with the numbers that their schedules have at this progress."""
+        return self.now(self.policy), self.now(self.label), self.now(self.loss)
+
     def now(self, setting: Any) -> Any:
         """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
         return setting.at(self.progress) if isinstance(setting, Value) else setting

@@ -7,15 +7,7 @@ from torch import Tensor, nn
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 
@@ -54,14 +46,11 @@ class Mixing(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = NoMix() if policy is None else policy
-        self.label, self.loss = label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(NoMix() if policy is None else policy, label, loss)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         mixed = policy(images, labels, **self.policy_arguments)
         clean_logits = clean_logits_for(label, self.model, images)
         logits = logits_of(self.model(mixed.images))

@@ -14,16 +14,7 @@ from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_label,
-    check_policy,
-    clean_logits_for,
-    relabelled,
-    step_output,
-    unmixed,
-)
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
@@ -87,17 +78,15 @@ class PerturbedMixing(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = NoMix() if policy is None else policy
-        self.p, self.epsilon, self.clean_lam, self.label, self.loss = p, epsilon, clean_lam, label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(NoMix() if policy is None else policy, label, loss)
+        self.p, self.epsilon, self.clean_lam = p, epsilon, clean_lam
         check_range("p", p, 0, 1)
         check_range("epsilon", epsilon)
         check_range("clean_lam", clean_lam)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         clean_lam, size = self.now(self.clean_lam), self.now(self.epsilon) / 255
         with torch.no_grad():
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.now(self.p)

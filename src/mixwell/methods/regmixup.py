@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, step_output, unmixed
+from mixwell.methods.method import LossFunction, Method, relabelled, step_output, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -59,15 +59,13 @@ class RegMixup(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        self.policy = MixUp(alpha=20.0) if policy is None else policy
-        self.eta, self.label, self.loss = eta, label, loss
-        check_policy(self.policy)
-        check_label(label)
+        self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
+        self.eta = eta
         check_range("eta", eta)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         mixed = policy(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both = logits_of(self.model(torch.cat((images, mixed.images))))

@@ -10,7 +10,7 @@ from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.outputs import logits_of
 from mixwell.labels import LabelPolicy, SemanticShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, check_label, check_policy, like_model, step_output
+from mixwell.methods.method import LossFunction, Method, like_model, step_output
 from mixwell.methods.sumixloss import UncertaintyHead, sumix_terms
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
@@ -77,16 +77,13 @@ class SUMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_policy(policy)
-        check_label(label)
         check_range("gamma", gamma)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
-        self.policy, self.gamma, self.published = policy, gamma, reference_compat
-        self.label = SemanticShare(similarity="reference") if reference_compat else label
-        self.loss = loss
+        self.set_parts(policy, SemanticShare(similarity="reference") if reference_compat else label, loss)
+        self.gamma, self.published = gamma, reference_compat
         self.hook = self.head = None
         if is_norm and gamma:
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
@@ -97,7 +94,7 @@ class SUMix(Method):
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
-        policy, label, loss = map(self.now, (self.policy, self.label, self.loss))
+        policy, label, loss = self.parts_now()
         mixed = policy(images, labels, **self.policy_arguments)
         with clean_pass(self.model, grad=self.published, statistics=self.published):
             clean_logits, clean_uncertainty = self._predict(images)

@@ -90,10 +90,9 @@ def sumix_terms(
         mixed: A batch with two sources.
         logits: Logits of the mixed images; this and all outputs have shape ``(B, N)``.
         clean_logits: Logits of the unmixed images; used without gradient.
-        uncertainty: Uncertainties of the mixed images.
-        clean_uncertainty: Uncertainties of the unmixed images.
-        label: How label weights are computed. The regulariser takes its distances from a :class:`SemanticShare`: this
-            one, or the default.
+        uncertainty: Of the mixed images.
+        clean_uncertainty: Of the unmixed images.
+        label: Label policy. The regulariser takes its distances from a :class:`SemanticShare`: this, or the default.
         loss: The main loss, ``(logits, mixed) -> scalar``.
         gamma: Weight of the regulariser.
         form: ``"linear"`` takes ``-(semantic + uncertainty)`` as logits, ``"exp"`` its exponential, as released.
@@ -101,24 +100,15 @@ def sumix_terms(
             released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference")``.
 
     Raises:
-        TypeError: The logits are not a tensor.
         ValueError: The batch does not have two sources, the outputs differ in shape, or the form is unknown.
 
-    Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
-
     Example:
-        >>> import mixwell
-        >>> mixed = mixwell.CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4))
-        >>> logits, head = torch.randn(4, 10), normalised_uncertainty(torch.randn(4, 10))
-        >>> bool(sumix_terms(mixed, logits, logits, head, head).loss.isfinite())
-        True
+        >>> from mixwell import CutMix
+        >>> mixed, logits = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4)), torch.zeros(4, 10)
+        >>> sumix_terms(mixed, logits, logits, logits, logits, gamma=0.0).loss
+        tensor(2.3026)
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
-    check_logits(logits, mixed)
-    shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
+    _check(form, mixed, (logits, clean_logits, uncertainty, clean_uncertainty))
     view = View(logits.detach(), clean_logits.detach())
     if isinstance(label, SemanticShare):
         weights, semantic = label.terms(mixed, view)
@@ -129,9 +119,17 @@ def sumix_terms(
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
     features = FORMS[form](together + semantic)
     each = F.cross_entropy(features.flatten(0, 1), _target(mixed.labels.flatten(0, 1)), reduction="none")
-    # Weighted by the drawn ratio, not by the learned one.
-    regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()
+    regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()  # by the drawn ratio
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)
+
+
+def _check(form: str, mixed: MixedBatch, outputs: tuple[Tensor, ...]) -> None:
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
+    check_logits(outputs[0], mixed)
+    shapes = [tuple(output.shape) for output in outputs]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
 
 
 def _target(labels: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Classifiers: 32-pixel residual networks of our own, and every model of timm by name."""
+"""Classifiers: residual networks for 32-pixel images, and every model of timm by name."""
 
 from __future__ import annotations
 
 import ast
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,22 +14,23 @@ from mixwell.models.cifar import ResNet, mini_resnet, resnet18, resnext50_32x4d,
 
 __all__ = ["NAMES", "ResNet", "build", "mini_resnet", "resnet18", "resnext50_32x4d", "wide_resnet28_8"]
 
+READS_FILES = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 NAMES = ("resnet18", "resnext50_32x4d", "wide_resnet28_8", "mini_resnet")
 
 
 def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.Module:
-    """Return a classifier, freshly initialised but for a model of timm with a tag.
+    """Return a classifier with random weights, or a model of timm with the pretrained weights of a tag.
 
     Args:
-        name: One of ``NAMES`` (stem for 32-pixel images), or ``"timm/NAME"`` for any model of timm, with settings of
-            its own if need be: ``"timm/NAME(drop_path_rate=0.1)"``.
+        name: One of ``NAMES`` (stem for 32-pixel images), or ``"timm/NAME"`` for any model of timm, optionally with
+            its settings: ``"timm/NAME(drop_path_rate=0.1)"``. Settings that read files are refused.
         num_classes: Width of the output.
         in_chans: Channels of the images.
-        tag: Pretrained weights of a timm model to start from, by timm's name such as ``"tv_in1k"``; fetched from the
-            network on first use. The last layer stays fresh unless the number of classes is the same.
+        tag: Name of timm's pretrained weights to start from, such as ``"tv_in1k"``; downloaded on first use. The last
+            layer keeps its random weights unless the number of classes is the same.
 
     Raises:
-        ValueError: no such model, setting or tag, or the weights cannot be fetched.
+        ValueError: There is no such model, setting or tag, or the download fails.
 
     Example:
         >>> build("mini_resnet", 10, in_chans=1).get_classifier()
@@ -36,27 +38,31 @@ def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.M
     """
     if name in NAMES:
         if tag:
-            raise ValueError(f"{name} has no weights called {tag!r}: only models of timm have, as timm/{name}")
+            raise ValueError(f"{name} has no pretrained weights {tag!r}: only models of timm have some.")
         return globals()[name](num_classes, in_chans)
     if not name.startswith("timm/"):
-        raise ValueError(f"no model called {name!r}{_nearest(name, NAMES)}")
+        raise ValueError(f"There is no model {name!r}: {_nearest(name)}")
     try:
         import timm  # seconds to import, so only when asked for
     except ImportError:
-        raise ValueError(f"model {name!r} needs timm, which is not installed: pip install timm") from None
+        raise ValueError(f"Model {name!r} needs timm, which is not installed: pip install timm.") from None
     name, settings = _call(name.removeprefix("timm/"))
     if name not in timm.list_models():
-        raise ValueError(f"timm has no model called {name!r}{_nearest(name, timm.list_models())}")
+        raise ValueError(f"timm has no model {name!r}: {_nearest(name, timm.list_models())}")
+    refused = sorted(READS_FILES & settings.keys())
+    if refused:
+        raise ValueError(f"timm/{name} does not take {refused[0]}, which reads a file: load weights separately.")
     tagged = f"{name}.{tag}" if tag else name
     try:
         return timm.create_model(tagged, pretrained=bool(tag), num_classes=num_classes, in_chans=in_chans, **settings)
     except Exception as error:  # of the model for its settings, of timm for the tag, of the network for the rest
-        hint = "; is the network there? weights can be named as a file too" if tag else ""
-        raise ValueError(f"timm cannot make {tagged} with {settings}: {str(error).splitlines()[0]}{hint}") from error
+        hint = "; check the network connection, or give the weights as a file" if tag else ""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"timm cannot create {tagged} with {settings}: {reason}{hint}.") from error
 
 
 def _call(text: str) -> tuple[str, dict[str, Any]]:
-    """Take ``NAME(setting=value)`` apart; values are literals, nothing is evaluated."""
+    """Split ``NAME(setting=value)`` into the name and its settings; values are literals, nothing is evaluated."""
     name, bracket, rest = text.partition("(")
     if not bracket:
         return name, {}
@@ -66,11 +72,16 @@ def _call(text: str) -> tuple[str, dict[str, Any]]:
             return name, {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         pass
-    raise ValueError(f"expected timm/NAME(setting=value, ...) with plain values, and got 'timm/{text}'")
+    raise ValueError(f"Expected timm/NAME(setting=value, ...) with literal values, but got 'timm/{text}'.")
 
 
-def _nearest(name: str, choices: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, choices, 1)
-    return (
-        f"; did you mean {close[0]}?" if close else f"; there are {', '.join(NAMES)}, and timm/NAME for those of timm"
-    )
+def _nearest(name: str, choices: Sequence[str] = ()) -> str:
+    """Return advice on a name: the most similar one, of timm if it is not given with its prefix, or a list."""
+    if not choices and importlib.util.find_spec("timm"):
+        import timm
+
+        if name in timm.list_models():
+            return f"did you mean timm/{name}?"
+    close = difflib.get_close_matches(name, choices or NAMES, 1)
+    known = f"use {', '.join(NAMES)}, or timm/NAME for a model of timm."
+    return f"did you mean {close[0]}?" if close else known
