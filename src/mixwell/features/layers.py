@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 
 from torch import nn
@@ -158,6 +159,24 @@ def last_map(model: nn.Module, *, bypassed: bool = False) -> str:
             '(B, C, h, w) or tokens (B, N, C), as in layer="encoder.11".'
         )
     return found[-1]
+
+
+def pooled_layer(model: nn.Module) -> str | None:
+    """Return the name of the global pooling whose input is the last feature map, or None if there is no such module.
+
+    That is the last adaptive pooling, if no convolution comes after it.
+
+    Example:
+        >>> pooled_layer(nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)))
+        '1'
+    """
+    found = None
+    for name, module in unwrapped(model).named_modules():
+        if isinstance(module, nn.Conv2d):
+            found = None
+        elif found is None and re.search("Adaptive(Avg)?Pool", type(module).__name__):
+            found = name
+    return found
 
 
 def middle_layer(model: nn.Module) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class MapHook(FeatureHook):
     Args:
         network: Any classifier.
         layer: Name of the module in ``named_modules()``; None takes :func:`middle_layer`.
+        of: Read the ``"output"`` of the layer, or its ``"input"``.
 
     Raises:
         ValueError: There is no such layer or, when used, its output is not a map.
@@ -40,8 +41,10 @@ class MapHook(FeatureHook):
         torch.Size([2, 6, 4, 4])
     """
 
-    def __init__(self, network: nn.Module, layer: str | None = None) -> None:
-        super().__init__(network, middle_layer(network) if layer is None else layer, of="output")
+    def __init__(
+        self, network: nn.Module, layer: str | None = None, of: Literal["input", "output"] = "output"
+    ) -> None:
+        super().__init__(network, middle_layer(network) if layer is None else layer, of=of)
         self._stops = False
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -1,0 +1,86 @@
+"""Reading what label policies need in the forward passes of a training step."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from mixwell.features.attention import AttentionHook
+from mixwell.features.layers import last_map, pooled_layer
+from mixwell.features.maps import MapHook
+
+KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
+
+
+class Observer:
+    """Reads the fields of :class:`mixwell.labels.View` that a label policy needs, and nothing if it needs none.
+
+    Args:
+        model: The classifier.
+        needs: ``LabelPolicy.needs``: any of ``clean_logits``, ``clean_features``, ``attention`` and ``attentions``.
+        layer: Name of the layer whose feature map is read; ``None`` takes the map that goes into the global pooling, or
+            else the output of the last stage.
+
+    Raises:
+        ValueError: A field is unknown, or the model has no feature map or no attention.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> observer, images = Observer(model, frozenset({"clean_features"})), torch.rand(2, 3, 8, 8)
+        >>> with observer.on_clean:
+        ...     logits = model(images)
+        >>> observer.clean_fields(images)["clean_features"].shape
+        torch.Size([2, 6, 6, 6])
+    """
+
+    def __init__(self, model: nn.Module, needs: frozenset[str], layer: str | None = None) -> None:
+        if unknown := sorted(needs - KNOWN):
+            raise ValueError(f"A label policy needs {', '.join(unknown)}, which methods do not compute.")
+        self.needs = needs
+        self.needs_clean_pass = bool(needs & {"clean_logits", "clean_features"})
+        self.map_hook = self.attention_hook = None
+        if "clean_features" in needs:
+            self.map_hook = _last_map_hook(model) if layer is None else MapHook(model, layer)
+        if needs & {"attention", "attentions"}:
+            self.attention_hook = AttentionHook(model, every_block="attentions" in needs)
+
+    @property
+    def on_clean(self) -> AbstractContextManager[Any]:
+        """Context for the pass over the unmixed images."""
+        return self.map_hook or nullcontext()
+
+    @property
+    def on_mixed(self) -> AbstractContextManager[Any]:
+        """Context for the pass over the mixed images."""
+        return self.attention_hook or nullcontext()
+
+    def clean_fields(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what was read in the pass over the unmixed images, without gradient."""
+        return {"clean_features": self.map_hook.taken(images).detach()} if self.map_hook else {}
+
+    def mixed_fields(self, images: Tensor) -> dict[str, Any]:
+        """Return what was read in the pass over the mixed images, without gradient."""
+        if self.attention_hook is None:
+            return {}
+        fields: dict[str, Any] = {}
+        if "attentions" in self.needs:
+            fields["attentions"] = self.attention_hook.take_all(images)
+        if "attention" in self.needs:
+            fields["attention"] = self.attention_hook.take(images)
+        return fields
+
+    def close(self) -> None:
+        """Take all hooks off the model."""
+        for hook in (self.map_hook, self.attention_hook):
+            if hook is not None:
+                hook.close()
+
+
+def _last_map_hook(model: nn.Module) -> MapHook:
+    pooling = pooled_layer(model)
+    if pooling is not None:
+        return MapHook(model, pooling, of="input")
+    return MapHook(model, last_map(model, bypassed=True))
