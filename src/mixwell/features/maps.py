@@ -41,9 +41,7 @@ class MapHook(FeatureHook):
         torch.Size([2, 6, 4, 4])
     """
 
-    def __init__(
-        self, network: nn.Module, layer: str | None = None, of: Literal["input", "output"] = "output"
-    ) -> None:
+    def __init__(self, network: nn.Module, layer: str | None = None, of: Literal["input", "output"] = "output") -> None:
         super().__init__(network, middle_layer(network) if layer is None else layer, of=of)
         self._stops = False
 

@@ -36,6 +36,7 @@ ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their ow
     "show": "mixwell.report.show",
     "report": "mixwell.report.page",
     "check": "mixwell.train.check",
+    "labels": "mixwell.train.label_errors",
     "demo": "mixwell.train.demo",
 }
 COMMANDS = ("train", "eval", "list", *ELSEWHERE)
