@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import errno
 import traceback
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,6 @@ from typing import NoReturn
 import torch
 
 import mixwell
-from mixwell.parse import nearest
 
 PACKAGE = Path(mixwell.__file__).parent
 
@@ -62,8 +62,9 @@ def closest(name: str, choices: Iterable[str]) -> str:
         >>> closest("epoch", ["epochs", "lr"]), closest("x", ["epochs", "lr"])
         ('; did you mean epochs?', '')
     """
-    hint = nearest(name, choices)
-    return hint if hint.startswith("; did you mean") else ""
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), lower, 1, 0.6)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
 
 
 def full_disk(error: OSError) -> bool:
