@@ -237,7 +237,7 @@ def grey(folder: Path) -> str:
         (["--method", "AutoMix(channels=5)"], "made for maps (B, 5, h, w), but got (20, 64, "),
         (
             ["--policy", "LearnedMask(path='none')"],
-            "policy: The file none does not exist: expected one written by mixwell train",
+            "policy: The file none does not exist: expected",
         ),
     ],
 )
