@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("accelerate")
 from PIL import Image, ImageOps, features
 
-from mixwell.train import images, samples
+from mixwell.report import samples
+from mixwell.train import images
 from mixwell.train.cli import main
 from mixwell.train.errors import RunError
 

@@ -186,7 +186,7 @@ def test_a_process_that_ends_ends_the_others(tmp_path: Path):
     while checkpoint.latest(run) is None and time.monotonic() < deadline:
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=60)[1] for process in processes]
+    said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 143]
     assert "mixwell: another process of this run has ended: epoch" in said[0] and "resume with: mixwell" in said[0]
     assert "mixwell: stopped: epoch" in said[1] and not any("Traceback" in text for text in said)

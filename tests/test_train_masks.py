@@ -57,8 +57,8 @@ def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("blocks") / "mask.safetensors"
     torch.manual_seed(0)
     method = awake(mixwell.SAMix(models.mini_resnet(10, 3)))
-    told = {"size": (8, 8), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
-    mixwell.save_mask(path, method.block, method.teacher, method.hook.name, "mini_resnet", **told)
+    told = {"size": (8, 8), "normalization": mixwell.Normalization((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))}
+    mixwell.save_mask(path, method.block, method.teacher.model, method.teacher.layer, "mini_resnet", **told)
     return path
 
 
@@ -105,7 +105,7 @@ def test_pictures_show_what_the_block_says() -> None:
     found = masks.at_ratios(method.mask_predictor(), images, loader)
     firsts = torch.stack([loader.split.images[loader.split.labels == label][0] for label in range(3)]) / 255
     assert torch.equal(images.pixels, firsts)
-    teacher, block, maps = copy.deepcopy(method.teacher).eval(), copy.deepcopy(method.block).eval(), []
+    teacher, block, maps = copy.deepcopy(method.teacher.model).eval(), copy.deepcopy(method.block).eval(), []
     teacher.layer2.register_forward_hook(lambda module, args, output: maps.append(output))
     with torch.no_grad():
         teacher((firsts - 0.305) / 0.32)
@@ -174,7 +174,7 @@ def test_the_file_of_a_run_is_its_block(runs: dict[str, Path]) -> None:
         last = load_file(path / "checkpoint" / "epoch-00002" / "model.safetensors")
         for key, value in kept.items():
             part, _, rest = key.partition(".")
-            assert torch.equal(value, last[f"{'other' if part == 'encoder' else part}.{rest}"]), (name, key)
+            assert torch.equal(value, last[f"{'teacher.model' if part == 'encoder' else part}.{rest}"]), (name, key)
         assert {key.partition(".")[0] for key in kept} == {"block", "encoder"}
         card = read_card(path / "mask.safetensors")
         assert (card["model"], card["size"], card["mean"], card["std"]) == ("mini_resnet", [8, 8], [0.305], [0.32])
@@ -224,7 +224,7 @@ def test_show_draws_a_learned_mask(coloured: Path, tmp_path: Path, capsys: pytes
 
 def grey(folder: Path) -> str:
     method = mixwell.AutoMix(models.mini_resnet(10, 1))
-    mixwell.save_mask(folder / "grey", method.block, method.teacher, method.hook.name, "mini_resnet")
+    mixwell.save_mask(folder / "grey", method.block, method.teacher.model, method.teacher.layer, "mini_resnet")
     return str(folder / "grey")
 
 
@@ -232,11 +232,13 @@ def grey(folder: Path) -> str:
     ("args", "sentence"),
     [
         (["--method", "AdAutoMix(sources=21)"], "AdAutoMix mixes 21 sources, but the batch has only 20 images"),
-        (["--method", "AutoMix(layer='fc', head='both')"], "'fc' puts out (20, 10): name another layer"),
+        (["--method", "AutoMix(layer='fc', head='both')"], "'fc' outputs (20, 10): name another layer"),
         (["--method", "AutoMix(layer='layer9')"], "no module 'layer9'; the nearest names are"),
         (["--method", "AutoMix(channels=5)"], "made for maps (B, 5, h, w), but got (20, 64, "),
-        (["--method", "AutoMix", "--policy", "LearnedMask"], "LearnedMask needs the file of a trained block"),
-        (["--policy", "LearnedMask(path='none')"], "policy: There is no file none: expected one that mixwell train"),
+        (
+            ["--policy", "LearnedMask(path='none')"],
+            "policy: The file none does not exist: expected",
+        ),
     ],
 )
 def test_mistakes_are_told(args: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +254,7 @@ def test_a_network_without_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(models, "build", lambda *args: layers)
     run(tmp_path / "run", "--method", "AutoMix", code=2)
     said = capsys.readouterr().err
-    assert "no map to tap: name the layer" in said and said.count("\n") == 1
+    assert "name the layer whose feature map is read" in said and said.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ TINY = ["--subset", "40", "--batch_size", "20", "--image_size", "8", "--device",
 
 def start(code: str) -> str:
     """Run a Python program in a process of its own, and return its output."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def test_help_does_not_import_torch():

@@ -67,7 +67,7 @@ def test_kill_at_any_moment(undisturbed: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mixwell.train.cli", *ARGS, "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (run / "config.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(random.Random().uniform(0, 0.5))  # a moment of its own in every run of this test
@@ -108,16 +108,16 @@ def test_a_killed_block_goes_on(name: str, tmp_path: Path):
     assert main([*args, "--out", str(whole)]) == 0
     process = multiprocessing.get_context("fork").Process(target=train_and_die, args=([*args, "--out", str(run)],))
     process.start()
-    process.join(120)
+    process.join(300)
     assert process.exitcode == -signal.SIGKILL and checkpoint.epochs(checkpoint.latest(run)) == 2
     assert main(["train", "--resume", str(run)]) == 0
     same(run, whole)
     mine, theirs = (load_file(path / "mask.safetensors") for path in (run, whole))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
     state = load_file(run / f"checkpoint/epoch-{EPOCHS:05d}/model.safetensors")
-    assert state["_extra_state"].tolist() == [1.0, 3 * EPOCHS]
+    assert state["_extra_state"].flatten()[0] == 1.0  # the progress, by which schedules go on
     parts = {key.partition(".")[0] for key in state}
-    assert parts == {"model", "other", "block", "second", "teacher_second", "_extra_state"}
+    assert parts == {"model", "block", "teacher", "heads", "_extra_state"}
 
 
 def test_ctrl_c(undisturbed: Path, tmp_path: Path, monkeypatch, capsys):

@@ -17,9 +17,9 @@ from mixwell.report.curves import chart
 from mixwell.report.gallery import columns, drawable, gallery, parts
 from mixwell.report.picture import Column
 from mixwell.report.samples import Images
-from mixwell.report.show import save
 from mixwell.train import data
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.files import save
 from mixwell.train.paths import expand
 from mixwell.train.runs import Group, Run, groups, read_all
 

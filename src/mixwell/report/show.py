@@ -14,7 +14,7 @@ from mixwell.report import picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
 from mixwell.train.errors import Parser, RunError
-from mixwell.train.files import write
+from mixwell.train.files import save
 from mixwell.train.paths import expand
 
 ABOUT = """\
@@ -110,16 +110,3 @@ def main(argv: Sequence[str]) -> None:
         print(note, file=sys.stderr)
     save(args.out, picture.png(*drawn, limit=1_000_000 * (policy is None)))
     print(f"{args.out}: {args.policy}")
-
-
-def save(path: Path, content: bytes) -> None:
-    """Write a file; create its folder if needed.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, content)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

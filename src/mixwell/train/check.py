@@ -15,6 +15,7 @@ from mixwell.train.config import Config
 from mixwell.train.data import SETS
 from mixwell.train.dataset import Source
 from mixwell.train.errors import Parser, RunError
+from mixwell.train.files import save
 from mixwell.train.image_folder import SPLITS
 from mixwell.train.paths import expand
 
@@ -123,17 +124,10 @@ def main(argv: Sequence[str]) -> None:
     lines, report = check(args.dataset, root, threads)
     print("\n".join([*lines, *(report.lines() if args.dataset == "folder" else [])]))
     if args.list:
-        _write(expand(args.list), report)
+        lines = "".join(f"{error.path}\n" for error in report.bad)
+        save(expand(args.list), lines.encode(errors="surrogateescape"))
     if report.bad:
         raise RunError(
             f"{len(report.bad)} of {report.good + len(report.bad)} images cannot be read: repair or remove them, or "
             "train with --bad_images skip"
         )
-
-
-def _write(path: Path, report: Report) -> None:
-    try:
-        with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.writelines(f"{error.path}\n" for error in report.bad)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}") from None

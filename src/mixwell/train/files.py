@@ -17,6 +17,19 @@ def write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
+def save(path: Path, content: bytes) -> None:
+    """Write a file that the user named, as a whole; create its folder if needed.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, content)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+
+
 def write_through(path: Path, content: bytes) -> None:
     """Write a file, and wait until it is on the disk."""
     with path.open("wb") as file:

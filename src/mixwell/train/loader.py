@@ -96,6 +96,11 @@ class Loader(ABC):
             from torchvision.transforms import v2
 
             self.erase = v2.RandomErasing(config.erasing, value="random")  # pyright: ignore[reportArgumentType]
+        self.prepare(split, data)
+
+    @abstractmethod
+    def prepare(self, split: Split, data: DataSet) -> None:
+        """Prepare what all batches share."""
 
     def __len__(self) -> int:
         if self.generator is None:
@@ -128,20 +133,12 @@ class Loader(ABC):
 class ArrayLoader(Loader):
     """Keeps the whole split on the device and crops, mirrors and normalises there, a batch at a time."""
 
-    def __init__(
-        self,
-        split: Split,
-        data: DataSet,
-        config: Config,
-        process: ProcessInfo,
-        generator: torch.Generator | None = None,
-        bad: BadImages | None = None,
-    ) -> None:
-        super().__init__(split, data, config, process, generator, bad)
+    def prepare(self, split: Split, data: DataSet) -> None:
+        """See :meth:`Loader.prepare`."""
         assert isinstance(split.images, Tensor)
         images = split.images.to(self.device)
         self.size = (images.shape[2], images.shape[3])
-        self.images = images if generator is None else reflect(images, config.crop)
+        self.images = images if self.generator is None else reflect(images, self.config.crop)
         self.labels = split.labels.to(self.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,18 +162,10 @@ class FolderLoader(Loader):
     The images are files, or arrays that are resized or augmented one by one.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        data: DataSet,
-        config: Config,
-        process: ProcessInfo,
-        generator: torch.Generator | None = None,
-        bad: BadImages | None = None,
-    ) -> None:
-        super().__init__(split, data, config, process, generator, bad)
+    def prepare(self, split: Split, data: DataSet) -> None:
+        """See :meth:`Loader.prepare`."""
         fill = tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
-        self.files = ImageFiles(split, config, generator is not None, fill)
+        self.files = ImageFiles(split, self.config, self.generator is not None, fill)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mixwell.train.errors import RunError
 from mixwell.train.files import parsed, text, write
@@ -72,7 +73,8 @@ class Summary:
         values, hints = parsed(text(path), str(path)), get_type_hints(cls)
         known = {name: value for name, value in values.items() if name in hints}
         for name, value in known.items():
-            kind = get_origin(hints[name]) or hints[name]
-            if not isinstance(value, (int, float) if kind is float else dict if name == "ema_top1" else kind):
+            kind = get_args(hints[name])[0] if isinstance(hints[name], UnionType) else hints[name]  # X of X | None
+            kind = get_origin(kind) or kind
+            if not isinstance(value, (int, float) if kind is float else kind):
                 raise RunError(f"{name} in {path} has the wrong type: {value!r}")
         return cls(**known)
