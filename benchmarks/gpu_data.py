@@ -5,7 +5,7 @@ alone is a smaller but balanced data set. A file is a zip archive of lossless We
 
     python benchmarks/gpu_data.py                                    read ../shared/data/cifar100.tar.gz
     python benchmarks/gpu_data.py --source FOLDER                    a folder that torchvision's CIFAR100 can read
-    python benchmarks/gpu_data.py --source cifar.npz --out gpu_data
+    python benchmarks/gpu_data.py --source cifar.npz --out data
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE, FOLDER = ROOT.parent / "shared" / "data" / "cifar100.tar.gz", ROOT / "gpu_data"
+SOURCE, FOLDER = ROOT.parent / "shared" / "data" / "cifar100.tar.gz", ROOT / "data"
 NAMES = ("cifar100_1.zip", "cifar100_2.zip")
 LIMIT = 60_000_000  # largest size of one file (bytes)
 ROWS, COLUMNS = 25, 20  # images in one mosaic
@@ -196,7 +196,7 @@ def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, default=SOURCE, help="archive, folder or .npz to read")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to, ignored by git [gpu_data]")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to, ignored by git [data]")
     args = parser.parse_args()
     for path in pack(load(args.source), args.out):
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
