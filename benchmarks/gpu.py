@@ -27,6 +27,7 @@ def arguments(runs: Iterable[str], modes: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="the same in small, with another network and random images")
     parser.add_argument("--seconds", type=float, default=530, help="time of the whole stage (seconds) [530]")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="folder of the results [runs/gpu]")
+    parser.add_argument("--commit", help="commit of the sources, where git cannot tell")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="check: sections, such as tests mixing")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="train: folder of the data files [data]")
     parser.add_argument("--epochs", type=int, default=200, help="train: passes over the training images [200]")
@@ -47,7 +48,7 @@ def main() -> None:
     on, record = hardware(args.device), Record(args.out / f"{args.stage}.jsonl")
     if args.stage == "check":
         plan = gpu_check.tiny() if args.tiny else gpu_check.full()
-        text = gpu_check.run(on, record, plan, budget=args.seconds, only=args.only)
+        text = gpu_check.run(on, record, plan, budget=args.seconds, only=args.only, commit=args.commit)
     else:
         text = gpu_train.run(on, record, gpu_train.plan(args), budget=args.seconds)
     print(text, flush=True)

@@ -76,14 +76,22 @@ def tiny() -> Plan:
     """Return the same in small, to see on a CPU that everything runs; nothing is compiled to machine code."""
     mixing = gpu_mixing.Setting(((4, 3, 16, 16), (4, 3, 8, 8)), total=1, seconds=0.0)
     eager = gpu_steps.Setting("mini_resnet", 10, (4, 3, 32, 32), MODES["eager"], seconds=0.0)
-    steps = [(eager, 60.0), (replace(eager, model="timm/test_resnet", methods=("AutoMix",)), 60.0)]
-    for mode, methods in (("whole", ("plain", "CutMix + SUMix")), ("graphs", ("plain",)), ("networks", ("plain",))):
-        steps.append((replace(eager, mode=replace(MODES[mode], backend="eager"), methods=methods), 60.0))
+    large = replace(eager, model="timm/test_resnet", methods=("AutoMix",))
+    whole = replace(eager, mode=replace(MODES["whole"], backend="eager"), methods=("plain",))
     some = ("-p", "no:xdist", "-k", "one_image_stays_alone and CutMix")
-    return Plan(1 << 20, 64, 0.0, mixing, tuple(steps), some, files="test_contract.py", tests_limit=60)
+    return Plan(
+        1 << 20,
+        64,
+        0.0,
+        mixing,
+        ((eager, 60), (large, 60), (whole, 60)),
+        some,
+        files="test_contract.py",
+        tests_limit=60,
+    )
 
 
-def run(on: Host, record: Record, plan: Plan, *, budget: float, only: list[str]) -> str:
+def run(on: Host, record: Record, plan: Plan, *, budget: float, only: list[str], commit: str | None) -> str:
     """Run the sections and return the table.
 
     Args:
@@ -92,8 +100,9 @@ def run(on: Host, record: Record, plan: Plan, *, budget: float, only: list[str])
         plan: What to measure.
         budget: Time of all sections (seconds).
         only: Names of sections, such as ``["tests"]``; empty for all.
+        commit: Of the sources, where git cannot tell.
     """
-    record.write("machine", **machine(on.name()))
+    record.write("machine", **machine(on.name(), commit))
     sections, rates = Sections(record, budget), {}
 
     def measure_rates() -> None:

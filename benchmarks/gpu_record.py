@@ -26,12 +26,11 @@ class OutOfTime(BaseException):
 
 
 class Record:
-    """A JSON lines file, written line by line, and the same rows in memory."""
+    """A JSON lines file to which rows are appended one by one, and this program's rows in memory."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.rows, self.start = path, [], time.monotonic()
-        path.write_text("")
 
     def write(self, kind: str, **fields: Any) -> Row:
         """Append one row and flush it."""
@@ -128,7 +127,7 @@ def commit() -> str | None:
         return None
 
 
-def machine(device: str) -> dict[str, object]:
+def machine(device: str, known: str | None) -> dict[str, object]:
     """Return what a reader needs to know beside the numbers."""
     return {
         "device": device,
@@ -137,7 +136,7 @@ def machine(device: str) -> dict[str, object]:
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": commit(),
+        "commit": known or commit(),
         "command": " ".join(sys.argv),
     }
 
