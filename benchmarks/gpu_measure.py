@@ -129,8 +129,9 @@ def hardware(name: str) -> Host:
         raise SystemExit(f"torch cannot use device {name!r}: {str(error).splitlines()[0]}") from None
     if torch.device(name).type != "cuda":
         return Host(name)
-    torch.cuda.set_device(torch.device(name))
-    return Cuda(name)
+    index = torch.device(name).index or 0
+    torch.cuda.set_device(index)
+    return Cuda(f"cuda:{index}")
 
 
 def timed(on: Host, call: Call, *, seconds: float, least: int = 5, refresh: Call = lambda: None) -> Timing:
