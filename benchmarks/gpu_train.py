@@ -99,7 +99,8 @@ def run(on: Host, record: Record, plan: Plan, *, budget: float) -> str:
             train(recipe, images, on, record, plan.mode, deadline)
         except (DoesNotFitError, DivergedError, OutOfTime) as reason:
             outcome = "not_run" if isinstance(reason, DoesNotFitError) else "stopped"
-            record.write(outcome, method=recipe.method, seed=recipe.seed, config=asdict(recipe), reason=short(reason))
+            why = str(reason) or "the time was up"
+            record.write(outcome, method=recipe.method, seed=recipe.seed, config=asdict(recipe), reason=why)
         torch.compiler.reset()
         on.free()
     return report(record, budget)
@@ -158,5 +159,6 @@ def report(record: Record, budget: float) -> str:
     speeds = {row["method"]: row["images_per_second"] for row in record.of("speed")}
     if speeds and record.of("not_run"):
         per_epoch = sum(where["train_images"] / speed for speed in speeds.values())
-        lines += [f"One run each of {', '.join(speeds)} fits with --epochs {int(0.85 * budget / per_epoch)}, say."]
+        epochs = max(1, int(0.85 * budget / per_epoch))  # the rest of the time goes to compiling and evaluating
+        lines += [f"For one run each of {', '.join(speeds)} take --epochs {epochs}."]
     return "\n".join([*lines, "", table(rows)])
