@@ -21,8 +21,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--device``."""
+    """Add ``--device``, ``--only-device`` and ``--shared``."""
     parser.addoption("--device", default="cpu", help="device of the tests that take one: cpu, cuda, cuda:1, mps")
+    parser.addoption("--only-device", action="store_true", help="run the tests that take a device, and golden vectors")
+    parser.addoption("--shared", type=Path, default=SHARED, help="folder of reference numbers and images [../shared]")
 
 
 class Seeded:
@@ -42,7 +44,18 @@ class Seeded:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep torch to the threads that the environment grants."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU convolutions would have fewer digits than the tests compare
     config.pluginmanager.register(Seeded())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what no device changes, with ``--only-device``."""
+    if config.getoption("--only-device"):
+        parts: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+        for item in items:
+            parts[bool({"device", "shared"} & {*getattr(item, "fixturenames", ())})].append(item)
+        config.hook.pytest_deselected(items=parts[0])
+        items[:] = parts[1]
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +69,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Return the folder of reference numbers and images that may lie beside the repository."""
-    if not SHARED.is_dir():
-        pytest.skip("no folder ../shared beside the repository (reference numbers and images)")
-    return SHARED
+def shared(request: pytest.FixtureRequest) -> Path:
+    """Return the folder of reference numbers and images, by default the one beside the repository."""
+    folder = request.config.getoption("--shared")
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder} of reference numbers and images: name it with --shared")
+    return folder.resolve()
 
 
 @pytest.fixture
