@@ -37,7 +37,7 @@ bounding boxes. Two references are printed: the anchor's share of the visible ob
 the pixels of each object divided by its size ("fraction").
 
   mixwell labels runs/a --data DIR --boxes DIR/boxes.csv
-  mixwell labels weights.safetensors --model timm/tf_efficientnet_lite0 --classes 50 --mean 0.5 --std 0.5 \\
+  mixwell labels weights.safetensors --model timm/tf_efficientnet_lite0 --mean 0.5 --std 0.5 \\
       --image_size 144 --data cub50 --boxes cub50/cub50.csv
 
 The CSV has a column file (path below DIR) and the box in pixels as bbox_x, bbox_y, bbox_w, bbox_h, or x, y, w, h, or
@@ -150,8 +150,8 @@ def measure(
 
     Returns:
         One record per pair of policies: ``policy``, ``label``, ``error``, ``correlation`` and ``large`` for the area
-        and, with ``fraction_`` before the name, for the fraction; ``weights``, ``area`` and ``fraction`` of every image,
-        ``sources``, the rows of its two images, and ``mixed``, its pixels (uint8).
+        and, with ``fraction_`` before the name, for the fraction. Also ``weights``, ``area`` and ``fraction`` of every
+        image, ``sources``, the rows of its two images, and ``mixed``, its pixels (uint8).
     """
     needs = frozenset().union(*(label.needs for label in labels.values()))
     observer, records = Observer(model, needs), []
@@ -230,18 +230,19 @@ def _network(args: argparse.Namespace) -> tuple[nn.Module, mw.Normalization, int
             raise RunError(f"{args.network} is not a run directory: name its architecture with --model timm/NAME")
         name, path, size = args.model, args.network, args.image_size or 224
     weights = read_weights(path)
-    classes = args.classes or _outputs(weights)
+    classes = _outputs(name, weights)
     model = models.build(name, classes, 3)
     load_weights(model, without_prefix(weights, model.state_dict()), path)
     return model.eval(), normalization or mw.IMAGENET, size
 
 
-def _outputs(weights: Mapping[str, Tensor]) -> int:
-    """Return the number of classes in a file of weights: the length of its last vector."""
-    vectors = [value for value in weights.values() if value.ndim == 1]
-    if not vectors:
-        raise RunError("could not infer the number of classes from the weights: give --classes")
-    return len(vectors[-1])
+def _outputs(name: str, weights: Mapping[str, Tensor]) -> int:
+    """Return the number of classes of the classifier in a file of weights."""
+    head = mw.classifier_of(models.build(name, 2, 3))[0]
+    found = next((value for key, value in weights.items() if key.endswith(f"{head}.weight")), None)
+    if found is None:
+        raise RunError(f"the weights have no {head}.weight, the classifier of {name}: check --model")
+    return len(found)
 
 
 def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
@@ -285,7 +286,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--policies", nargs="+", default=POLICIES, metavar="POLICY", help="sample policies")
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="label policies [all that the network allows]")
     parser.add_argument("--model", help="architecture of a file of weights, such as timm/NAME")
-    parser.add_argument("--classes", type=int, help="number of classes [from the weights]")
     parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
     parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
     parser.add_argument("--image_size", type=int, help="side of the square the network sees (pixels)")

@@ -1,0 +1,122 @@
+"""mixwell labels: boxes of several forms, errors against a computation by hand, and real birds if they are here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import mixwell as mw
+from mixwell import models
+from mixwell.train import label_errors
+from mixwell.train.cli import main
+from mixwell.train.errors import RunError
+
+SIZE = 32
+
+
+def write_images(folder: Path, form: tuple[str, ...], count: int = 9) -> Path:
+    """Write images 48 pixels wide and 24 high with a bright object each, and the table of their boxes."""
+    generator, rows = np.random.default_rng(0), []
+    for index in range(count):
+        left, top, wide, high = (int(n) for n in generator.integers([0, 0, 6, 4], [30, 14, 18, 10]))
+        pixels = generator.integers(0, 60, (24, 48, 3), dtype=np.uint8)
+        pixels[top : top + high, left : left + wide] = 230
+        name = f"test/{index % 3}/image{index}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+        last = (left + wide, top + high) if form[2] == "xmax" or form[2] == "xmax " else (wide, high)
+        rows.append({"file": name, **dict(zip(form, (left, top, *last), strict=True))})
+    with (folder / "boxes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "boxes.csv"
+
+
+@pytest.mark.parametrize("form", label_errors.CORNERS, ids=str)
+def test_boxes_follow_the_objects(tmp_path: Path, form: tuple[str, ...]) -> None:
+    """The object is the bright part of every image, also after it was resized to a square."""
+    objects = label_errors.read_objects(tmp_path, write_images(tmp_path, form), SIZE, 9)
+    masks = mw.labels.objects.object_masks(objects.boxes, 9, (SIZE, SIZE))
+    bright = (objects.images.float().mean(1) > 145).float()
+    assert (masks - bright).abs().mean() < 0.03
+    assert objects.labels.tolist() == [int(name.split("/")[1]) for name in objects.names]
+
+
+def test_errors_by_hand(tmp_path: Path) -> None:
+    objects = label_errors.read_objects(tmp_path, write_images(tmp_path, label_errors.CORNERS[0]), SIZE, 9)
+    model = models.build("mini_resnet", 3, 3)
+    policies = {"CutMix": mw.CutMix(scope="sample")}
+    names = {"pixels": mw.PixelShare(), "activation": mw.ActivationShare(), "objects": mw.ObjectShare()}
+    pixels, activation, exact = label_errors.measure(model, objects, policies, names, mw.IMAGENET)
+    assert exact["fraction_error"] < 1e-6 < pixels["fraction_error"]
+    images = mw.IMAGENET.normalize(objects.images.float() / 255)
+    generator = torch.Generator().manual_seed(0)
+    mixed = mw.CutMix(scope="sample")(images, objects.labels, generator=generator)
+    masks, share = mw.labels.objects.object_masks(objects.boxes, 9, (SIZE, SIZE)), mixed.plan.share((SIZE, SIZE))
+    differences = []
+    for row, (a, b) in enumerate(mixed.plan.sources.tolist()):
+        seen_a, seen_b = float((share[row, 0] * masks[a]).sum()), float((share[row, 1] * masks[b]).sum())
+        if a != b and seen_a + seen_b > 1e-3:
+            differences.append(abs(float(mixed.weights[row, 0]) - seen_a / (seen_a + seen_b)))
+    assert pixels["error"] == pytest.approx(sum(differences) / len(differences), abs=1e-5)
+    assert pixels["weights"] == pytest.approx(mixed.weights[:, 0])
+    assert not activation["weights"].allclose(pixels["weights"])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_images(tmp_path, label_errors.CORNERS[2])
+    save_file(models.build("mini_resnet", 3, 3).state_dict(), tmp_path / "weights.safetensors")
+    command = ["labels", str(tmp_path / "weights.safetensors"), "--model", "mini_resnet", "--data", str(tmp_path)]
+    command += ["--boxes", str(table), "--image_size", str(SIZE), "--policies", "CutMix", "MixUp", "--count", "8"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "| `ObjectShare()` |" in printed and "left out AttentionShare()" in printed
+    records = json.loads((tmp_path / "out" / "label_error.json").read_text())
+    assert {record["policy"] for record in records} == {"CutMix()", "MixUp()"}
+    assert Image.open(tmp_path / "out" / "worst.png").width > 500
+    assert main([*command, "--labels", "AttentionShare()"]) == 2
+    assert "no attention" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name,x,y,w,h\na.png,1,2,3,4\n", "must have a column file"),
+        ("file,left\na.png,1\n", "must have a column file"),
+        ("", "must have a column file"),
+        ("file,x,y,w,h\ntest/0/image0.png,1,2,three,4\n", "must be four numbers"),
+        ("file,x,y,w,h\nnowhere.png,1,2,3,4\n", "nowhere.png"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> None:
+    write_images(tmp_path, label_errors.CORNERS[0])
+    (tmp_path / "boxes.csv").write_text(content)
+    with pytest.raises(RunError, match=words):
+        label_errors.read_objects(tmp_path, tmp_path / "boxes.csv", SIZE, 4)
+
+
+def test_activation_is_closer_on_real_birds(shared: Path) -> None:
+    """Birds with boxes and the ImageNet weights of a network that never saw these classes."""
+    data, weights = shared / "data" / "ci", shared / "data" / "models" / "tf_efficientnet_lite0.safetensors"
+    if not weights.is_file() or not (data / "cub_ci.csv").is_file():
+        pytest.skip("the images and weights are not here")
+    timm = pytest.importorskip("timm")
+    from safetensors.torch import load_file
+
+    model: nn.Module = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(load_file(weights))
+    objects = label_errors.read_objects(data / "cub_ci", data / "cub_ci.csv", 144, 16)
+    names = {"pixels": mw.PixelShare(), "activation": mw.ActivationShare()}
+    given = model, objects, {"CutMix": mw.CutMix(scope="sample")}, names, mw.Normalization(0.5, 0.5)
+    totals = [[record["fraction_error"] for record in label_errors.measure(*given, seed)] for seed in range(4)]
+    pixels, activation = (sum(column) / len(column) for column in zip(*totals, strict=True))
+    assert activation < 0.9 * pixels
