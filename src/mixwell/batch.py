@@ -54,7 +54,7 @@ class Batch:
         ValueError: Shapes or devices do not match.
     """
 
-    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "source_device")
+    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "size", "source_device")
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Batch:
             check_generator(generator)
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
         self.generator, self.normalization = generator, normalization
+        self.size = (images.shape[2], images.shape[3])  # height and width
         self.source_device = images.device if generator is None else generator.device
 
     def __len__(self) -> int:
@@ -89,11 +90,6 @@ class Batch:
     def device(self) -> torch.device:
         """Device of the images."""
         return self.images.device
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return self.images.shape[2], self.images.shape[3]
 
     def with_saliency(self, saliency: Tensor | None) -> Batch:
         """Return the same batch with other saliency maps."""
@@ -121,7 +117,7 @@ class Batch:
 
     def randperm(self) -> Tensor:
         """Draw a permutation of the rows, shape ``(B,)``."""
-        return self.send(torch.randperm(len(self), device=self.source_device, generator=self.generator))
+        return self.send(torch.randperm(self.images.shape[0], device=self.source_device, generator=self.generator))
 
     def send(self, draw: Tensor) -> Tensor:
         """Move a draw to the images' device without waiting for it."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, single_on_host, visible
-from mixwell.ops.masks import mask_order
-from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one
+from mixwell.ops.pixels import choose_into, gather_into, mask_order, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan
 
