@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
+from mixwell.features.passes import FeatureHook
 from mixwell.features.layers import classifier_of
 from test_hooks import Net
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.checks import in_proportion
-from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import channels_of, middle_layer
+from mixwell.features.passes import FeatureHook
 
 __all__ = ["MapHook", "channels_come_last", "channels_of", "grid_of"]
 
@@ -65,6 +65,8 @@ class MapHook(FeatureHook):
         """Return the map that a forward pass of these images inside the hook's ``with`` block left."""
         output, size = self.take(), (images.shape[2], images.shape[3])
         if output.dim() == 4:
+            if output.shape[2] * size[1] == output.shape[3] * size[0]:  # exactly the proportions of the images
+                return output
             return output.permute(0, 3, 1, 2) if channels_come_last(output, size) else output
         if output.dim() != 3:
             raise ValueError(
@@ -110,3 +112,26 @@ def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
     if not first and not last:
         first, last = (in_proportion(shape, size) for shape in shapes)
     return last and not first
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Return one feature vector per image: the mean over everything but batch and channel.
+
+    Args:
+        features: ``(B, D)``, tokens ``(B, N, D)``, or maps with channels first ``(B, D, ...)``.
+
+    Returns:
+        Shape ``(B, D)``.
+
+    Raises:
+        ValueError: ``features`` has fewer than two dimensions.
+
+    Example:
+        >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
+        (torch.Size([2, 6]), torch.Size([2, 6]))
+    """
+    if features.ndim < 2:
+        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), but got {tuple(features.shape)}.")
+    if features.ndim == 3:
+        return features.mean(1)
+    return features.flatten(2).mean(2) if features.ndim > 3 else features

@@ -12,6 +12,7 @@ from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
+from mixwell.methods.groups import check_block_group, split_block, split_decay
 from mixwell.methods.method import (
     LossFunction,
     Method,
@@ -20,11 +21,8 @@ from mixwell.methods.method import (
     like_model,
     mix,
     relabelled,
-    split_decay,
-    step_output,
     unmixed,
 )
-from mixwell.mixers.blockgroup import check_block_group, split_block
 from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_where, near_pure
 from mixwell.mixers.mixblock import PairAttention
@@ -98,9 +96,6 @@ class AutoMix(Method):
     default_block: ClassVar[PairAttention] = PairAttention()
     default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
 
-    policy: BatchPolicy  # these hold the numbers of the current progress
-    label: LabelPolicy
-    loss: LossFunction
     block_loss: LossFunction
     mask_loss: MaskLoss
     mask_weight: float
@@ -185,7 +180,7 @@ class AutoMix(Method):
         loss = terms["mixed_loss"] + self.mask_weight * terms["mask_loss"] + terms.get("block_loss", 0)
         loss = loss + self.clean_weight * terms.get("clean_loss", 0)
         area_error = (share.mean((1, 2, 3)) - block_pairs.lam).abs().mean()
-        return step_output(loss, logits, mixed, **terms, area_error=area_error)
+        return self.step_output(loss, logits, mixed, **terms, area_error=area_error)
 
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`; the teacher follows the classifier."""

@@ -44,12 +44,12 @@ class Plan(ABC):
     def sources(self) -> Tensor:
         """Rows of the sources of every mixed image, the anchor first, shape ``(B, K)``."""
         # Computed on access: it is rarely needed, and would cost every batch.
-        return torch.stack((torch.arange(len(self), device=self.partners[0].device), *self.partners), 1)
+        return torch.stack((torch.arange(self.partners[0].shape[0], device=self.partners[0].device), *self.partners), 1)
 
     @property
     def lam(self) -> Tensor:
         """Nominal ratio, the drawn share of the anchor, shape ``(B,)``."""
-        return self._lam.expand(len(self))
+        return self._lam.expand(self.partners[0].shape[0])
 
     @property
     def ratios(self) -> Tensor:
@@ -63,7 +63,8 @@ class Plan(ABC):
                 f"A {type(self).__name__} of {1 + len(self.partners)} sources holds the drawn ratio of the anchor "
                 "only: use label=PixelShare()."
             )
-        return torch.stack((self.lam, 1 - self.lam), 1)
+        lam = self.lam
+        return torch.stack((lam, 1 - lam), 1)
 
     @property
     def moves_pixels(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mixwell import models
-from mixwell.features.hooks import classifier_of
+from mixwell.features.layers import classifier_of
 from mixwell.methods import Method
 from mixwell.parse import nearest, parse
 from mixwell.policy import BatchPolicy

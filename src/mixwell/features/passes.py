@@ -1,17 +1,40 @@
-"""Forward hooks that read or change the features inside a model during one training step."""
+"""The forward passes of a training step: logits, features that a hook reads or changes, unchanged statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mixwell.features.layers import classifier_of, module_of
 
 Change = Callable[[Tensor], Tensor]
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in the output of a model: a tensor itself, or the ``logits`` of a Hugging Face output.
+
+    Raises:
+        TypeError: The output is neither.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> logits_of(SimpleNamespace(logits=torch.zeros(2, 3))).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"The model must return logits, a tensor (B, N) or an output with the attribute logits, but it returned a "
+            f"{type(output).__name__}: wrap it in a module that returns the logits."
+        )
+    return logits
 
 
 class FeatureHook:
@@ -74,13 +97,17 @@ class FeatureHook:
 
     def __enter__(self) -> Self:
         self._captured, self._active = None, True
-        self._attach()
+        if torch.compiler.is_compiling():
+            self._attach()
+        elif self._handle is None:
+            self._handle = self.module.register_forward_hook(self._call, with_kwargs=True)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._active = False
-        if not self._compiled and not torch.compiler.is_compiling():
-            self.close()
+        if self._handle is not None and not self._compiled and not torch.compiler.is_compiling():
+            self._handle.remove()
+            self._handle = None
 
     def _attach(self) -> None:
         if self._handle is None:
@@ -197,24 +224,62 @@ def _computes(output: Any, logits: Tensor) -> bool:
     return output.detach().float().allclose(logits.detach().float(), rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Return one feature vector per image: the mean over everything but batch and channel.
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics unchanged in training mode: norms still normalize by the statistics of the batch.
 
-    Args:
-        features: ``(B, D)``, tokens ``(B, N, D)``, or maps with channels first ``(B, D, ...)``.
-
-    Returns:
-        Shape ``(B, D)``.
-
-    Raises:
-        ValueError: ``features`` has fewer than two dimensions.
+    Statistics are the buffers ``running_*`` and ``num_batches_tracked`` of any module in training mode. Modules in eval
+    mode are not touched. A backward pass may come after the block.
 
     Example:
-        >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
-        (torch.Size([2, 6]), torch.Size([2, 6]))
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with frozen_statistics(norm):
+        ...     _ = norm(torch.rand(8, 2))
+        >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
+        ([0.0, 0.0], 0)
     """
-    if features.ndim < 2:
-        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), but got {tuple(features.shape)}.")
-    if features.ndim == 3:
-        return features.mean(1)
-    return features.flatten(2).mean(2) if features.ndim > 3 else features
+    flagged: list[_BatchNorm] = []
+    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    for module in model.modules():
+        if not module.training or not module._buffers:
+            continue
+        if isinstance(module, _BatchNorm) and type(module).forward in _TORCH_FORWARDS:
+            if module.track_running_stats:
+                flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
+        else:
+            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if b is not None and _running(n)]
+    try:
+        for module in flagged:
+            module.track_running_stats = False
+        for owner, name, buffer in swapped:
+            owner[name] = buffer.clone()  # any other module writes to a copy
+        yield
+    finally:
+        for module in flagged:
+            module.track_running_stats = True
+        for owner, name, buffer in swapped:
+            owner[name] = buffer
+
+
+_TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def _running(name: str) -> bool:
+    return name.startswith("running_") or name == "num_batches_tracked"
+
+
+@contextmanager
+def clean_pass(model: nn.Module, *, grad: bool = False, statistics: bool = False) -> Iterator[None]:
+    """Run a model on the unmixed images, by default without gradient and without updating running statistics.
+
+    Args:
+        model: The model.
+        grad: Keep the gradient.
+        statistics: Update running statistics of norms.
+    """
+    running = nullcontext() if statistics else frozen_statistics(model)
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), running:
+        yield
+    if not grad and not torch.compiler.is_compiling():
+        # Until torch 2.9, autocast caches the weights that it casts without gradient: the mixed pass would not train.
+        torch.clear_autocast_cache()
