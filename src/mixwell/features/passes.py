@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixwell.features.layers import classifier_of, module_of
+from mixwell.features.layers import classifier_of, middle_layer, module_of
+from mixwell.features.maps import as_maps
 
 Change = Callable[[Tensor], Tensor]
 
@@ -35,6 +36,10 @@ def logits_of(output: Any) -> Tensor:
             f"{type(output).__name__}: wrap it in a module that returns the logits."
         )
     return logits
+
+
+class _Stop(Exception):  # noqa: N818  (not an error: it ends a forward pass at the layer)
+    """Raised by the hook when a forward pass has reached the layer."""
 
 
 class FeatureHook:
@@ -80,7 +85,7 @@ class FeatureHook:
         self.of = of
         self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
         self._output: Any = None  # of a guessed classifier
-        self._active = False
+        self._active = self._stops = False
         self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules())
         self._change: Change | None = None
         self._captured: Any = None
@@ -126,6 +131,8 @@ class FeatureHook:
             self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
             if self._guessed:
                 self._output = output
+            if self._stops and not torch.compiler.is_compiling():
+                raise _Stop
             return None
         change, self._change = self._change, None
         if not isinstance(output, Tensor):
@@ -196,6 +203,48 @@ class FeatureHook:
 
     def _described(self, found: Any) -> str:
         return f"The {self.of} of {self.name!r} is a {type(found).__name__}"
+
+
+class MapHook(FeatureHook):
+    """Reads a feature map ``(B, C, h, w)`` from any layer that outputs maps or tokens.
+
+    :meth:`map` stops the forward pass at the layer, except while ``torch.compile`` traces the network.
+
+    Args:
+        network: Any classifier.
+        layer: Name of the module in ``named_modules()``; None takes :func:`middle_layer`.
+
+    Raises:
+        ValueError: There is no such layer or, when used, its output is not a map.
+        RuntimeError: When used: no forward pass ran through the layer.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> MapHook(network, "0").map(network, torch.rand(2, 3, 9, 9)).shape
+        torch.Size([2, 6, 4, 4])
+    """
+
+    def __init__(self, network: nn.Module, layer: str | None = None) -> None:
+        super().__init__(network, middle_layer(network) if layer is None else layer, of="output")
+
+    def map(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Run the network as far as the layer and return the map."""
+        self._stops = True
+        try:
+            with self:
+                network(images)
+        except _Stop:
+            pass
+        finally:
+            self._stops = False
+        return self.taken(images)
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Return the map that a forward pass of these images inside the hook's ``with`` block left."""
+        output, size = self.take(), (images.shape[2], images.shape[3])
+        if output.dim() == 4 and output.shape[2] * size[1] == output.shape[3] * size[0]:
+            return output  # channels first, and exactly the proportions of the images
+        return as_maps(output, size, self.name)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from mixwell.methods.method import (
 )
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.heads import Heads, check_clean
-from mixwell.mixers.masks import even_where, near_pure
+from mixwell.mixers.masks import even_near_pure
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import Momentum, Teacher
 from mixwell.normalization import Normalization
@@ -177,7 +177,7 @@ class AdAutoMix(Method):
 
         # The classifier is trained on masks without a graph, on unmixed images and, for K > 2, on plain mixtures.
         with torch.no_grad():
-            fixed = even_where(near_pure(lam, self.margin), self._shares(features, pairs, lam), lam)
+            fixed = even_near_pure(self._shares(features, pairs, lam), lam, self.margin)
             mixed = mix(SourcePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
         if self.clean_weight or self.label.needs:

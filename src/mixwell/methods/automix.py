@@ -24,7 +24,7 @@ from mixwell.methods.method import (
     unmixed,
 )
 from mixwell.mixers.heads import Heads, check_clean
-from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_where, near_pure
+from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_near_pure
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import Momentum, Teacher
@@ -166,8 +166,11 @@ class AutoMix(Method):
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
-            share_fixed = self._adapted(self._share(features, student_pairs), student_pairs.lam)
-            mixed = mix(MaskPlan(student_pairs, share_fixed), images, labels)
+            fixed = self._share(features, student_pairs)
+            if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
+                fixed = adjusted(fixed, student_pairs.lam)
+            fixed = even_near_pure(fixed, student_pairs.lam[:, None], self.margin)
+            mixed = mix(MaskPlan(student_pairs, fixed), images, labels)
         clean_logits = None
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
@@ -198,9 +201,3 @@ class AutoMix(Method):
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)
-
-    def _adapted(self, share: Tensor, lam: Tensor) -> Tensor:
-        """Scale the classifier's masks to the ratio by chance, and replace them by MixUp at ratios near 0 or 1."""
-        if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
-            share = adjusted(share, lam)
-        return even_where(near_pure(lam[:, None], self.margin), share, lam[:, None])

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import channels_of, last_map, unwrapped
-from mixwell.features.maps import MapHook
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import MapHook, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled

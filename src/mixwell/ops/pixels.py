@@ -121,27 +121,14 @@ def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:
     return (edges[1:] - edges[:-1]).float()
 
 
-def mask_order(mask: Tensor, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring a mask ``(S, 1, H, W)`` into the memory order of ``images``, as a factor of ``dtype``."""
+def mask_order(mask: Tensor, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Bring a mask ``(S, 1, H, W)`` into the memory order of ``images``, as a factor.
+
+    Its dtype is that of the images, but float32 where shares that are not 0 or 1 multiply bytes.
+    """
+    if dtype is None:
+        dtype = torch.float32 if images.dtype == torch.uint8 and mask.dtype != torch.bool else images.dtype
     if images.is_contiguous():
         return mask.to(dtype)
     # Broadcasting along the innermost dimension defeats vectorisation: written out it is four times faster.
     return mask.to(dtype).permute(0, 2, 3, 1).expand(-1, -1, -1, images.shape[1]).contiguous()
-
-
-def factor_dtype(mask: Tensor, images: Tensor) -> torch.dtype:
-    """Return the type in which a mask multiplies images."""
-    soft_bytes = images.dtype == torch.uint8 and mask.dtype != torch.bool
-    return torch.float32 if soft_bytes else images.dtype
-
-
-def mask_into(partners: Tensor, anchors: Tensor, mask: Tensor, images: Tensor, out: Tensor) -> None:
-    """Mix tensors in memory order by a mask (S, 1, H, W)."""
-    factor = mask_order(mask, images, factor_dtype(mask, images))
-    (choose_into if mask.dtype == torch.bool else blend_into)(partners, anchors, factor, out)
-
-
-def mask_functionally(partner: Tensor, anchor: Tensor, mask: Tensor) -> Tensor:
-    """Mix images by a mask ``(S, 1, h, w)``: differentiable and compilable."""
-    mask = scaled(mask, anchor.shape[2:])
-    return torch.where(mask, anchor, partner) if mask.dtype == torch.bool else blend(partner, anchor, mask)

@@ -63,8 +63,7 @@ class Plan(ABC):
                 f"A {type(self).__name__} of {1 + len(self.partners)} sources holds the drawn ratio of the anchor "
                 "only: use label=PixelShare()."
             )
-        lam = self.lam
-        return torch.stack((lam, 1 - lam), 1)
+        return torch.stack((self._lam, 1 - self._lam), 1).expand(self.partners[0].shape[0], 2)
 
     @property
     def moves_pixels(self) -> bool:

@@ -12,10 +12,7 @@ from mixwell.ops.pixels import (
     blend,
     blend_into,
     choose_into,
-    factor_dtype,
     gather_into,
-    mask_functionally,
-    mask_into,
     mask_order,
     mean_at,
     memory_order,
@@ -74,7 +71,14 @@ class MaskPlan(Plan):
     _geometry = ("_mask",)
 
     def __init__(self, pairs: Pairs, mask: Tensor) -> None:
-        self._mask = _check_mask(mask, pairs)
+        rows, (height, width) = pairs.partner.shape[0], pairs.size
+        fits = mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[0] in (1, rows)
+        if not fits or mask.shape[2] > height or mask.shape[3] > width:
+            raise ValueError(
+                f"A mask must have shape ({rows}, 1, h, w) or (1, 1, h, w) and be at most {height} x {width}, as the "
+                f"images are, but got {tuple(mask.shape)}."
+            )
+        self._mask = mask
         super().__init__(pairs, mean_at(mask, pairs.size))
 
     @property
@@ -91,15 +95,17 @@ class MaskPlan(Plan):
         return images.requires_grad or self._mask.requires_grad
 
     def _mix(self, images: Tensor) -> Tensor:
-        return mask_functionally(self._source(images, 1), self._source(images, 0), self._mask)
+        anchor, partner, mask = self._source(images, 0), self._source(images, 1), scaled(self._mask, images.shape[2:])
+        return torch.where(mask, anchor, partner) if mask.dtype == torch.bool else blend(partner, anchor, mask)
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         anchors, mixed = memory_order(images), memory_order(out)
         partners = gather_into(anchors, self.partners[0], mixed)
-        mask_into(partners, anchors, scaled(self._mask, images.shape[2:]), images, mixed)
+        factor = mask_order(scaled(self._mask, images.shape[2:]), images)
+        (choose_into if self._mask.dtype == torch.bool else blend_into)(partners, anchors, factor, mixed)
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
-        factor = mask_order(scaled(self._mask, images.shape[2:]), images, factor_dtype(self._mask, images))
+        factor = mask_order(scaled(self._mask, images.shape[2:]), images)
         anchors, mixed = memory_order(images), memory_order(out)
         mix = choose_into if self._mask.dtype == torch.bool else blend_into
         for row, a, b, target in one_by_one(anchors, self.partners[0].tolist(), mixed):
@@ -165,7 +171,7 @@ class SharePlan(Plan):
 
     def __init__(self, pairs: Pairs, shares: Tensor) -> None:
         sources = 1 + (1 if pairs.partner.dim() == 1 else pairs.partner.shape[1])
-        fits = shares.dim() == 4 and shares.shape[1] == sources and shares.shape[0] in (1, len(pairs))
+        fits = shares.dim() == 4 and shares.shape[1] == sources and shares.shape[0] in (1, pairs.partner.shape[0])
         if not fits or shares.shape[2] > pairs.size[0] or shares.shape[3] > pairs.size[1]:
             raise ValueError(
                 f"Shares must have shape ({len(pairs)}, {sources}, h, w) and be at most {pairs.size[0]} x "
@@ -197,13 +203,3 @@ class SharePlan(Plan):
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         out.copy_(self._mix(images))
-
-
-def _check_mask(mask: Tensor, pairs: Pairs) -> Tensor:
-    fits = mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[0] in (1, len(pairs))
-    if not fits or mask.shape[2] > pairs.size[0] or mask.shape[3] > pairs.size[1]:
-        raise ValueError(
-            f"A mask must have shape ({len(pairs)}, 1, h, w) or (1, 1, h, w) and be at most {pairs.size[0]} x "
-            f"{pairs.size[1]}, as the images are, but got {tuple(mask.shape)}."
-        )
-    return mask
