@@ -12,7 +12,7 @@ from mixwell.ema import follow
 from mixwell.methods.adautomix import adversarial, source_cosine
 from mixwell.methods.automix import AutoMix
 from mixwell.mixers.adaptivemask import AdaptiveMask, SourceAttention
-from mixwell.mixers.masks import adjusted, even_where, near_pure
+from mixwell.mixers.masks import adjusted, even_near_pure
 from mixwell.mixers.mixblock import MixBlock
 from mixwell.mixers.published import ReleasedMomentum, ReleasedPairAttention, published
 from mixwell.plan import SharePlan
@@ -113,7 +113,7 @@ def automix_mixup(case):
             lam = lam.expand(len(x))
             if p["mask_adjust"] > case.draws["u"]:
                 share = adjusted(share, lam)
-            share = even_where(near_pure(lam[:, None], p["lam_margin"]), share, lam[:, None])
+            share = even_near_pure(share, lam[:, None], p["lam_margin"])
         shares[which] = share
         images[which] = mw.MaskPlan(mw.Pairs(partner, lam, size), share).apply(x)
     cost = published(p["mask_loss_mode"], p["mask_loss_margin"])(shares["mb"], _draws(case, "mb")[1])
@@ -214,7 +214,8 @@ def _shared(case, block: AdaptiveMask, rows: Tensor, lam: Tensor, even: bool) ->
     if even:
         lam = lam.expand(len(x), -1)
         # The reference looks at the first ratio only.
-        shares = even_where(near_pure(lam[:, :1], case.params["lam_margin"]), shares, lam)
+        first, margin = lam[:, 0, None, None, None], case.params["lam_margin"]
+        shares = torch.where((first <= margin) | (first >= 1 - margin), lam[:, :, None, None], shares)
     place = rows[0].argsort()  # where in the reordered batch each image stands
     pairs = mw.Pairs(place[rows[1:]].T, lam[:, 0], size)
     return shares, SharePlan(pairs, shares).apply(x[rows[0]])

@@ -24,7 +24,7 @@ from mixwell import (
     SemanticShare,
 )
 from mixwell.features.layers import channels_of, middle_layer
-from mixwell.features.maps import MapHook
+from mixwell.features.passes import MapHook
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.samix import SAMix, SAMixPretrained
 from mixwell.models import build

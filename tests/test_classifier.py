@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import classifier_of
+from mixwell.features.passes import FeatureHook
 from test_hooks import Net
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook, pooled
+from mixwell.features.maps import pooled
+from mixwell.features.passes import FeatureHook
 from mixwell.saliency import InputGradient
 from steps import process_group
 

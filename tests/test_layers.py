@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import Constant, CutMix, MixUp, Roll, models
-from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import last_map, middle_layer, stages_of
+from mixwell.features.passes import FeatureHook
 from mixwell.methods.alignmix import AlignMix
 from mixwell.methods.hiddenmix import HiddenMix
 from steps import process_group

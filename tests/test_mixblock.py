@@ -16,8 +16,7 @@ from mixwell.mixers.masks import (
     SumOf,
     VarianceBonus,
     adjusted,
-    even_where,
-    near_pure,
+    even_near_pure,
 )
 from mixwell.mixers.mixblock import BlockSettings, MixBlock, PairAttention, ease
 from mixwell.mixers.published import ReleasedPairAttention, published
@@ -180,12 +179,15 @@ def test_two_shares_are_a_mask() -> None:
     )
 
 
-def test_near_pure_truth_table() -> None:
+def test_which_masks_are_replaced_near_pure_ratios() -> None:
     table = {(0.5, 0.5): False, (0.03, 0.97): True, (0.04, 0.96): False, (1.0, 0.0): True}
     table |= {(0.98,): True, (0.02,): True, (0.5,): False}
     table |= {(0.5, 0.48, 0.02): True, (0.3, 0.3, 0.4): False, (0.98, 0.01, 0.01): True}
     for lam, expected in table.items():
-        assert bool(near_pure(torch.tensor([lam], dtype=torch.float64), 0.03)) is expected, lam
+        ratios = torch.tensor([lam], dtype=torch.float64)
+        shares = torch.full((1, len(lam), 1, 1), 2.0, dtype=torch.float64)
+        replaced = even_near_pure(shares, ratios, 0.03)[:, :, 0, 0]
+        assert torch.equal(replaced, ratios if expected else shares[:, :, 0, 0]), lam
 
 
 def test_adjusted_area() -> None:
@@ -195,8 +197,6 @@ def test_adjusted_area() -> None:
     assert found.min() >= 0 and found.max() <= 1
     for extreme in (torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)):
         assert adjusted(extreme, torch.tensor([0.5])).isfinite().all()
-    even = even_where(torch.tensor([True, False] * 4), share, lam[:, None])
-    assert torch.equal(even[1::2], share[1::2]) and (even[::2] == lam[::2, None, None, None]).all()
 
 
 @pytest.mark.parametrize("k", [None, 0.25, 1.0, 10.0])

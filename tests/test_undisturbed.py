@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.isolation import frozen_statistics, undisturbed
+from mixwell.features.isolation import undisturbed
+from mixwell.features.passes import frozen_statistics
 from mixwell.saliency import InputGradient
 
 

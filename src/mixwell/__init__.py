@@ -4,7 +4,9 @@ from typing import NoReturn
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.ema import EMA
-from mixwell.features.hooks import FeatureHook, classifier_of, pooled
+from mixwell.features.layers import classifier_of
+from mixwell.features.maps import pooled
+from mixwell.features.passes import FeatureHook
 from mixwell.labels import (
     ActivationShare,
     AttentionShare,

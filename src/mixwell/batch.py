@@ -13,7 +13,6 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from mixwell.checks import (
     BLENDABLE,
-    check_classes,
     check_device,
     check_generator,
     check_saliency,
@@ -54,7 +53,7 @@ class Batch:
         ValueError: Shapes or devices do not match.
     """
 
-    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "source_device")
+    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "size", "source_device")
 
     def __init__(
         self,
@@ -80,6 +79,7 @@ class Batch:
             check_generator(generator)
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
         self.generator, self.normalization = generator, normalization
+        self.size = (images.shape[2], images.shape[3])  # height and width
         self.source_device = images.device if generator is None else generator.device
 
     def __len__(self) -> int:
@@ -89,11 +89,6 @@ class Batch:
     def device(self) -> torch.device:
         """Device of the images."""
         return self.images.device
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
-        return self.images.shape[2], self.images.shape[3]
 
     def with_saliency(self, saliency: Tensor | None) -> Batch:
         """Return the same batch with other saliency maps."""
@@ -121,7 +116,7 @@ class Batch:
 
     def randperm(self) -> Tensor:
         """Draw a permutation of the rows, shape ``(B,)``."""
-        return self.send(torch.randperm(len(self), device=self.source_device, generator=self.generator))
+        return self.send(torch.randperm(self.images.shape[0], device=self.source_device, generator=self.generator))
 
     def send(self, draw: Tensor) -> Tensor:
         """Move a draw to the images' device without waiting for it."""
@@ -202,7 +197,8 @@ class Pairs:
 
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1), shape ``(S, *shape)``."""
-        return self._share(self.batch.rand(len(self.lam), *shape))
+        draw = self.batch.rand(len(self.lam), *shape)
+        return draw if self._once is None else draw.index_select(0, self._once)
 
     def randn(self, *shape: int) -> Tensor:
         """Draw standard normal numbers, shape ``(S, *shape)``."""
@@ -261,6 +257,20 @@ class MixedBatch:
         images, labels, weights = (t.pin_memory() for t in (self.images, self.labels, self.weights))
         return MixedBatch(images, labels, weights, self.plan.pin_memory())
 
+    def check_classes(self, num_classes: int) -> None:
+        """Raise if a label is not below ``num_classes``; indices on a GPU are not read, because that waits for it."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
+        if self.labels.dim() == 3:
+            if self.labels.shape[2] != num_classes:
+                raise ValueError(f"dense labels have {self.labels.shape[2]} classes, but {num_classes} are expected.")
+        elif self.labels.is_cpu and not torch.compiler.is_compiling():
+            low, high = self.labels.aminmax()
+            if int(low) < 0 or int(high) >= num_classes:
+                raise ValueError(
+                    f"labels must lie between 0 and {num_classes - 1}, but got {low} to {high}: check num_classes."
+                )
+
     def targets(self, num_classes: int, smoothing: float = 0.0, toward: float | None = None) -> Tensor:
         """Build dense targets: the weighted sum of the sources' labels, smoothed once.
 
@@ -286,7 +296,7 @@ class MixedBatch:
             tensor([[0.7500, 0.0000, 0.2500],
                     [0.2500, 0.0000, 0.7500]])
         """
-        check_classes(self.labels, num_classes)
+        self.check_classes(num_classes)
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
         if self.labels.dim() == 3:
@@ -297,6 +307,13 @@ class MixedBatch:
             return targets
         pull = 1 / num_classes if toward is None else toward
         return targets * (1 - smoothing) + smoothing * pull * self.weights.sum(1, keepdim=True)
+
+
+def hits(classes: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of every source's label on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
+    if labels.ndim == 2:
+        return (labels[:, :, None] == classes[:, None]).float()
+    return labels.gather(2, classes[:, None].expand(-1, labels.shape[1], -1)).float()
 
 
 def _collate_mixed(batches: list[MixedBatch], **_: object) -> MixedBatch:

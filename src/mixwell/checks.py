@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from mixwell.ops.pixels import on_host
-
 BLENDABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
 
 
@@ -91,21 +89,6 @@ def check_generator(generator: torch.Generator) -> None:
             "torch.Generator().manual_seed(torch.initial_seed()) made in the worker.",
             stacklevel=5,
         )
-
-
-def check_classes(labels: Tensor, num_classes: int) -> None:
-    """Raise if a label is not below ``num_classes``; indices on a GPU are not read, because that waits for the GPU."""
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
-    if labels.dim() == 3:
-        if labels.shape[2] != num_classes:
-            raise ValueError(f"dense labels have {labels.shape[2]} classes, but {num_classes} are expected.")
-    elif on_host(labels) and not torch.compiler.is_compiling():
-        low, high = (int(end) for end in labels.aminmax())
-        if low < 0 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie between 0 and {num_classes - 1}, but got {low} to {high}: check num_classes."
-            )
 
 
 def in_proportion(shape: tuple[int, ...], size: tuple[int, int]) -> bool:

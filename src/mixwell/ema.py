@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import deepcopy
 
 import torch
@@ -82,18 +81,13 @@ def follow(average: nn.Module, model: nn.Module, momentum: float, buffers: str =
     """
     if buffers not in BUFFERS:
         raise ValueError(f"buffers must be one of {', '.join(BUFFERS)}, but got {buffers!r}.")
-    _lerp(average.parameters(), model.parameters(), 1 - momentum)
-    if buffers == "keep":
-        return
-    pairs = list(zip(average.buffers(), model.buffers(), strict=True))
-    moving = [pair for pair in pairs if buffers == "average" and pair[0].is_floating_point()]
-    _lerp((own for own, _ in moving), (other for _, other in moving), 1 - momentum)
-    for own, other in pairs:
-        if buffers == "copy" or not own.is_floating_point():
-            own.copy_(other)
-
-
-def _lerp(own: Iterable[Tensor], other: Iterable[Tensor], weight: float) -> None:
-    tensors = list(own)
-    if tensors and weight:
-        torch._foreach_lerp_(tensors, list(other), weight)
+    own: list[Tensor] = list(average.parameters())
+    other: list[Tensor] = list(model.parameters())
+    for mean, new in zip(average.buffers(), model.buffers(), strict=True) if buffers != "keep" else ():
+        if buffers == "average" and mean.is_floating_point():
+            own.append(mean)
+            other.append(new)
+        else:
+            mean.copy_(new)
+    if own and momentum < 1:
+        torch._foreach_lerp_(own, other, 1 - momentum)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mixwell.batch import hits
 from mixwell.plan import Plan
 
 
@@ -72,8 +73,8 @@ def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
         >>> mixed_accuracy(torch.tensor([[0.0, 9.0, 1.0]]), mixed)
         tensor(25.)
     """
-    hits = _hits(logits.argmax(1, keepdim=True), mixed.labels)[..., 0]
-    return 100 * (mixed.weights * hits).sum(1).mean()
+    on = hits(logits.argmax(1, keepdim=True), mixed.labels)[..., 0]
+    return 100 * (mixed.weights * on).sum(1).mean()
 
 
 def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
@@ -102,16 +103,16 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
     """
     count = mixed.weights.shape[1]
     depth = max(count, 3) if order == "given" else count
-    hits = _hits(logits.topk(min(depth, logits.shape[1]), dim=1).indices, mixed.labels)  # (B, K, ranks)
+    on = hits(logits.topk(min(depth, logits.shape[1]), dim=1).indices, mixed.labels)  # (B, K, ranks)
     weights = mixed.weights if order == "sample" else mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights)
-    rank = torch.arange(count, device=hits.device).expand(weights.shape)
+    rank = torch.arange(count, device=on.device).expand(weights.shape)
     if order != "given":
         # A stable sort of the reversed row puts the later of two equal weights first.
         rank = weights.flip(1).argsort(dim=1, descending=True, stable=True).argsort(1).flip(1)
-    right = rank[..., None] == torch.arange(hits.shape[2], device=hits.device)
+    right = rank[..., None] == torch.arange(on.shape[2], device=on.device)
     if order == "given":
         right[:, -1, count:3] = True
-    return 100 * (weights * (hits * right).sum(2)).sum(1).mean()
+    return 100 * (weights * (on * right).sum(2)).sum(1).mean()
 
 
 def expected_calibration_error(
@@ -219,13 +220,6 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
     """
     _check(logits, labels)
     return F.cross_entropy(logits.float(), labels)
-
-
-def _hits(classes: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of every source's label on each of the classes ``(B, R)``, shape ``(B, K, R)``."""
-    if labels.ndim == 2:
-        return (labels[:, :, None] == classes[:, None]).float()
-    return labels.gather(2, classes[:, None].expand(-1, labels.shape[1], -1)).float()
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

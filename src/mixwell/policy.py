@@ -154,11 +154,11 @@ class Policy(BatchPolicy):
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         pairs = self.pairs(batch, partner)
-        return self.plan(pairs) if len(batch) > 1 else BlendPlan(pairs)
+        return self.plan(pairs) if batch.images.shape[0] > 1 else BlendPlan(pairs)
 
     def pairs(self, batch: Batch, partner: Tensor | None = None) -> Pairs:
         """See :meth:`BatchPolicy.pairs`; ``partner`` is given where several policies share their pairs."""
-        n = len(batch)
+        n = batch.images.shape[0]
         if n == 1:  # there is no partner
             return Pairs(torch.zeros(1, dtype=torch.int64, device=batch.device), batch.ones(), batch.size)
         if self.uses_saliency:

@@ -7,9 +7,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
 from mixwell.features.layers import unwrapped
 from mixwell.features.maps import grid_of
+from mixwell.features.passes import FeatureHook
 
 
 class AttentionHook:

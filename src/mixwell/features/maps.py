@@ -1,79 +1,36 @@
-"""Feature maps: reading one half-way up a network, and telling its layout."""
+"""The layout of feature maps: grids of tokens, the position of the channels, the mean over positions."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixwell.checks import in_proportion
-from mixwell.features.hooks import FeatureHook
-from mixwell.features.layers import channels_of, middle_layer
-
-__all__ = ["MapHook", "channels_come_last", "channels_of", "grid_of"]
 
 _EXTRA_TOKENS = 16  # class, distillation and register tokens
 
 
-class _Stop(Exception):  # noqa: N818  (not an error: it ends a forward pass at the layer)
-    """Raised by the hook when a forward pass has reached the layer."""
-
-
-class MapHook(FeatureHook):
-    """Reads a feature map ``(B, C, h, w)`` from any layer that outputs maps or tokens.
-
-    :meth:`map` stops the forward pass at the layer, except while ``torch.compile`` traces the network.
+def as_maps(features: Tensor, size: tuple[int, int], layer: str) -> Tensor:
+    """Return features of a layer as maps ``(B, C, h, w)``.
 
     Args:
-        network: Any classifier.
-        layer: Name of the module in ``named_modules()``; None takes :func:`middle_layer`.
-        of: Read the ``"output"`` of the layer, or its ``"input"``.
+        features: Maps ``(B, C, h, w)`` or ``(B, h, w, C)``, or tokens ``(B, N, C)``, those outside the grid first.
+        size: Height and width of the images.
+        layer: Name of the layer, for the error.
 
     Raises:
-        ValueError: There is no such layer or, when used, its output is not a map.
-        RuntimeError: When used: no forward pass ran through the layer.
-
-    Example:
-        >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
-        >>> MapHook(network, "0").map(network, torch.rand(2, 3, 9, 9)).shape
-        torch.Size([2, 6, 4, 4])
+        ValueError: The features have another shape.
     """
-
-    def __init__(self, network: nn.Module, layer: str | None = None, of: Literal["input", "output"] = "output") -> None:
-        super().__init__(network, middle_layer(network) if layer is None else layer, of=of)
-        self._stops = False
-
-    def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        super()._call(module, args, kwargs, output)
-        if self._stops and not torch.compiler.is_compiling():
-            raise _Stop
-
-    def map(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Run the network as far as the layer and return the map."""
-        self._stops = True
-        try:
-            with self:
-                network(images)
-        except _Stop:
-            pass
-        finally:
-            self._stops = False
-        return self.taken(images)
-
-    def taken(self, images: Tensor) -> Tensor:
-        """Return the map that a forward pass of these images inside the hook's ``with`` block left."""
-        output, size = self.take(), (images.shape[2], images.shape[3])
-        if output.dim() == 4:
-            return output.permute(0, 3, 1, 2) if channels_come_last(output, size) else output
-        if output.dim() != 3:
-            raise ValueError(
-                f"Expected a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but {self.name!r} outputs "
-                f"{tuple(output.shape)}: name another layer, as in layer='layer3'."
-            )
-        rows, columns = grid_of(output.shape[1], size)
-        return output[:, output.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+    if features.dim() == 4:
+        return features.permute(0, 3, 1, 2) if channels_come_last(features, size) else features
+    if features.dim() != 3:
+        raise ValueError(
+            f"Expected a layer that outputs maps (B, C, h, w) or tokens (B, N, C), but {layer!r} outputs "
+            f"{tuple(features.shape)}: name another layer, as in layer='layer3'."
+        )
+    rows, columns = grid_of(features.shape[1], size)
+    return features[:, features.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
 
 def grid_of(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -111,3 +68,26 @@ def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
     if not first and not last:
         first, last = (in_proportion(shape, size) for shape in shapes)
     return last and not first
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Return one feature vector per image: the mean over everything but batch and channel.
+
+    Args:
+        features: ``(B, D)``, tokens ``(B, N, D)``, or maps with channels first ``(B, D, ...)``.
+
+    Returns:
+        Shape ``(B, D)``.
+
+    Raises:
+        ValueError: ``features`` has fewer than two dimensions.
+
+    Example:
+        >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
+        (torch.Size([2, 6]), torch.Size([2, 6]))
+    """
+    if features.ndim < 2:
+        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), but got {tuple(features.shape)}.")
+    if features.ndim == 3:
+        return features.mean(1)
+    return features.flatten(2).mean(2) if features.ndim > 3 else features

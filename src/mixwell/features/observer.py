@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixwell.features.attention import AttentionHook
 from mixwell.features.layers import last_map, pooled_layer
-from mixwell.features.maps import MapHook
+from mixwell.features.passes import MapHook
 
 KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
 

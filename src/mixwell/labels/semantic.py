@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -157,13 +158,15 @@ class SemanticShare(LabelPolicy):
     kappa: float = 1.0
 
     needs = frozenset({"clean_logits"})
+    _similarity: ClassVar[Similarity]  # the object that the name means; set when the settings are checked
 
     def __post_init__(self) -> None:
         if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
         if not 0 <= self.kappa < math.inf:
             raise ValueError(f"kappa must be a finite number from 0 on, but got {self.kappa}.")
-        similarity = self._similarity()
+        similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
+        set_field(self, "_similarity", similarity)
         if self.kappa > similarity.largest_kappa:
             warnings.warn(
                 f"kappa={self.kappa} makes label weights saturate at 0 or 1: keep it at "
@@ -186,14 +189,10 @@ class SemanticShare(LabelPolicy):
                 "SemanticShare compares with the predictions for the unmixed images: pass "
                 "View(logits, clean_logits=...)."
             )
-        similarity = self._similarity()
         with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
-            away, by_class = similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
+            away, by_class = self._similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
             # The logarithm of weight 0 is minus infinity: a source that is not in the image gets no label weight.
             share, total = (mixed.weights.clamp_min(0).log() - away).softmax(1), mixed.weights.sum(1, keepdim=True)
             # A row without any weight, all minus infinity, would be NaN.
             return torch.where(total > 0, share * total, 0.0), by_class
-
-    def _similarity(self) -> Similarity:
-        return SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity

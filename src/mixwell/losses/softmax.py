@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.checks import check_classes
-from mixwell.ops.pixels import on_host
 from mixwell.schedule import check_range
 from mixwell.value import Value, set_field
 
@@ -92,7 +90,7 @@ class FocalLoss(Loss):
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
         mixed = _without(mixed, self.ignore_index)
-        _check_softmax(logits, mixed)
+        check_logits(logits, mixed, softmax=True)
         log_p = logits.float().log_softmax(1)
         scores = _class_weighted((-log_p.expm1()).clamp_min(0) ** self.gamma * log_p, self.weight)
         return reduced(_of_sources(scores, mixed.labels, mixed.weights), "mean", mixed, self.ignore_index)
@@ -140,10 +138,14 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(4, 10), mixed)
         tensor(2.3026)
     """
-    check_smoothing(smoothing)
-    mixed = _without(mixed, ignore_index)
-    _check_softmax(logits, mixed)
-    scores = _class_weighted(logits.float().log_softmax(1), weight)
+    if smoothing:
+        check_smoothing(smoothing)
+    if ignore_index is not None:
+        mixed = _without(mixed, ignore_index)
+    check_logits(logits, mixed, softmax=True)
+    scores = logits.float().log_softmax(1)
+    if weight is not None:
+        scores = _class_weighted(scores, weight)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
@@ -151,8 +153,14 @@ def cross_entropy(
     return reduced(terms, reduction, mixed, ignore_index)
 
 
-def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
-    """Raise unless there is a row of logits for every mixed image and a column for every label."""
+def check_logits(logits: Tensor, mixed: MixedBatch, softmax: bool = False) -> None:
+    """Raise unless there is a row of logits for every mixed image and a column for every label.
+
+    Args:
+        logits: What the model returned.
+        mixed: The mixed batch.
+        softmax: The loss compares distributions: dense labels of each source must sum to one (checked on the CPU only).
+    """
     if not isinstance(logits, Tensor):
         got = type(logits).__name__
         raise TypeError(
@@ -162,19 +170,8 @@ def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
         raise TypeError(f"mixed must be the mixed batch that a policy returns, but got {type(mixed).__name__}.")
     if logits.dim() != 2 or len(logits) != len(mixed.weights):
         raise ValueError(f"logits must have shape ({len(mixed.weights)}, N), but got {tuple(logits.shape)}.")
-    check_classes(mixed.labels, logits.shape[1])
-
-
-def check_smoothing(smoothing: float) -> None:
-    """Raise unless smoothing lies in [0, 1)."""
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
-
-
-def _check_softmax(logits: Tensor, mixed: MixedBatch) -> None:
-    """Raise unless logits fit, and on the CPU unless dense labels are distributions over the classes."""
-    check_logits(logits, mixed)
-    if mixed.labels.dim() == 3 and on_host(mixed.labels) and not torch.compiler.is_compiling():
+    mixed.check_classes(logits.shape[1])
+    if softmax and mixed.labels.dim() == 3 and mixed.labels.is_cpu and not torch.compiler.is_compiling():
         mass = mixed.labels.detach().float().sum(2)
         wrong = (mass - 1).abs() > _MASS_TOLERANCE
         if wrong.any():
@@ -182,6 +179,12 @@ def _check_softmax(logits: Tensor, mixed: MixedBatch) -> None:
                 "A softmax loss needs dense labels whose rows sum to one, but got a row that sums to "
                 f"{mass[wrong][0].item():.4g}: use BinaryCrossEntropy() for multi-label data."
             )
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Raise unless smoothing lies in [0, 1)."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
 
 
 _MASS_TOLERANCE = 0.02  # rows of bfloat16 labels are only that close to one

@@ -11,8 +11,7 @@ from mixwell.methods.mixing import Mixing
 from mixwell.methods.perturbed import PerturbedMixing
 from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.samix import SAMix, SAMixPretrained
-from mixwell.methods.sumix import SUMix
-from mixwell.methods.sumixloss import SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
+from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
 from mixwell.mixers.learnedmask import LearnedMask
 from mixwell.mixers.maskfile import save_mask
 

@@ -13,6 +13,7 @@ from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare, SemanticShare
 from mixwell.losses import CrossEntropy
+from mixwell.methods.groups import check_block_group, split_block, split_decay
 from mixwell.methods.method import (
     LossFunction,
     Method,
@@ -21,14 +22,11 @@ from mixwell.methods.method import (
     like_model,
     mix,
     relabelled,
-    split_decay,
-    step_output,
     unmixed,
 )
 from mixwell.mixers.adaptivemask import SourceAttention
-from mixwell.mixers.blockgroup import check_block_group, split_block
 from mixwell.mixers.heads import Heads, check_clean
-from mixwell.mixers.masks import even_where, near_pure
+from mixwell.mixers.masks import even_near_pure
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import Momentum, Teacher
 from mixwell.normalization import Normalization
@@ -92,9 +90,6 @@ class AdAutoMix(Method):
 
     needs_after_step = True
 
-    policy: BatchPolicy  # these hold the numbers of the current progress
-    label: LabelPolicy
-    loss: LossFunction
     beta: float
     plain: float
     margin: float
@@ -182,7 +177,7 @@ class AdAutoMix(Method):
 
         # The classifier is trained on masks without a graph, on unmixed images and, for K > 2, on plain mixtures.
         with torch.no_grad():
-            fixed = even_where(near_pure(lam, self.margin), self._shares(features, pairs, lam), lam)
+            fixed = even_near_pure(self._shares(features, pairs, lam), lam, self.margin)
             mixed = mix(SourcePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
         if self.clean_weight or self.label.needs:
@@ -200,7 +195,7 @@ class AdAutoMix(Method):
         loss = terms["mixed_loss"] + plain * terms.get("plain_loss", 0) + terms["block_loss"]
         loss = loss + (1 - plain) * self.clean_weight * terms.get("clean_loss", 0)
         area_error = (shares.mean((2, 3)) - block_lam).abs().mean()
-        return step_output(loss, logits, mixed, **terms, area_error=area_error)
+        return self.step_output(loss, logits, mixed, **terms, area_error=area_error)
 
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`; the teacher follows the classifier."""

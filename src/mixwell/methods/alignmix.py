@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook, attached
 from mixwell.features.layers import last_map
 from mixwell.features.maps import channels_come_last
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
@@ -68,6 +67,8 @@ class AlignMix(Method):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
+    p: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -92,16 +93,16 @@ class AlignMix(Method):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
         log_transport(torch.zeros(1, 1, 1), eps, iterations)  # raises for wrong settings
         self.hook = FeatureHook(model, last_map(model) if layer is None else layer, of="output")
-        self.p, self.scope = p, scope
+        self.scope = scope
+        self.set_current(p=p)
         self.eps, self.iterations, self.tolerance, self.exact = eps, iterations, tolerance, exact
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = self.parts_now()
-        plan = policy.draw(images, labels, **self.policy_arguments)
+        plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):
-            clean_logits = clean_logits_for(label, self.model, images)
-            if float(torch.rand(())) < self.now(self.p):
+            clean_logits = clean_logits_for(self.label, self.model, images)
+            if float(torch.rand(())) < self.p:
                 coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
                 with self.hook.changed(self.alignment(plan, coins < 0.5)):
                     logits = logits_of(self.model(images))
@@ -109,8 +110,8 @@ class AlignMix(Method):
                 images = plan.apply(images)
                 logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, label, logits, clean_logits)
-        return step_output(loss(logits, mixed), logits, mixed)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        return self.step_output(self.loss(logits, mixed), logits, mixed)
 
     def alignment(self, plan: Plan, backwards: Tensor) -> Alignment:
         """Return the change of features that a plan makes; see :class:`Alignment`."""

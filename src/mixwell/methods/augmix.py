@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch, check_images
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
@@ -211,6 +211,9 @@ class AugMix(Method):
         ['accuracy', 'divergence', 'loss', 'output']
     """
 
+    views: AugMixViews
+    weight: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -225,22 +228,21 @@ class AugMix(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
-        self.views, self.weight = views, weight
         check_range("weight", weight)
+        self.set_current(views=views, weight=weight)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
-        policy, label, loss = self.parts_now()
-        plan = policy.draw(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
-        views = [self.now(self.views)(images, normalization=self.normalization) for _ in range(2)]
+        plan = self.policy.draw(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(self.label, self.model, images)
+        views = [self.views(images, normalization=self.normalization) for _ in range(2)]
         mixed_images = [plan.apply(one) for one in (images, *views)]
         logits = logits_of(self.model(torch.cat(mixed_images))).chunk(3)
         mixed = MixedBatch(mixed_images[0], plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, label, logits[0], clean_logits)
+        mixed = relabelled(mixed, self.label, logits[0], clean_logits)
         divergence = jensen_shannon(torch.stack(logits))
-        total = loss(logits[0], mixed) + self.now(self.weight) * divergence
-        return step_output(total, logits[0], mixed, divergence=divergence)
+        total = self.loss(logits[0], mixed) + self.weight * divergence
+        return self.step_output(total, logits[0], mixed, divergence=divergence)
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
+from mixwell.methods.groups import check_block_group, split_block, split_decay
 from mixwell.methods.method import (
     LossFunction,
     Method,
@@ -20,13 +21,10 @@ from mixwell.methods.method import (
     like_model,
     mix,
     relabelled,
-    split_decay,
-    step_output,
     unmixed,
 )
-from mixwell.mixers.blockgroup import check_block_group, split_block
 from mixwell.mixers.heads import Heads, check_clean
-from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_where, near_pure
+from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_near_pure
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import Momentum, Teacher
@@ -98,9 +96,6 @@ class AutoMix(Method):
     default_block: ClassVar[PairAttention] = PairAttention()
     default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
 
-    policy: BatchPolicy  # these hold the numbers of the current progress
-    label: LabelPolicy
-    loss: LossFunction
     block_loss: LossFunction
     mask_loss: MaskLoss
     mask_weight: float
@@ -171,8 +166,11 @@ class AutoMix(Method):
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
-            share_fixed = self._adapted(self._share(features, student_pairs), student_pairs.lam)
-            mixed = mix(MaskPlan(student_pairs, share_fixed), images, labels)
+            fixed = self._share(features, student_pairs)
+            if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
+                fixed = adjusted(fixed, student_pairs.lam)
+            fixed = even_near_pure(fixed, student_pairs.lam[:, None], self.margin)
+            mixed = mix(MaskPlan(student_pairs, fixed), images, labels)
         clean_logits = None
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
@@ -185,7 +183,7 @@ class AutoMix(Method):
         loss = terms["mixed_loss"] + self.mask_weight * terms["mask_loss"] + terms.get("block_loss", 0)
         loss = loss + self.clean_weight * terms.get("clean_loss", 0)
         area_error = (share.mean((1, 2, 3)) - block_pairs.lam).abs().mean()
-        return step_output(loss, logits, mixed, **terms, area_error=area_error)
+        return self.step_output(loss, logits, mixed, **terms, area_error=area_error)
 
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`; the teacher follows the classifier."""
@@ -203,9 +201,3 @@ class AutoMix(Method):
 
     def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
         return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)
-
-    def _adapted(self, share: Tensor, lam: Tensor) -> Tensor:
-        """Scale the classifier's masks to the ratio by chance, and replace them by MixUp at ratios near 0 or 1."""
-        if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
-            share = adjusted(share, lam)
-        return even_where(near_pure(lam[:, None], self.margin), share, lam[:, None])

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import channels_of, last_map, unwrapped
-from mixwell.features.maps import MapHook
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import MapHook, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
@@ -59,6 +58,8 @@ class GridLoss(Method):
         ['accuracy', 'cell_loss', 'loss', 'output']
     """
 
+    weight: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -78,22 +79,22 @@ class GridLoss(Method):
         check_range("weight", weight)
         if cells < 1:
             raise ValueError(f"cells must be at least 1, but got {cells}.")
-        self.cells, self.weight = cells, weight
+        self.cells = cells
+        self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         width = _channels(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
-        policy, label, loss = self.parts_now()
-        mixed = policy(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
+        mixed = self.policy(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(self.label, self.model, images)
         with self.hook:
             logits = logits_of(self.model(mixed.images))
-        cell_loss = loss(*self._cells(self.hook.taken(mixed.images), mixed))
-        mixed = relabelled(mixed, label, logits, clean_logits)
-        total = loss(logits, mixed) + self.now(self.weight) * cell_loss
-        return step_output(total, logits, mixed, cell_loss=cell_loss)
+        cell_loss = self.loss(*self._cells(self.hook.taken(mixed.images), mixed))
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        total = self.loss(logits, mixed) + self.weight * cell_loss
+        return self.step_output(total, logits, mixed, cell_loss=cell_loss)
 
     def _cells(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:
         """Return logits ``(B * cells ** 2, N)`` and labels of all cells, as a batch of its own."""

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.hooks import FeatureHook, attached
 from mixwell.features.layers import stages_of
 from mixwell.features.mixing import mix_features
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -80,11 +79,10 @@ class HiddenMix(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = self.parts_now()
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
-        plan = policy.draw(images, labels, **self.policy_arguments)
+        plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(*self.hooks.values()):
-            clean_logits = clean_logits_for(label, self.model, images)
+            clean_logits = clean_logits_for(self.label, self.model, images)
             if layer in INPUT:
                 images = plan.apply(images)
                 logits = logits_of(self.model(images))
@@ -92,8 +90,8 @@ class HiddenMix(Method):
                 with self.hooks[layer].changed(FeatureMix(plan)):
                     logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, label, logits, clean_logits)
-        return step_output(loss(logits, mixed), logits, mixed)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        return self.step_output(self.loss(logits, mixed), logits, mixed)
 
 
 class FeatureMix:

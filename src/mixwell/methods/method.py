@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch, Pairs
-from mixwell.features.hooks import FeatureHook
-from mixwell.features.isolation import clean_pass
-from mixwell.features.outputs import logits_of
+from mixwell.batch import MixedBatch, Pairs, hits
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import LabelPolicy, View
 from mixwell.losses import check_logits
-from mixwell.methods.loopcheck import LoopCheck
-from mixwell.metrics import mixed_accuracy
+from mixwell.methods.groups import split_decay
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
 from mixwell.typecheck import hints_of, typechecked
-from mixwell.value import Value
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
+
+
+_STEPS, _PASSES = 3, 16  # optimizer steps, and forward passes, after which a training loop has shown what it calls
+
+
+@dataclass
+class Loop:
+    """What a method has seen of the training loop that calls it.
+
+    Attributes:
+        told: Number of calls of ``after_step``.
+        passes: Number of forward passes before the first of them.
+        steps: Number of optimizer steps.
+        version: Sum of the version counters of all trained parameters, which an optimizer increases.
+        first: Version counter of each trained parameter in the first step.
+        unchanged: For each parameter beside the model that had a gradient: optimizer steps that did not change it.
+    """
+
+    told: int = 0
+    passes: int = 0
+    steps: int = 0
+    version: int | None = None
+    first: dict[str, int] = field(default_factory=dict)
+    unchanged: dict[str, int] = field(default_factory=dict)
 
 
 class Method(nn.Module, ABC):
@@ -46,6 +68,10 @@ class Method(nn.Module, ABC):
 
     needs_after_step: ClassVar[bool] = False  # True in methods with a teacher; schedules are found among the settings
 
+    policy: BatchPolicy  # these and all other settings hold the numbers of the current progress
+    label: LabelPolicy
+    loss: LossFunction
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):  # settings are checked against their annotations; a policy may be any callable
@@ -59,19 +85,13 @@ class Method(nn.Module, ABC):
         self.normalization = normalization
         self.progress = 0.0
         self._schedules: dict[str, Any] = {}
-        self._loop = LoopCheck()
+        self._loop = Loop()
 
     def set_current(self, **settings: Any) -> None:
         """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
         self._schedules |= {name: value for name, value in settings.items() if at(value, 0.0) is not value}
         for name, value in settings.items():
             setattr(self, name, at(value, self.progress))
-
-    def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Run one training step, see :meth:`forward`."""
-        if self._loop.looking and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._loop.before_forward(self)
-        return super().__call__(images, labels)
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -100,8 +120,9 @@ class Method(nn.Module, ABC):
         self.progress = float(progress)
         if self._schedules:
             self.set_current(**self._schedules)
-        if self._loop.looking:
-            self._loop.after_step(self)
+        if self._loop.told <= _STEPS:
+            self._loop.told += 1
+            self._look_at_loop()
 
     def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
         """Check and store the parts that every method has.
@@ -114,15 +135,65 @@ class Method(nn.Module, ABC):
         """
         check_policy(policy, draws=draws)
         check_label(label)
-        self.policy, self.label, self.loss = policy, label, loss
+        self.set_current(policy=policy, label=label, loss=loss)
 
-    def parts_now(self) -> tuple[BatchPolicy, LabelPolicy, LossFunction]:
-        """Return policy, label policy and loss with the numbers that their schedules have at this progress."""
-        return self.now(self.policy), self.now(self.label), self.now(self.loss)
+    def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
+        """Return what a training step returns: loss, output, training accuracy, and scalars to log without gradient.
 
-    def now(self, setting: Any) -> Any:
-        """Return a setting with the numbers that its schedules have at this progress, anything else as it is."""
-        return setting.at(self.progress) if isinstance(setting, Value) else setting
+        The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
+        """
+        watched = not self._loop.told and self._loop.passes <= _PASSES and not torch.compiler.is_compiling()
+        if watched and self.training and loss.requires_grad:
+            self._count_pass()
+        predicted = output.detach().argmax(1, keepdim=True)
+        accuracy = 100 * (mixed.weights * hits(predicted, mixed.labels)[..., 0]).sum(1).mean()
+        results = {"loss": loss, "output": output, "accuracy": accuracy}
+        for name, value in logged.items():
+            results[name] = value.detach()
+        return results
+
+    def _count_pass(self) -> None:
+        """Warn once, after some forward passes without a call of ``after_step``, where something depends on it."""
+        self._loop.passes += 1
+        self._look_at_loop()
+        if self._loop.steps < _STEPS and self._loop.passes <= _PASSES:
+            return
+        if self.needs_after_step or self._schedules:
+            warnings.warn(
+                f"{type(self).__name__} has run {self._loop.passes - 1} training steps without a call of after_step: "
+                "its schedules stay at their first number, and a teacher does not follow the model. Call "
+                "method.after_step(progress) after every optimizer step, with progress in [0, 1].",
+                stacklevel=6,
+            )
+        self._loop.passes = _PASSES + 1
+
+    def _look_at_loop(self) -> None:
+        """Count the optimizer steps, and warn once about parameters beside the model that two of them did not change.
+
+        An optimizer changes parameters in place, which increases their version counter: no number is read from the
+        device.
+        """
+        loop, version, unchanged = self._loop, 0, []
+        for name, p in self.named_parameters():
+            if p.requires_grad:
+                version += p._version
+                same = p._version == loop.first.setdefault(name, p._version)
+                if same and p.grad is not None and not name.startswith("model."):
+                    unchanged.append(name)
+        stepped, loop.version = loop.version not in (None, version), version
+        if not stepped:
+            return
+        loop.steps += 1
+        for name in unchanged:
+            loop.unchanged[name] = loop.unchanged.get(name, 0) + 1
+        forgotten = [name for name, steps in loop.unchanged.items() if steps == 2]
+        if forgotten and max(loop.unchanged.values()) == 2:
+            warnings.warn(
+                f"The optimizer does not update {len(forgotten)} parameters that {type(self).__name__} trains beside "
+                f"the model, such as {forgotten[0]!r}: create it with method.param_groups() instead of "
+                "model.parameters().",
+                stacklevel=3,
+            )
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
@@ -231,49 +302,7 @@ def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:
     return MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
 
 
-def step_output(loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
-    """Return what a training step returns: loss, output, training accuracy, and scalars to log without their graph.
-
-    The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
-    """
-    with torch.no_grad():
-        accuracy = mixed_accuracy(output, mixed)
-    return {"loss": loss, "output": output, "accuracy": accuracy, **{k: v.detach() for k, v in logged.items()}}
-
-
 def like_model(part: Part, model: nn.Module) -> Part:
     """Move a new part to the device and floating-point type of the model's parameters."""
     weight = next((p for p in model.parameters() if p.is_floating_point()), None)
     return part if weight is None else part.to(weight.device, weight.dtype)
-
-
-def split_decay(
-    groups: list[dict[str, Any]], weight_decay: float | None, model: nn.Module | None = None
-) -> list[dict[str, Any]]:
-    """Return parameter groups in which norms and biases have no weight decay.
-
-    Args:
-        groups: Parameter groups; a group's own ``weight_decay`` holds for its weights.
-        weight_decay: Weight decay of weights, parameters with two or more dimensions; None changes nothing.
-        model: A model whose ``no_weight_decay()`` may name further parameters without decay (timm).
-
-    Returns:
-        Two groups for each, those without decay second; empty groups are left out.
-
-    Raises:
-        ValueError: The weight decay is negative.
-    """
-    if weight_decay is None:
-        return groups
-    if not weight_decay >= 0:
-        raise ValueError(f"weight_decay must not be negative, but got {weight_decay}.")
-    names = getattr(model, "no_weight_decay", set)()
-    named = {id(p) for name, p in model.named_parameters() if name in names} if model is not None else set()
-    split = []
-    for group in groups:
-        for decays in (True, False):
-            params = [p for p in group["params"] if (p.ndim > 1 and id(p) not in named) == decays]
-            decay = group.get("weight_decay", weight_decay) if decays else 0.0
-            if params:
-                split.append({**group, "params": params, "weight_decay": decay})
-    return split

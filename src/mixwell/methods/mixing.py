@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 
@@ -50,9 +50,8 @@ class Mixing(Method):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        policy, label, loss = self.parts_now()
-        mixed = policy(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
+        mixed = self.policy(images, labels, **self.policy_arguments)
+        clean_logits = clean_logits_for(self.label, self.model, images)
         logits = logits_of(self.model(mixed.images))
-        mixed = relabelled(mixed, label, logits, clean_logits)
-        return step_output(loss(logits, mixed), logits, mixed)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        return self.step_output(self.loss(logits, mixed), logits, mixed)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.features.isolation import frozen_parameters, undisturbed
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, step_output, unmixed
+from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
@@ -64,6 +64,10 @@ class PerturbedMixing(Method):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
+    p: float
+    epsilon: float
+    clean_lam: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -79,40 +83,39 @@ class PerturbedMixing(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(NoMix() if policy is None else policy, label, loss)
-        self.p, self.epsilon, self.clean_lam = p, epsilon, clean_lam
         check_range("p", p, 0, 1)
         check_range("epsilon", epsilon)
         check_range("clean_lam", clean_lam)
+        self.set_current(p=p, epsilon=epsilon, clean_lam=clean_lam)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
-        policy, label, loss = self.parts_now()
-        clean_lam, size = self.now(self.clean_lam), self.now(self.epsilon) / 255
+        clean_lam, size = self.clean_lam, self.epsilon / 255
         with torch.no_grad():
-            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.now(self.p)
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
             pixels = pixels_of(images, self.normalization, "PerturbedMixing")
             start = (pixels + (torch.rand_like(pixels) * 2 - 1) * size).clamp(0, 1) - pixels
             started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
-        gradient, clean_loss = self._gradient(started, labels, loss, train=clean_lam > 0)
+        gradient, clean_loss = self._gradient(started, labels, train=clean_lam > 0)
         with torch.no_grad():
             noise = adversarial_noise(start, gradient, size) * torch.rand((), device=images.device)
             noisy = self._normalized((pixels + noise).clamp(0, 1)).to(images.dtype)
             noisy = torch.where(chosen, noisy, images)
 
-        saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(policy) else {}
-        mixed = policy(noisy, labels, **saliency, **self.policy_arguments)
-        clean_logits = clean_logits_for(label, self.model, images)
+        saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(self.policy) else {}
+        mixed = self.policy(noisy, labels, **saliency, **self.policy_arguments)
+        clean_logits = clean_logits_for(self.label, self.model, images)
         logits = logits_of(self.model(mixed.images))
-        mixed = relabelled(mixed, label, logits, clean_logits)
-        total = loss(logits, mixed)
+        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        total = self.loss(logits, mixed)
         if clean_lam > 0:
-            return step_output(total + clean_lam * clean_loss, logits, mixed, clean_loss=clean_loss)
-        return step_output(total, logits, mixed)
+            return self.step_output(total + clean_lam * clean_loss, logits, mixed, clean_loss=clean_loss)
+        return self.step_output(total, logits, mixed)
 
     def _normalized(self, pixels: Tensor) -> Tensor:
         return pixels if self.normalization is None else self.normalization.normalize(pixels)
 
-    def _gradient(self, images: Tensor, labels: Tensor, loss: LossFunction, train: bool) -> tuple[Tensor, Tensor]:
+    def _gradient(self, images: Tensor, labels: Tensor, train: bool) -> tuple[Tensor, Tensor]:
         """Return the gradient of every image's loss ``(B, C, H, W)``, float32, and the mean loss."""
         inner = self.model.module if isinstance(self.model, nn.parallel.DistributedDataParallel) else self.model
         with ExitStack() as stack:
@@ -121,7 +124,7 @@ class PerturbedMixing(Method):
                 stack.enter_context(frozen_parameters(inner))
             stack.enter_context(torch.enable_grad())
             inputs = images.detach().requires_grad_()
-            mean_loss = loss(logits_of((self.model if train else inner)(inputs)), unmixed(images, labels))
+            mean_loss = self.loss(logits_of((self.model if train else inner)(inputs)), unmixed(images, labels))
             (gradient,) = torch.autograd.grad(mean_loss * len(images), inputs, retain_graph=train)
         return gradient.float(), mean_loss
 

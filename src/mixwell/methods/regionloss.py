@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
 from mixwell.features.attention import AttentionHook
+from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import last_map
-from mixwell.features.maps import MapHook
-from mixwell.features.passes import logits_of, undisturbed
+from mixwell.features.passes import MapHook, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.gridloss import channels_of_map

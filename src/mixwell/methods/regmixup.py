@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, relabelled, step_output, unmixed
+from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -47,6 +47,8 @@ class RegMixup(Method):
         ['accuracy', 'clean_loss', 'loss', 'mixed_loss', 'output']
     """
 
+    eta: float
+
     def __init__(
         self,
         model: nn.Module,
@@ -60,18 +62,17 @@ class RegMixup(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
-        self.eta = eta
         check_range("eta", eta)
+        self.set_current(eta=eta)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
-        policy, label, loss = self.parts_now()
-        mixed = policy(images, labels, **self.policy_arguments)
+        mixed = self.policy(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both = logits_of(self.model(torch.cat((images, mixed.images))))
         clean_logits, logits = both.chunk(2)
         check_logits(clean_logits, clean)
-        mixed = relabelled(mixed, label, logits, clean_logits.detach())
-        clean_loss, mixed_loss = loss(clean_logits, clean), loss(logits, mixed)
-        total = clean_loss + self.now(self.eta) * mixed_loss
-        return step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)
+        mixed = relabelled(mixed, self.label, logits, clean_logits.detach())
+        clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
+        total = clean_loss + self.eta * mixed_loss
+        return self.step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)

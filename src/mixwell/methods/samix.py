@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, step_output, unmixed
+from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, unmixed
 from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
@@ -72,9 +72,6 @@ class SAMixPretrained(Method):
         >>> method(torch.rand(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
-    policy: BatchPolicy  # these hold the numbers of the current progress
-    label: LabelPolicy
-    loss: LossFunction
     clean_weight: float
 
     def __init__(
@@ -107,7 +104,7 @@ class SAMixPretrained(Method):
         mixed = relabelled(mixed, self.label, logits, clean_logits)
         mixed_loss = self.loss(logits, mixed)
         if not self.clean_weight or clean_logits is None:
-            return step_output(mixed_loss, logits, mixed)
+            return self.step_output(mixed_loss, logits, mixed)
         clean_loss = self.loss(clean_logits, unmixed(images, labels))
         loss = mixed_loss + self.clean_weight * clean_loss
-        return step_output(loss, logits, mixed, mixed_loss=mixed_loss, clean_loss=clean_loss)
+        return self.step_output(loss, logits, mixed, mixed_loss=mixed_loss, clean_loss=clean_loss)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
-from mixwell.features.isolation import clean_pass
+from mixwell.batch import MixedBatch
 from mixwell.features.layers import inputs_of, outputs_of
-from mixwell.features.outputs import logits_of
-from mixwell.labels import LabelPolicy, SemanticShare
-from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, like_model, step_output
-from mixwell.methods.sumixloss import UncertaintyHead, sumix_terms
+from mixwell.features.maps import pooled
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of
+from mixwell.labels import LabelPolicy, SemanticShare, View
+from mixwell.losses import CrossEntropy, check_logits
+from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule, check_range
@@ -55,12 +59,13 @@ class SUMix(Method):
     Source: Qin et al., *SUMix: Mixup with Semantic and Uncertain Information*, ECCV 2024 (arXiv:2407.07805).
 
     Example:
-        >>> import torch
         >>> from mixwell import CutMix
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
         >>> method = SUMix(model, CutMix(alpha=0.2), num_classes=10)
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
+
+    gamma: float
 
     def __init__(
         self,
@@ -83,7 +88,8 @@ class SUMix(Method):
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
         self.set_parts(policy, SemanticShare(similarity="reference") if reference_compat else label, loss)
-        self.gamma, self.published = gamma, reference_compat
+        self.set_current(gamma=gamma)
+        self.published = reference_compat
         self.hook = self.head = None
         if is_norm and gamma:
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
@@ -94,8 +100,7 @@ class SUMix(Method):
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
-        policy, label, loss = self.parts_now()
-        mixed = policy(images, labels, **self.policy_arguments)
+        mixed = self.policy(images, labels, **self.policy_arguments)
         with clean_pass(self.model, grad=self.published, statistics=self.published):
             clean_logits, clean_uncertainty = self._predict(images)
         logits, uncertainty = self._predict(mixed.images)
@@ -105,20 +110,20 @@ class SUMix(Method):
             clean_logits,
             uncertainty,
             clean_uncertainty,
-            label=label,
-            loss=loss,
-            gamma=self.now(self.gamma),
+            label=self.label,
+            loss=self.loss,
+            gamma=self.gamma,
             form="exp" if self.published else "linear",
             published=self.published,
         )
         drawn, learned = mixed.weights[:, 0], terms.weights[:, 0]
-        return step_output(
+        return self.step_output(
             terms.loss,
             logits,
             mixed.with_weights(terms.weights),
             regulariser=terms.regulariser,
             ratio_shift=(learned - drawn).abs().mean(),
-            saturated=(_saturated(learned) & ~_saturated(drawn)).float().mean(),
+            saturated=((learned - 0.5).abs().gt(0.49) & (drawn - 0.5).abs().le(0.49)).float().mean(),
         )
 
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,10 +136,6 @@ class SUMix(Method):
         return logits, self.head(self.hook.take(logits))
 
 
-def _saturated(weight: Tensor) -> Tensor:
-    return (weight < 0.01) | (weight > 0.99)
-
-
 def _width(hook: FeatureHook, num_classes: int) -> int:
     """Return the number of features that go into the classifier."""
     if outputs_of(hook.module) not in (None, num_classes):
@@ -143,3 +144,119 @@ def _width(hook: FeatureHook, num_classes: int) -> int:
             'check num_classes, or name the layer that computes the logits, as in classifier="head.fc".'
         )
     return inputs_of(hook.module, hook.name)
+
+
+class UncertaintyHead(nn.Module):
+    """A linear head whose normalised softmax estimates how uncertain the model is of each class.
+
+    Args:
+        features: Width D of the classifier's input.
+        num_classes: Number of classes N.
+
+    Source: Qin et al., *SUMix*, ECCV 2024 (arXiv:2407.07805).
+
+    Example:
+        >>> UncertaintyHead(16, 10)(torch.rand(4, 16, 2, 2)).shape
+        torch.Size([4, 10])
+    """
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features ``(B, D)``, or maps ``(B, D, h, w)``, which are averaged first, to uncertainties ``(B, N)``."""
+        return normalised_uncertainty(self.linear(features if features.ndim == 2 else pooled(features)))
+
+
+def normalised_uncertainty(raw: Tensor) -> Tensor:
+    """Turn raw outputs ``(B, N)`` into uncertainties: softmax, then rows of length one.
+
+    Example:
+        >>> normalised_uncertainty(torch.zeros(1, 4))
+        tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    """
+    return F.normalize(raw.float().softmax(1), dim=1)
+
+
+class SUMixTerms(NamedTuple):
+    """The parts of SUMix's loss.
+
+    Attributes:
+        loss: Scalar, the sum of the main loss and the regulariser.
+        regulariser: Scalar, the uncertainty term, ``gamma`` included.
+        weights: Learned label weights, shape ``(B, 2)``.
+        semantic: Distance to each source, class by class, shape ``(B, 2, N)``.
+        uncertainty: Sum of the uncertainties of the mixed image and of each source, shape ``(B, 2, N)``.
+        features: Logits of the regulariser's cross entropy, shape ``(B, 2, N)``.
+    """
+
+    loss: Tensor
+    regulariser: Tensor
+    weights: Tensor
+    semantic: Tensor
+    uncertainty: Tensor
+    features: Tensor
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {"linear": torch.neg, "exp": lambda penalty: torch.exp(-penalty)}
+
+
+def sumix_terms(
+    mixed: MixedBatch,
+    logits: Tensor,
+    clean_logits: Tensor,
+    uncertainty: Tensor,
+    clean_uncertainty: Tensor,
+    *,
+    label: LabelPolicy = SemanticShare(),
+    loss: Callable[[Tensor, MixedBatch], Tensor] = CrossEntropy(),
+    gamma: float = 0.5,
+    form: str = "linear",
+    published: bool = False,
+) -> SUMixTerms:
+    """Compute SUMix's loss from the outputs of the clean and the mixed pass.
+
+    Args:
+        mixed: A batch with two sources.
+        logits: Logits of the mixed images; this and all outputs have shape ``(B, N)``.
+        clean_logits: Logits of the unmixed images; used without gradient.
+        uncertainty: Of the mixed images.
+        clean_uncertainty: Of the unmixed images.
+        label: Label policy. The regulariser takes its distances from a :class:`SemanticShare`: this, or the default.
+        loss: The main loss, ``(logits, mixed) -> scalar``.
+        gamma: Weight of the regulariser.
+        form: ``"linear"`` takes ``-(semantic + uncertainty)`` as logits, ``"exp"`` its exponential, as released.
+        published: Replace every sample's weights by the batch's mean in the main loss, as OpenMixup's heads do. The
+            released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference")``.
+
+    Raises:
+        ValueError: The batch does not have two sources, the outputs differ in shape, or the form is unknown.
+
+    Example:
+        >>> from mixwell import CutMix
+        >>> mixed, logits = CutMix()(torch.rand(4, 3, 8, 8), torch.arange(4)), torch.zeros(4, 10)
+        >>> sumix_terms(mixed, logits, logits, logits, logits, gamma=0.0).loss
+        tensor(2.3026)
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, but got {form!r}.")
+    if not logits.shape == clean_logits.shape == uncertainty.shape == clean_uncertainty.shape:
+        shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
+        raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
+    view = View(logits.detach(), clean_logits.detach())
+    check_logits(logits, mixed)
+    if isinstance(label, SemanticShare):
+        weights, semantic = label.terms(mixed, view)
+    else:
+        weights, semantic = label(mixed, view), SemanticShare().terms(mixed, view)[1]
+    used = weights.mean(0, keepdim=True).expand_as(weights) if published else weights
+    main = loss(logits, mixed.with_weights(used))
+    together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
+    features = FORMS[form](together + semantic)
+    target = mixed.labels.flatten(0, 1)  # of every source; dense labels are divided by their sum
+    if target.is_floating_point():
+        target = target.float() / target.float().sum(1, keepdim=True).clamp_min(1e-12)
+    each = F.cross_entropy(features.flatten(0, 1), target, reduction="none")
+    regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()  # by the drawn ratio
+    return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)

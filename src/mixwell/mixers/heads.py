@@ -6,9 +6,7 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from mixwell.features.hooks import FeatureHook
-from mixwell.features.isolation import clean_pass
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.schedule import Schedule, check_range
 
 HEADS = ("clean", "mixed", "both")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
 from mixwell.ema import frozen_copy
-from mixwell.features.maps import MapHook
+from mixwell.features.passes import MapHook
 from mixwell.mixers.maskfile import build_parts, check_shapes, normalization_of, read
-from mixwell.mixers.masks import even_where, near_pure
+from mixwell.mixers.masks import even_near_pure
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import pixels_of
 from mixwell.plan import MaskPlan, Plan
@@ -77,7 +77,7 @@ class LearnedMask(Policy):
         lam = pairs.lam.expand(len(pairs))[:, None]
         images, both = trained.prepared(pairs.batch), torch.cat((lam, 1 - lam), 1)
         share = trained.on(images.device).share(images, pairs.partner[:, None], both, pairs.size)[:, :1]
-        return MaskPlan(pairs, even_where(near_pure(lam, self.margin), share, lam))
+        return MaskPlan(pairs, even_near_pure(share, lam, self.margin))
 
 
 class TrainedMask:

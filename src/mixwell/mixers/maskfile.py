@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.hooks import classifier_of
+from mixwell.features.layers import classifier_of
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.mixblock import Block, BlockSettings, PairAttention
 from mixwell.normalization import Normalization

@@ -43,13 +43,11 @@ class Scoped(MaskLoss):
         if self.scope not in ("sample", "batch"):
             raise ValueError(f"scope must be sample or batch, but got {self.scope!r}.")
 
-    def rows(self, share: Tensor) -> Tensor:
-        """Return masks as rows of pixels, one row per mask or one row in total."""
-        return share.flatten(1) if self.scope == "sample" else share.reshape(1, -1)
-
-    def target_mean(self, lam: Tensor) -> Tensor:
-        """Return the target mean of each row."""
-        return lam if self.scope == "sample" else lam.mean(0, keepdim=True)
+    def scoped(self, share: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """Return masks as rows of pixels, one row per mask or one row in total, and the target mean of each row."""
+        if self.scope == "sample":
+            return share.flatten(1), lam
+        return share.reshape(1, -1), lam.mean(0, keepdim=True)
 
 
 class AreaHinge(Scoped):
@@ -82,7 +80,8 @@ class AreaHinge(Scoped):
             raise ValueError(f"margin must lie in [0, 1] and power be 1 or 2, but got {self.margin} and {self.power}.")
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
-        off = (self.rows(share).mean(1) - self.target_mean(lam)).abs()
+        rows, target = self.scoped(share, lam)
+        off = (rows.mean(1) - target).abs()
         return (off**self.power - self.margin**self.power).clamp_min(0).mean()
 
 
@@ -118,7 +117,7 @@ class VarianceBonus(Scoped):
             )
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
-        variance = self.rows(share).var(1, correction=0)
+        variance = self.scoped(share, lam)[0].var(1, correction=0)
         missing = -variance if self.target is None else (self.target - variance).clamp_min(0)
         return self.weight * missing.mean()
 
@@ -148,7 +147,7 @@ class Sparsity(Scoped):
             raise ValueError(f"margin must not be negative, but got {self.margin}.")
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
-        rows = self.rows(share)
+        rows, _ = self.scoped(share, lam)
         return ((rows * (1 - rows)).mean(1) - self.margin).clamp_min(0).mean()
 
 
@@ -169,40 +168,28 @@ class SumOf(MaskLoss):
         set_field(self, "terms", tuple(self.terms))
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
-        return torch.stack([term(share, lam) for term in self.terms]).sum() if self.terms else share.new_zeros(())
+        total = share.new_zeros(())
+        for term in self.terms:
+            total = total + term(share, lam)
+        return total
 
 
-def near_pure(lam: Tensor, margin: float) -> Tensor:
-    """Return which samples have a ratio near 0 or 1.
+def even_near_pure(shares: Tensor, lam: Tensor, margin: float) -> Tensor:
+    """Replace the masks of samples with a ratio near 0 or 1 by that ratio for all pixels, which is MixUp.
 
     Args:
+        shares: Predicted shares, shape ``(B, K, H, W)``.
         lam: Drawn ratios, shape ``(B, K)``.
         margin: Largest distance to 0 or 1 that counts as near, in [0, 1/2].
 
-    Returns:
-        Shape ``(B,)``, bool.
-
     Example:
-        >>> near_pure(torch.tensor([[0.05, 0.95], [0.4, 0.6], [0.5, 0.48]]), margin=0.08)
-        tensor([ True, False, False])
+        >>> shares, lam = torch.tensor([[[[0.2]], [[0.8]]]] * 2), torch.tensor([[0.05, 0.95], [0.4, 0.6]])
+        >>> even_near_pure(shares, lam, margin=0.08)[:, :, 0, 0]
+        tensor([[0.0500, 0.9500],
+                [0.2000, 0.8000]])
     """
-    return ((lam <= margin) | (lam >= 1 - margin)).any(1)
-
-
-def even_where(pure: Tensor, shares: Tensor, lam: Tensor) -> Tensor:
-    """Replace the masks of some samples by their ratio for all pixels, which is MixUp.
-
-    Args:
-        pure: Which samples, shape ``(B,)``, bool.
-        shares: Predicted shares, shape ``(B, K, H, W)``.
-        lam: Drawn ratios, shape ``(B, K)``.
-
-    Example:
-        >>> even_where(torch.tensor([True]), torch.rand(1, 1, 1, 2), torch.tensor([[0.05]]))
-        tensor([[[[0.0500, 0.0500]]]])
-    """
-    even = lam.to(shares.dtype)[:, :, None, None]
-    return torch.where(pure[:, None, None, None], even, shares)
+    pure = ((lam <= margin) | (lam >= 1 - margin)).any(1)
+    return torch.where(pure[:, None, None, None], lam.to(shares.dtype)[:, :, None, None], shares)
 
 
 def adjusted(share: Tensor, lam: Tensor) -> Tensor:

@@ -155,13 +155,9 @@ class PairAttention(BlockSettings):
         """Whether the value gets the ratio in a channel of its own."""
         return self.lam_concat
 
-    def ease(self, lam: Tensor) -> Tensor:
-        """Return ratios flattened as ``k`` says."""
-        return ease(lam, self.k)
-
     def factor(self, lam: Tensor) -> Tensor:
         """Return the factor on the features of a source with these (eased) ratios."""
-        return 1 + self.lam_multiply * self.ease(lam)
+        return 1 + self.lam_multiply * (lam if self.k is None else ease(lam, self.k))
 
     def build(self, channels: int) -> MixBlock:
         """See :meth:`BlockSettings.build`."""
@@ -231,7 +227,8 @@ class MixBlock(Block):
         read = (channels + settings.lam_concat) * (2 if settings.pair else 1)
         self.query = projection(read, width, settings.norm)
         self.key = projection(read, width, settings.norm) if settings.pair else None
-        valued = channels + settings.lam_in_value
+        self.lam_in_value = settings.lam_in_value
+        valued = channels + self.lam_in_value
         self.value = _neck(valued, channels // 2, settings.dropout) if settings.neck else nn.Conv2d(valued, 1, 1)
         initialise(self)
 
@@ -264,7 +261,7 @@ class MixBlock(Block):
         lam = torch.as_tensor(lam, dtype=a.dtype, device=a.device).reshape(-1, 1, 1, 1)
         if s.lam_multiply:
             a, b = a * s.factor(lam), b * s.factor(1 - lam)
-        valued = _with_channel(b, 1 - lam) if s.lam_in_value else b
+        valued = _with_channel(b, 1 - lam) if self.lam_in_value else b
         if s.lam_concat:
             a, b = _with_channel(a, lam), valued
         if s.pair:

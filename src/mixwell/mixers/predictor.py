@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.features.isolation import undisturbed
-from mixwell.features.maps import MapHook
+from mixwell.features.passes import MapHook
 from mixwell.mixers.mixblock import Block
 
 

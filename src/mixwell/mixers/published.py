@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mixwell.mixers.masks import AreaHinge, MaskLoss, Sparsity, SumOf, VarianceBonus
-from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.mixblock import PairAttention, ease
 from mixwell.mixers.teacher import Momentum
 
 
@@ -108,4 +108,4 @@ class ReleasedPairAttention(PairAttention):
 
     def factor(self, lam: Tensor) -> Tensor:
         """See :meth:`PairAttention.factor`."""
-        return super().factor(lam) if self.residual else self.ease(lam)
+        return super().factor(lam) if self.residual else ease(lam, self.k)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.ema import BUFFERS, follow, frozen_copy
-from mixwell.features.isolation import frozen_statistics
-from mixwell.features.maps import MapHook
+from mixwell.features.passes import MapHook, frozen_statistics
 from mixwell.mixers.heads import Heads
 from mixwell.schedule import Schedule, check_range
 

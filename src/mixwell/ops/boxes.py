@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell.ops.pixels import nearest
+
 Rule = Callable[[Any, Any, Any, str], tuple[Any, Any]]  # (length, side, where, odd) -> first pixel, first pixel after
 
 
@@ -115,13 +117,16 @@ def clipped_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, 
     pixels = whole(length * side)
     before = pixels >> 1
     after = before if odd == "floor" else pixels - before
-    return at_least(centre - before, 0), at_most(centre + after, length)
+    if isinstance(pixels, int):
+        return max(centre - before, 0), min(centre + after, length)
+    return (centre - before).clamp_min(0), _at_most(centre + after, length)
 
 
 def shifted_around(length: Any, side: Any, centre: Any, odd: str) -> tuple[Any, Any]:
     """Put the box around a pixel and shift it until it lies inside."""
     pixels = whole(length * side)
-    first = at_most(at_least(centre - (pixels >> 1), 0), length - pixels)
+    first, last = centre - (pixels >> 1), length - pixels
+    first = min(max(first, 0), last) if isinstance(pixels, int) else _at_most(first.clamp_min(0), last)
     return first, first + pixels
 
 
@@ -135,16 +140,8 @@ def _single(number: float) -> float:
     return array("f", (number,))[0]
 
 
-def at_least(number: Any, bound: int) -> Any:
-    """Return the larger of a number and a bound."""
-    return max(number, bound) if isinstance(number, int) else number.clamp(min=bound)
-
-
-def at_most(number: Any, bound: Any) -> Any:
-    """Return the smaller of a number and a bound."""
-    if isinstance(number, int):
-        return min(number, bound)
-    return torch.minimum(number, bound) if isinstance(bound, Tensor) else number.clamp(max=bound)
+def _at_most(number: Tensor, bound: Tensor | int) -> Tensor:
+    return torch.minimum(number, bound) if isinstance(bound, Tensor) else number.clamp_max(bound)
 
 
 def extent(size: tuple[int, int], device: torch.device) -> Tensor | int:
@@ -210,11 +207,6 @@ def _covered_lines(boxes: Tensor, size: tuple[int, int], canvas: tuple[int, int]
         line = torch.stack([nearest(line, s, c) for s, c in zip(size, canvas, strict=True)])
     edges = boxes.unflatten(-1, (2, 2))  # axis, then first line inside and first line after
     return (line >= edges[..., :1]) & (line < edges[..., 1:])
-
-
-def nearest(lines: Tensor, source: int, target: int) -> Tensor:
-    """Return which of ``source`` lines nearest-neighbour scaling shows in these of ``target`` lines."""
-    return lines * source // target
 
 
 def _split(lines: Tensor, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Gather, blend and choose whole batches of pixels, in any memory format."""
+"""Gather, blend and choose whole batches of pixels, by one share or by masks of shares, in any memory format."""
 
 from __future__ import annotations
 
@@ -90,3 +90,45 @@ def one_by_one(images: Tensor, partner: list[int], out: Tensor) -> Iterator[tupl
             following = partner[row]
             yield row, rows[row], scratch if following == first else rows[following], rows[row]
             row = following
+
+
+def nearest(lines: Tensor, source: int, target: int) -> Tensor:
+    """Return which of ``source`` lines nearest-neighbour scaling shows in these of ``target`` lines."""
+    return lines * source // target
+
+
+def scaled(mask: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
+    """Scale a mask ``(S, 1, h, w)`` to a size by nearest neighbour."""
+    for dim in (2, 3):
+        if mask.shape[dim] != size[dim - 2]:
+            lines = torch.arange(size[dim - 2], device=mask.device)
+            mask = mask.index_select(dim, nearest(lines, mask.shape[dim], size[dim - 2]))
+    return mask
+
+
+def mean_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the mean of a mask (S, 1, h, w) scaled to a size, without scaling it."""
+    values = mask[:, 0].float()
+    if tuple(values.shape[1:]) == size:
+        return values.mean((1, 2))
+    rows, columns = (_cell_sizes(cells, side, mask.device) for cells, side in zip(values.shape[1:], size, strict=True))
+    return torch.einsum("shw,h,w->s", values, rows, columns) / (size[0] * size[1])
+
+
+def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:
+    """Return how many of ``side`` pixels nearest-neighbour scaling gives to each of ``cells`` cells."""
+    edges = (torch.arange(cells + 1, device=device) * side + cells - 1) // cells
+    return (edges[1:] - edges[:-1]).float()
+
+
+def mask_order(mask: Tensor, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Bring a mask ``(S, 1, H, W)`` into the memory order of ``images``, as a factor.
+
+    Its dtype is that of the images, but float32 where shares that are not 0 or 1 multiply bytes.
+    """
+    if dtype is None:
+        dtype = torch.float32 if images.dtype == torch.uint8 and mask.dtype != torch.bool else images.dtype
+    if images.is_contiguous():
+        return mask.to(dtype)
+    # Broadcasting along the innermost dimension defeats vectorisation: written out it is four times faster.
+    return mask.to(dtype).permute(0, 2, 3, 1).expand(-1, -1, -1, images.shape[1]).contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from mixwell.batch import Pairs, check_images
-from mixwell.ops.boxes import from_numbers, single_on_host
 from mixwell.ops.pixels import LARGE_IMAGE, layout
 
 
@@ -37,19 +37,19 @@ class Plan(ABC):
         partner = pairs.partner
         self.partners: tuple[Tensor, ...] = partner.unbind(1) if partner.dim() == 2 else (partner,)
         self._lam = pairs.lam
-        self.weights = (weights if weights.dim() == 2 else of_two(weights)).float().expand(len(self), -1)
+        self.weights = (weights if weights.dim() == 2 else of_two(weights)).float().expand(partner.shape[0], -1)
         self.size = pairs.size
 
     @property
     def sources(self) -> Tensor:
         """Rows of the sources of every mixed image, the anchor first, shape ``(B, K)``."""
         # Computed on access: it is rarely needed, and would cost every batch.
-        return torch.stack((torch.arange(len(self), device=self.partners[0].device), *self.partners), 1)
+        return torch.stack((torch.arange(self.partners[0].shape[0], device=self.partners[0].device), *self.partners), 1)
 
     @property
     def lam(self) -> Tensor:
         """Nominal ratio, the drawn share of the anchor, shape ``(B,)``."""
-        return self._lam.expand(len(self))
+        return self._lam.expand(self.partners[0].shape[0])
 
     @property
     def ratios(self) -> Tensor:
@@ -63,7 +63,7 @@ class Plan(ABC):
                 f"A {type(self).__name__} of {1 + len(self.partners)} sources holds the drawn ratio of the anchor "
                 "only: use label=PixelShare()."
             )
-        return torch.stack((self.lam, 1 - self.lam), 1)
+        return torch.stack((self._lam, 1 - self._lam), 1).expand(self.partners[0].shape[0], 2)
 
     @property
     def moves_pixels(self) -> bool:
@@ -147,7 +147,7 @@ class Plan(ABC):
             >>> plan.source_labels(torch.tensor([5, 6, 7])).tolist()
             [[5, 7], [6, 5], [7, 6]]
         """
-        if labels.shape[0] != len(self):
+        if labels.shape[0] != self.partners[0].shape[0]:
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {labels.shape[0]} labels.")
         return torch.stack((labels, *map(partial(labels.index_select, 0), self.partners)), 1)
 
@@ -238,7 +238,7 @@ class Plan(ABC):
         return plan
 
     def _check_rows(self, images: Tensor) -> None:
-        if images.shape[0] != len(self):
+        if images.shape[0] != self.partners[0].shape[0]:
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")
         if images.device != self.partners[0].device:
             raise ValueError(
@@ -285,7 +285,8 @@ def _unflattened(parts: Any, context: Any) -> Plan:
 
 def of_two(weight: Tensor) -> Tensor:
     """Return the weights of anchor and partner from the anchor's ``(S,)``: ``(S, 2)``, or ``(2,)`` for all rows."""
-    if single_on_host(weight) and not weight.requires_grad:  # in plain numbers, as boxes are
+    plain = weight.is_cpu and weight.shape[0] == 1 and not weight.requires_grad
+    if plain and not torch.compiler.is_compiling():  # in plain numbers, as boxes are
         anchor = weight.item()
-        return from_numbers(anchor, 1 - anchor)
+        return torch.frombuffer(array("f", (anchor, 1 - anchor)), dtype=torch.float32)
     return torch.stack((weight, 1 - weight), 1)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import area_weights, covered, covered_factor, rescaled, single_on_host, visible
-from mixwell.ops.masks import mask_order
-from mixwell.ops.pixels import choose_into, gather_into, memory_order, one_by_one
+from mixwell.ops.pixels import choose_into, gather_into, mask_order, memory_order, one_by_one
 from mixwell.ops.resample import paste_scaled, scaled_crop
 from mixwell.plan.base import Plan
 
@@ -73,7 +72,7 @@ class BoxPlan(Plan):
         return mixed
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
-        if not self._plain(images) or self._source_boxes is not None:
+        if self._boxes.shape[1] != 1 or self.size != images.shape[2:] or self._source_boxes is not None:
             out.copy_(self._mix(images))
         elif single_on_host(self._boxes):
             ((top, bottom, left, right),) = self._boxes.tolist()[0]
@@ -94,7 +93,7 @@ class BoxPlan(Plan):
 
     def _mix_large(self, images: Tensor, out: Tensor) -> None:
         partner = self.partners[0].tolist()
-        if not self._plain(images):
+        if self._boxes.shape[1] != 1 or self.size != images.shape[2:]:
             out.copy_(self._mix(images))
         elif self._source_boxes is None and single_on_host(self._boxes):
             anchors, targets = self._windows(images, out)
@@ -107,10 +106,6 @@ class BoxPlan(Plan):
                 if mixed.data_ptr() != anchor.data_ptr():
                     mixed.copy_(anchor)
                 self._paste(source, boxes[row], source_boxes[row], mixed)
-
-    def _plain(self, images: Tensor) -> bool:
-        """Return whether there is one box per image, in pixels of these images."""
-        return self._boxes.shape[1] == 1 and self.size == images.shape[2:]
 
     def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
         """Copy the anchors to ``out`` unless it is ``images``, and return the one box of all images in both."""

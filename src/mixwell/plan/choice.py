@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mixwell.batch import Pairs
 from mixwell.plan.base import Plan
-from mixwell.plan.mask import MaskPlan
+from mixwell.plan.shares import MaskPlan
 
 
 class ChoicePlan(Plan):

@@ -9,7 +9,7 @@ from mixwell.batch import Pairs
 from mixwell.normalization import pixels_of
 from mixwell.ops.cells import check_pixels, on_grid, summing_to_one
 from mixwell.ops.graphcut import primal_dual
-from mixwell.ops.masks import scaled
+from mixwell.ops.pixels import scaled
 from mixwell.ops.puzzle import Costs, contrast, puzzle_costs
 from mixwell.ops.transport import proposals, staying, transport_costs
 from mixwell.plan import MaskPlan, PatchPlan

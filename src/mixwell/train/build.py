@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import models
-from mixwell.features.hooks import classifier_of
+from mixwell.features.layers import classifier_of
 from mixwell.losses import Loss
 from mixwell.methods import Method
 from mixwell.normalization import Normalization

@@ -20,7 +20,7 @@ import mixwell as mw
 from mixwell import models
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
-from mixwell.features.outputs import logits_of
+from mixwell.features.passes import logits_of
 from mixwell.labels.objects import object_masks
 from mixwell.report.label_errors import worst_cases
 from mixwell.train import images as files

@@ -1,4 +1,4 @@
-"""The optimizer settings of a mix block, which often has a learning rate of its own."""
+"""Parameter groups for an optimizer: those of a mix block, and parameters without weight decay."""
 
 from __future__ import annotations
 
@@ -48,3 +48,35 @@ def split_block(groups: list[dict[str, Any]], block: nn.Module, settings: dict[s
     of_block = [{**group, "params": [p for p in group["params"] if id(p) in own]} for group in groups]
     of_block = [{**group, "name": "block", **settings} for group in of_block]
     return [group for group in (*others, *of_block) if group["params"]]
+
+
+def split_decay(
+    groups: list[dict[str, Any]], weight_decay: float | None, model: nn.Module | None = None
+) -> list[dict[str, Any]]:
+    """Return parameter groups in which norms and biases have no weight decay.
+
+    Args:
+        groups: Parameter groups; a group's own ``weight_decay`` holds for its weights.
+        weight_decay: Weight decay of weights, parameters with two or more dimensions; None changes nothing.
+        model: A model whose ``no_weight_decay()`` may name further parameters without decay (timm).
+
+    Returns:
+        Two groups for each, those without decay second; empty groups are left out.
+
+    Raises:
+        ValueError: The weight decay is negative.
+    """
+    if weight_decay is None:
+        return groups
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must not be negative, but got {weight_decay}.")
+    names = getattr(model, "no_weight_decay", set)()
+    named = {id(p) for name, p in model.named_parameters() if name in names} if model is not None else set()
+    split = []
+    for group in groups:
+        for decays in (True, False):
+            params = [p for p in group["params"] if (p.ndim > 1 and id(p) not in named) == decays]
+            decay = group.get("weight_decay", weight_decay) if decays else 0.0
+            if params:
+                split.append({**group, "params": params, "weight_decay": decay})
+    return split

@@ -1,17 +1,45 @@
-"""Forward hooks that read or change the features inside a model during one training step."""
+"""The forward passes of a training step: logits, features that a hook reads or changes, unchanged statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixwell.features.layers import classifier_of, module_of
+from mixwell.features.layers import classifier_of, middle_layer, module_of
+from mixwell.features.maps import as_maps
 
 Change = Callable[[Tensor], Tensor]
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in the output of a model: a tensor itself, or the ``logits`` of a Hugging Face output.
+
+    Raises:
+        TypeError: The output is neither.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> logits_of(SimpleNamespace(logits=torch.zeros(2, 3))).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"The model must return logits, a tensor (B, N) or an output with the attribute logits, but it returned a "
+            f"{type(output).__name__}: wrap it in a module that returns the logits."
+        )
+    return logits
+
+
+class _Stop(Exception):  # noqa: N818  (not an error: it ends a forward pass at the layer)
+    """Raised by the hook when a forward pass has reached the layer."""
 
 
 class FeatureHook:
@@ -57,7 +85,7 @@ class FeatureHook:
         self.of = of
         self._guessed = name is None and not callable(getattr(model, "get_classifier", None))
         self._output: Any = None  # of a guessed classifier
-        self._active = False
+        self._active = self._stops = False
         self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in model.modules())
         self._change: Change | None = None
         self._captured: Any = None
@@ -74,13 +102,17 @@ class FeatureHook:
 
     def __enter__(self) -> Self:
         self._captured, self._active = None, True
-        self._attach()
+        if torch.compiler.is_compiling():
+            self._attach()
+        elif self._handle is None:
+            self._handle = self.module.register_forward_hook(self._call, with_kwargs=True)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._active = False
-        if not self._compiled and not torch.compiler.is_compiling():
-            self.close()
+        if self._handle is not None and not self._compiled and not torch.compiler.is_compiling():
+            self._handle.remove()
+            self._handle = None
 
     def _attach(self) -> None:
         if self._handle is None:
@@ -99,6 +131,8 @@ class FeatureHook:
             self._captured = output if self.of == "output" else (*args, *kwargs.values())[0]
             if self._guessed:
                 self._output = output
+            if self._stops and not torch.compiler.is_compiling():
+                raise _Stop
             return None
         change, self._change = self._change, None
         if not isinstance(output, Tensor):
@@ -171,6 +205,49 @@ class FeatureHook:
         return f"The {self.of} of {self.name!r} is a {type(found).__name__}"
 
 
+class MapHook(FeatureHook):
+    """Reads a feature map ``(B, C, h, w)`` from any layer that outputs maps or tokens.
+
+    :meth:`map` stops the forward pass at the layer, except while ``torch.compile`` traces the network.
+
+    Args:
+        network: Any classifier.
+        layer: Name of the module in ``named_modules()``; None takes :func:`middle_layer`.
+        of: Read the ``"output"`` of the layer, or its ``"input"``.
+
+    Raises:
+        ValueError: There is no such layer or, when used, its output is not a map.
+        RuntimeError: When used: no forward pass ran through the layer.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+        >>> MapHook(network, "0").map(network, torch.rand(2, 3, 9, 9)).shape
+        torch.Size([2, 6, 4, 4])
+    """
+
+    def __init__(self, network: nn.Module, layer: str | None = None, of: Literal["input", "output"] = "output") -> None:
+        super().__init__(network, middle_layer(network) if layer is None else layer, of=of)
+
+    def map(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Run the network as far as the layer and return the map."""
+        self._stops = True
+        try:
+            with self:
+                network(images)
+        except _Stop:
+            pass
+        finally:
+            self._stops = False
+        return self.taken(images)
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Return the map that a forward pass of these images inside the hook's ``with`` block left."""
+        output, size = self.take(), (images.shape[2], images.shape[3])
+        if output.dim() == 4 and output.shape[2] * size[1] == output.shape[3] * size[0]:
+            return output  # channels first, and exactly the proportions of the images
+        return as_maps(output, size, self.name)
+
+
 @contextmanager
 def attached(*hooks: FeatureHook) -> Iterator[None]:
     """Keep hooks on their modules, without effect, for steps that use them only now and then.
@@ -197,24 +274,62 @@ def _computes(output: Any, logits: Tensor) -> bool:
     return output.detach().float().allclose(logits.detach().float(), rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
-def pooled(features: Tensor) -> Tensor:
-    """Return one feature vector per image: the mean over everything but batch and channel.
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep running statistics unchanged in training mode: norms still normalize by the statistics of the batch.
 
-    Args:
-        features: ``(B, D)``, tokens ``(B, N, D)``, or maps with channels first ``(B, D, ...)``.
-
-    Returns:
-        Shape ``(B, D)``.
-
-    Raises:
-        ValueError: ``features`` has fewer than two dimensions.
+    Statistics are the buffers ``running_*`` and ``num_batches_tracked`` of any module in training mode. Modules in eval
+    mode are not touched. A backward pass may come after the block.
 
     Example:
-        >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
-        (torch.Size([2, 6]), torch.Size([2, 6]))
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with frozen_statistics(norm):
+        ...     _ = norm(torch.rand(8, 2))
+        >>> norm.running_mean.tolist(), norm.num_batches_tracked.item()
+        ([0.0, 0.0], 0)
     """
-    if features.ndim < 2:
-        raise ValueError(f"features must have shape (B, D), (B, N, D) or (B, D, ...), but got {tuple(features.shape)}.")
-    if features.ndim == 3:
-        return features.mean(1)
-    return features.flatten(2).mean(2) if features.ndim > 3 else features
+    flagged: list[_BatchNorm] = []
+    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    for module in model.modules():
+        if not module.training or not module._buffers:
+            continue
+        if isinstance(module, _BatchNorm) and type(module).forward in _TORCH_FORWARDS:
+            if module.track_running_stats:
+                flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
+        else:
+            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if b is not None and _running(n)]
+    try:
+        for module in flagged:
+            module.track_running_stats = False
+        for owner, name, buffer in swapped:
+            owner[name] = buffer.clone()  # any other module writes to a copy
+        yield
+    finally:
+        for module in flagged:
+            module.track_running_stats = True
+        for owner, name, buffer in swapped:
+            owner[name] = buffer
+
+
+_TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def _running(name: str) -> bool:
+    return name.startswith("running_") or name == "num_batches_tracked"
+
+
+@contextmanager
+def clean_pass(model: nn.Module, *, grad: bool = False, statistics: bool = False) -> Iterator[None]:
+    """Run a model on the unmixed images, by default without gradient and without updating running statistics.
+
+    Args:
+        model: The model.
+        grad: Keep the gradient.
+        statistics: Update running statistics of norms.
+    """
+    running = nullcontext() if statistics else frozen_statistics(model)
+    with torch.set_grad_enabled(grad and torch.is_grad_enabled()), running:
+        yield
+    if not grad and not torch.compiler.is_compiling():
+        # Until torch 2.9, autocast caches the weights that it casts without gradient: the mixed pass would not train.
+        torch.clear_autocast_cache()
