@@ -66,7 +66,7 @@ class AttentionHook:
     def _set_fused(self, on: bool) -> None:
         for module, fused in zip(self.modules, self._fused, strict=True):
             if fused:
-                module.fused_attn = on
+                setattr(module, "fused_attn", on)  # noqa: B010  (a plain attribute, which nn.Module does not declare)
 
     def close(self) -> None:
         """Take the hooks off the model."""

@@ -9,6 +9,7 @@ from mixwell.methods.hiddenmix import HiddenMix
 from mixwell.methods.method import Method
 from mixwell.methods.mixing import Mixing
 from mixwell.methods.perturbed import PerturbedMixing
+from mixwell.methods.regionloss import RegionLoss
 from mixwell.methods.regmixup import RegMixup
 from mixwell.methods.samix import SAMix, SAMixPretrained
 from mixwell.methods.sumix import SUMix, SUMixTerms, UncertaintyHead, normalised_uncertainty, sumix_terms
@@ -28,6 +29,7 @@ __all__ = [
     "Mixing",
     "PerturbedMixing",
     "RegMixup",
+    "RegionLoss",
     "SAMix",
     "SAMixPretrained",
     "SUMix",

@@ -139,7 +139,7 @@ class AdAutoMix(Method):
         for name, value in (("beta", beta), ("plain", plain), ("block_p", block_p)):
             check_range(name, value, 0, 1)
         check_clean(clean_weight, head)
-        check_label(label)
+        check_label(label, self)
         self.block_group = check_block_group(block_group)
         self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
         self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p)
@@ -160,14 +160,14 @@ class AdAutoMix(Method):
         if count > 2:  # as published, one set of ratios for block and classifier
             pairs, lam = pairs.with_lam(block_lam[:, 0]), block_lam
         features, teacher_clean = self.teacher.features_and_logits(images)
-        terms = {}
+        terms, given = {}, {"images": images, "labels": labels, "model": self.model}
 
         # The block is trained through the teacher, whose own parameters are frozen.
         shares = self._shares(features, block_pairs, block_lam)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(SourcePlan(block_pairs, shares, block_lam), images, labels)
             logits = self.teacher(mixed.images)
-            teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
+            teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean, **given))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
             terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
             if self.against:
@@ -183,7 +183,7 @@ class AdAutoMix(Method):
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
         terms["mixed_loss"] = self.loss(logits, mixed)
         plain = self.plain if count > 2 else 0.0
         if plain:

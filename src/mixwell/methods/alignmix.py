@@ -13,7 +13,7 @@ from mixwell.features.maps import channels_come_last
 from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
+from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import Plan
@@ -101,16 +101,17 @@ class AlignMix(Method):
         """See :meth:`Method.forward`."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):
-            clean_logits = clean_logits_for(self.label, self.model, images)
+            fields = self.seen(images, labels)
             if float(torch.rand(())) < self.p:
                 coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
-                with self.hook.changed(self.alignment(plan, coins < 0.5)):
+                with self.hook.changed(self.alignment(plan, coins < 0.5)), self.on_mixed:
                     logits = logits_of(self.model(images))
             else:
                 images = plan.apply(images)
-                logits = logits_of(self.model(images))
+                with self.on_mixed:
+                    logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)
 
     def alignment(self, plan: Plan, backwards: Tensor) -> Alignment:

@@ -13,7 +13,7 @@ from mixwell.batch import MixedBatch, check_images
 from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
+from mixwell.methods.method import LossFunction, Method, check_label
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
@@ -227,6 +227,7 @@ class AugMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
+        check_label(label, self, "clean_features")
         self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
         check_range("weight", weight)
         self.set_current(views=views, weight=weight)
@@ -234,12 +235,12 @@ class AugMix(Method):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(self.label, self.model, images)
+        fields = self.seen(images, labels)
         views = [self.views(images, normalization=self.normalization) for _ in range(2)]
         mixed_images = [plan.apply(one) for one in (images, *views)]
         logits = logits_of(self.model(torch.cat(mixed_images))).chunk(3)
         mixed = MixedBatch(mixed_images[0], plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, self.label, logits[0], clean_logits)
+        mixed = self.weighted(mixed, logits[0], fields)
         divergence = jensen_shannon(torch.stack(logits))
         total = self.loss(logits[0], mixed) + self.weight * divergence
         return self.step_output(total, logits[0], mixed, divergence=divergence)

@@ -136,7 +136,7 @@ class AutoMix(Method):
         for name, value, high in (("mask_adjust", mask_adjust, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
             check_range(name, value, 0, high)
         check_clean(clean_weight, head)
-        check_label(label)
+        check_label(label, self)
         self.block_group = check_block_group(block_group)
         self.set_current(policy=policy, label=label, loss=loss, block_loss=loss if block_loss is None else block_loss)
         self.set_current(mask_loss=self.default_mask_loss if mask_loss is None else mask_loss, mask_weight=mask_weight)
@@ -154,7 +154,7 @@ class AutoMix(Method):
             features, teacher_clean = self.teacher.features_and_logits(images)
         else:
             features, teacher_clean = self.teacher.features(images), None
-        terms = {}
+        terms, given = {}, {"images": images, "labels": labels, "model": self.model}
 
         # The block is trained through the teacher, whose own parameters are frozen.
         share = self._share(features, block_pairs)
@@ -162,7 +162,7 @@ class AutoMix(Method):
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(MaskPlan(block_pairs, share), images, labels)
             logits = self.teacher(mixed.images)
-            terms["block_loss"] = self.block_loss(logits, relabelled(mixed, self.label, logits, teacher_clean))
+            terms["block_loss"] = self.block_loss(logits, relabelled(mixed, self.label, logits, teacher_clean, **given))
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
@@ -175,7 +175,7 @@ class AutoMix(Method):
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
         terms["mixed_loss"] = self.loss(logits, mixed)
         if self.clean_weight and clean_logits is not None:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))

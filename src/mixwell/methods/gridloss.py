@@ -12,7 +12,7 @@ from mixwell.features.layers import channels_of, last_map, unwrapped
 from mixwell.features.passes import MapHook, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, like_model, relabelled
+from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
@@ -82,17 +82,17 @@ class GridLoss(Method):
         self.cells = cells
         self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
-        width = _channels(model, self.hook) if channels is None else channels
+        width = channels_of_map(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(self.label, self.model, images)
-        with self.hook:
+        fields = self.seen(images, labels)
+        with self.hook, self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         cell_loss = self.loss(*self._cells(self.hook.taken(mixed.images), mixed))
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = self.weighted(mixed, logits, fields)
         total = self.loss(logits, mixed) + self.weight * cell_loss
         return self.step_output(total, logits, mixed, cell_loss=cell_loss)
 
@@ -111,7 +111,7 @@ class GridLoss(Method):
         return _by_cell(logits), by_cell
 
 
-def _channels(model: nn.Module, hook: MapHook) -> int:
+def channels_of_map(model: nn.Module, hook: MapHook) -> int:
     """Return the number of channels of the map, from a black image or else from the layers inside the module."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     known = getattr(unwrapped(model), "pretrained_cfg", {}).get("input_size", (32,))[-1]

@@ -14,7 +14,7 @@ from mixwell.features.mixing import mix_features
 from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
+from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -82,15 +82,16 @@ class HiddenMix(Method):
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(*self.hooks.values()):
-            clean_logits = clean_logits_for(self.label, self.model, images)
+            fields = self.seen(images, labels)
             if layer in INPUT:
                 images = plan.apply(images)
-                logits = logits_of(self.model(images))
+                with self.on_mixed:
+                    logits = logits_of(self.model(images))
             else:
-                with self.hooks[layer].changed(FeatureMix(plan)):
+                with self.hooks[layer].changed(FeatureMix(plan)), self.on_mixed:
                     logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)
 
 

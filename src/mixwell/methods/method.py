@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch, Pairs, hits
+from mixwell.features.attention import AttentionHook
+from mixwell.features.observer import Observer
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import LabelPolicy, View
 from mixwell.losses import check_logits
@@ -134,8 +136,35 @@ class Method(nn.Module, ABC):
             draws: See :func:`check_policy`.
         """
         check_policy(policy, draws=draws)
-        check_label(label)
         self.set_current(policy=policy, label=label, loss=loss)
+        self.observer = Observer(self.model, label.needs)
+        self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
+
+    def seen(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return what a label policy may read besides the mixed images; see :class:`mixwell.labels.View`.
+
+        A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
+        and without an update of batch-norm statistics.
+        """
+        fields = {"images": images, "labels": labels, "model": self.model}
+        if self.observer.needs_clean_pass:
+            with clean_pass(self.model), self.on_clean:
+                fields["clean_logits"] = logits_of(self.model(images))
+            fields |= self.observer.clean_fields(images)
+        return fields
+
+    def weighted(self, mixed: MixedBatch, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:
+        """Return a mixed batch with the label weights of the label policy.
+
+        Args:
+            mixed: The mixed batch.
+            logits: Logits of the mixed images, from a pass inside ``self.on_mixed``.
+            fields: What :meth:`seen` returned.
+        """
+        if self.label.needs:
+            check_logits(logits, mixed)
+            fields = {**fields, **self.observer.mixed_fields(mixed.images)}
+        return mixed.with_weights(self.label(mixed, View(logits.detach(), **fields)))
 
     def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
         """Return what a training step returns: loss, output, training accuracy, and scalars to log without gradient.
@@ -225,7 +254,7 @@ class Method(nn.Module, ABC):
         for module in self.modules():
             for value in vars(module).values():
                 for hook in value.values() if isinstance(value, dict) else (value,):
-                    if isinstance(hook, FeatureHook):
+                    if isinstance(hook, FeatureHook | AttentionHook):
                         hook.close()
 
     def get_extra_state(self) -> Tensor:
@@ -265,29 +294,20 @@ def check_pairs(policy: object) -> None:
         raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
 
 
-def check_label(label: LabelPolicy) -> None:
-    """Raise unless methods compute everything that a label policy needs."""
-    missing = sorted(label.needs - {"clean_logits"})
+def check_label(label: LabelPolicy, method: object, *known: str) -> None:
+    """Raise unless a method computes everything that a label policy needs."""
+    missing = sorted(label.needs - {"clean_logits", *known})
     if missing:
-        raise ValueError(f"{label} needs {', '.join(missing)}, which methods do not compute.")
+        raise ValueError(f"{label} needs {', '.join(missing)}, which {type(method).__name__} does not compute.")
 
 
-def clean_logits_for(label: LabelPolicy, model: nn.Module, images: Tensor) -> Tensor | None:
-    """Return the logits of the unmixed images if a label policy needs them, else None.
-
-    They cost one forward pass, without gradient and without an update of batch-norm statistics.
-    """
-    if "clean_logits" not in label.needs:
-        return None
-    with clean_pass(model):
-        return logits_of(model(images))
-
-
-def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None) -> MixedBatch:
-    """Return a mixed batch with the label weights of a label policy."""
+def relabelled(
+    mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None, **fields: Any
+) -> MixedBatch:
+    """Return a mixed batch with the label weights of a label policy, for methods that run all passes themselves."""
     if label.needs:
         check_logits(logits, mixed)
-    return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits)))
+    return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits, **fields)))
 
 
 def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:

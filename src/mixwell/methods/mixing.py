@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled
+from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 
@@ -51,7 +51,8 @@ class Mixing(Method):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        clean_logits = clean_logits_for(self.label, self.model, images)
-        logits = logits_of(self.model(mixed.images))
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        fields = self.seen(images, labels)
+        with self.on_mixed:
+            logits = logits_of(self.model(mixed.images))
+        mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)

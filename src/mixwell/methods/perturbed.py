@@ -14,7 +14,7 @@ from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, clean_logits_for, relabelled, unmixed
+from mixwell.methods.method import LossFunction, Method, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
@@ -104,9 +104,10 @@ class PerturbedMixing(Method):
 
         saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(self.policy) else {}
         mixed = self.policy(noisy, labels, **saliency, **self.policy_arguments)
-        clean_logits = clean_logits_for(self.label, self.model, images)
-        logits = logits_of(self.model(mixed.images))
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        fields = self.seen(images, labels)
+        with self.on_mixed:
+            logits = logits_of(self.model(mixed.images))
+        mixed = self.weighted(mixed, logits, fields)
         total = self.loss(logits, mixed)
         if clean_lam > 0:
             return self.step_output(total + clean_lam * clean_loss, logits, mixed, clean_loss=clean_loss)

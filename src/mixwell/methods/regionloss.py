@@ -90,10 +90,11 @@ class RegionLoss(Method):
         mixed = self.policy(images, labels, saliency=saliency, **self.policy_arguments)
         if mixed.weights.shape[1] != 2:
             raise ValueError(f"RegionLoss needs a policy with two sources, but got {mixed.weights.shape[1]}.")
+        fields = self.seen(images, labels)
         with self.hook, self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         features = self.hook.taken(mixed.images)
-        mixed = self.relabelled(mixed, logits, images, labels, clean_logits=clean_logits)
+        mixed = self.weighted(mixed, logits, fields)
 
         region_loss = self.loss(*self._regions(features, mixed))
         blended = (mixed.weights[..., None] * clean_logits.float()[mixed.plan.sources]).sum(1).log_softmax(1)
@@ -114,7 +115,8 @@ class RegionLoss(Method):
 
     def _regions(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:
         """Return the logits of the regions of all sources ``(2 * B, N)``, and their labels as a batch of its own."""
-        share = F.adaptive_avg_pool2d(mixed.plan.share(mixed.plan.size), features.shape[2:]).to(features.dtype)
+        grid = (features.shape[2], features.shape[3])
+        share = F.adaptive_avg_pool2d(mixed.plan.share(mixed.plan.size), grid).to(features.dtype)
         size = share.sum((2, 3))
         pooled = torch.einsum("bkhw,bchw->bkc", share, features) / size.clamp_min(1e-6)[..., None]
         weights = (size > 0).float().flatten()[:, None]  # a source without a region has no loss

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mixwell.features.passes import logits_of
 from mixwell.labels import LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
+from mixwell.methods.method import LossFunction, Method, check_label, relabelled, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -61,6 +61,7 @@ class RegMixup(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
+        check_label(label, self)
         self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
         check_range("eta", eta)
         self.set_current(eta=eta)
@@ -72,7 +73,8 @@ class RegMixup(Method):
         both = logits_of(self.model(torch.cat((images, mixed.images))))
         clean_logits, logits = both.chunk(2)
         check_logits(clean_logits, clean)
-        mixed = relabelled(mixed, self.label, logits, clean_logits.detach())
+        given = {"images": images, "labels": labels, "model": self.model}
+        mixed = relabelled(mixed, self.label, logits, clean_logits.detach(), **given)
         clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
         total = clean_loss + self.eta * mixed_loss
         return self.step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)

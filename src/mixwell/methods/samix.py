@@ -90,18 +90,18 @@ class SAMixPretrained(Method):
         super().__init__(model, normalization)
         check_policy(policy)
         check_clean(clean_weight, head)
-        check_label(label)
+        check_label(label, self)
         self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
-        mixed = self.policy(images, labels, model=self.model, normalization=self.normalization)
-        clean_logits = None
+        mixed = self.policy(images, labels, **self.policy_arguments)
+        given, clean_logits = {"images": images, "labels": labels, "model": self.model}, None
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
         logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits)
+        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
         mixed_loss = self.loss(logits, mixed)
         if not self.clean_weight or clean_logits is None:
             return self.step_output(mixed_loss, logits, mixed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,9 +101,13 @@ class SUMix(Method):
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
         mixed = self.policy(images, labels, **self.policy_arguments)
-        with clean_pass(self.model, grad=self.published, statistics=self.published):
+        with clean_pass(self.model, grad=self.published, statistics=self.published), self.on_clean:
             clean_logits, clean_uncertainty = self._predict(images)
-        logits, uncertainty = self._predict(mixed.images)
+        with self.on_mixed:
+            logits, uncertainty = self._predict(mixed.images)
+        fields: dict[str, Any] = {"images": images, "labels": labels, "model": self.model}
+        if self.label.needs - {"clean_logits"}:
+            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
         terms = sumix_terms(
             mixed,
             logits,
@@ -115,6 +119,7 @@ class SUMix(Method):
             gamma=self.gamma,
             form="exp" if self.published else "linear",
             published=self.published,
+            **fields,
         )
         drawn, learned = mixed.weights[:, 0], terms.weights[:, 0]
         return self.step_output(
@@ -214,6 +219,7 @@ def sumix_terms(
     gamma: float = 0.5,
     form: str = "linear",
     published: bool = False,
+    **fields: Any,
 ) -> SUMixTerms:
     """Compute SUMix's loss from the outputs of the clean and the mixed pass.
 
@@ -229,6 +235,7 @@ def sumix_terms(
         form: ``"linear"`` takes ``-(semantic + uncertainty)`` as logits, ``"exp"`` its exponential, as released.
         published: Replace every sample's weights by the batch's mean in the main loss, as OpenMixup's heads do. The
             released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference")``.
+        fields: Further fields of :class:`mixwell.labels.View` that the label policy reads.
 
     Raises:
         ValueError: The batch does not have two sources, the outputs differ in shape, or the form is unknown.
@@ -244,7 +251,7 @@ def sumix_terms(
     if not logits.shape == clean_logits.shape == uncertainty.shape == clean_uncertainty.shape:
         shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
         raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
-    view = View(logits.detach(), clean_logits.detach())
+    view = View(logits.detach(), clean_logits.detach(), **fields)
     check_logits(logits, mixed)
     if isinstance(label, SemanticShare):
         weights, semantic = label.terms(mixed, view)
