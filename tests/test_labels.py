@@ -22,7 +22,7 @@ from mixwell import (
     View,
     parse,
 )
-from mixwell.labels import SIMILARITIES, Agreement, Distance, Released
+from mixwell.labels.semantic import SIMILARITIES, Agreement, Distance, Released
 from sumix_loops import Step, ratio
 
 NAMES = sorted(SIMILARITIES)

@@ -22,6 +22,7 @@ from mixwell.labels import (
     View,
 )
 from mixwell.losses import (
+    DecoupledCrossEntropy,
     BinaryCrossEntropy,
     CrossEntropy,
     FocalLoss,
@@ -131,6 +132,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "CrossEntropy",
+    "DecoupledCrossEntropy",
     "CutMix",
     "Derangement",
     "ExponentialRescale",

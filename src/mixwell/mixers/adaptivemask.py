@@ -87,9 +87,9 @@ class AdaptiveMask(Block):
                 maps = torch.cat((maps, ratios.expand(-1, 1, *maps.shape[2:])), 1)
             tokens = (rows, count, -1, maps.shape[2] * maps.shape[3])  # then (B, K, h * w, width)
             query, key, value = (
-                self.query(maps).view(tokens),
-                self.key(maps).view(tokens),
-                self.value(maps).view(tokens),
+                self.query(maps).reshape(tokens),
+                self.key(maps).reshape(tokens),
+                self.value(maps).reshape(tokens),
             )
             # q_i . sum of k_j over all j but i, for every source in one call.
             others = key.sum(1, keepdim=True) - key
