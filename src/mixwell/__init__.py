@@ -22,9 +22,9 @@ from mixwell.labels import (
     View,
 )
 from mixwell.losses import (
-    DecoupledCrossEntropy,
     BinaryCrossEntropy,
     CrossEntropy,
+    DecoupledCrossEntropy,
     FocalLoss,
     Loss,
     binary_cross_entropy,
@@ -132,8 +132,8 @@ __all__ = [
     "Constant",
     "Cosine",
     "CrossEntropy",
-    "DecoupledCrossEntropy",
     "CutMix",
+    "DecoupledCrossEntropy",
     "Derangement",
     "ExponentialRescale",
     "FMix",
