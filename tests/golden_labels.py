@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import mixwell as mw
-from mixwell.decoupled import DecoupledCrossEntropy
+from mixwell.losses.decoupled import DecoupledCrossEntropy
 from mixwell.labels import AttentionShare, View
 from mixwell.targets import ExponentialRescale, PowerRescale
 

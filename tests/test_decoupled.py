@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mixwell as mw
-from mixwell.decoupled import DecoupledCrossEntropy, decoupled_terms
+from mixwell.losses.decoupled import DecoupledCrossEntropy, decoupled_terms
 from mixwell.targets import PowerRescale
 
 

@@ -22,7 +22,7 @@ from mixwell import (
     View,
     parse,
 )
-from mixwell.labels import SIMILARITIES, Agreement, Distance, Released
+from mixwell.labels.semantic import SIMILARITIES, Agreement, Distance, Released
 from sumix_loops import Step, ratio
 
 NAMES = sorted(SIMILARITIES)
@@ -231,7 +231,10 @@ def test_a_similarity_of_ones_own() -> None:
         (lambda: SemanticShare(kappa=math.nan), "kappa must be a finite number"),
         (lambda: SemanticShare(kappa=math.inf), "kappa must be a finite number"),
         (lambda: Released(sign=0.5), "sign must be 1 or -1, but got 0.5"),
-        (lambda: SemanticShare()(random_step()[0], View(torch.zeros(6, 5))), "compares with the unmixed images: give"),
+        (
+            lambda: SemanticShare()(random_step()[0], View(torch.zeros(6, 5))),
+            "compares with the predictions for the unmixed images: pass",
+        ),
         (lambda: SemanticShare()(three_sources(), View(*torch.zeros(2, 6, 5))), "these images have 3 sources"),
     ],
 )

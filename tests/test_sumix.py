@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sumix_loops as loops
 from mixwell import BinaryCrossEntropy, MixedBatch, SemanticShare, UncertaintyHead, sumix_terms
-from mixwell.labels import SIMILARITIES
+from mixwell.labels.semantic import SIMILARITIES
 from mixwell.methods import normalised_uncertainty
 from test_labels import mix
 

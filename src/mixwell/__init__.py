@@ -24,6 +24,7 @@ from mixwell.labels import (
 from mixwell.losses import (
     BinaryCrossEntropy,
     CrossEntropy,
+    DecoupledCrossEntropy,
     FocalLoss,
     Loss,
     binary_cross_entropy,
@@ -134,6 +135,7 @@ __all__ = [
     "Cosine",
     "CrossEntropy",
     "CutMix",
+    "DecoupledCrossEntropy",
     "Derangement",
     "ExponentialRescale",
     "FMix",

@@ -35,7 +35,8 @@ class Permutation(Pairing):
     """
 
     def __call__(self, batch: Batch) -> Tensor:
-        return batch.randperm()
+        rows = torch.randperm(batch.images.shape[0], device=batch.source_device, generator=batch.generator)
+        return rows if rows.device == batch.images.device else batch.send(rows)
 
 
 class Derangement(Pairing):

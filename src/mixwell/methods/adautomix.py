@@ -163,9 +163,9 @@ class AdAutoMix(Method):
         terms, given = {}, {"images": images, "labels": labels, "model": self.model}
 
         # The block is trained through the teacher, whose own parameters are frozen.
-        shares = self._shares(features, block_pairs, block_lam)
+        shares = self.block.shares(features, block_pairs.partner, block_lam, batch.size)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
-            mixed = mix(SourcePlan(block_pairs, shares, block_lam), images, labels)
+            mixed = mix(SharePlan(block_pairs, shares, block_lam), images, labels)
             logits = self.teacher(mixed.images)
             teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean, **given))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
@@ -177,8 +177,9 @@ class AdAutoMix(Method):
 
         # The classifier is trained on masks without a graph, on unmixed images and, for K > 2, on plain mixtures.
         with torch.no_grad():
-            fixed = even_near_pure(self._shares(features, pairs, lam), lam, self.margin)
-            mixed = mix(SourcePlan(pairs, fixed, lam), images, labels)
+            fixed = self.block.shares(features, pairs.partner, lam, batch.size)
+            fixed = even_near_pure(fixed, lam, self.margin)
+            mixed = mix(SharePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
         if self.clean_weight or self.label.needs:
             clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
@@ -187,7 +188,7 @@ class AdAutoMix(Method):
         terms["mixed_loss"] = self.loss(logits, mixed)
         plain = self.plain if count > 2 else 0.0
         if plain:
-            blended = mix(SourcePlan(pairs, lam[:, :, None, None], lam), images, labels)
+            blended = mix(SharePlan(pairs, lam[:, :, None, None], lam), images, labels)
             terms["plain_loss"] = self.loss(self.heads(self.model, blended.images, "mixed"), blended)
         if self.clean_weight and clean_logits is not None:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))
@@ -200,9 +201,9 @@ class AdAutoMix(Method):
     def after_step(self, progress: float) -> None:
         """See :meth:`Method.after_step`; the teacher follows the classifier."""
         self.teacher.follow(self.model, self.heads, self.progress)
-        super().after_step(progress)
         self.steps += 1
         self._take_sides()
+        super().after_step(progress)
 
     def mask_predictor(self) -> MaskPredictor:
         """See :meth:`Method.mask_predictor`."""
@@ -236,35 +237,15 @@ class AdAutoMix(Method):
 
     def _draw(self, batch: Batch, count: int) -> tuple[Pairs, Tensor]:
         """Draw the partners ``(B, K - 1)``, and the ratio of each source ``(B, K)``."""
-        drawn = [self.policy.pairs(batch) for _ in range(1 if count == 2 else count)]
-        partner = torch.stack([pairs.partner for pairs in drawn[: count - 1]], 1)
-        lam = torch.stack([pairs.lam.expand(len(batch)) for pairs in drawn], 1)
-        lam = torch.cat((lam, 1 - lam), 1) if count == 2 else normalised(lam)
-        return Pairs(partner, lam[:, 0], batch.size), lam
-
-    def _shares(self, features: Tensor, pairs: Pairs, lam: Tensor) -> Tensor:
-        return self.block.shares(features, pairs.partner, lam, pairs.size)
-
-
-class SourcePlan(SharePlan):
-    """A :class:`mixwell.SharePlan` that holds the drawn ratio of every source.
-
-    Args:
-        pairs: See :class:`mixwell.SharePlan`.
-        shares: See :class:`mixwell.SharePlan`.
-        ratios: Drawn ratio of every source, shape ``(B, K)``, rows summing to one.
-    """
-
-    _geometry = ("_shares", "_ratios")
-
-    def __init__(self, pairs: Pairs, shares: Tensor, ratios: Tensor) -> None:
-        super().__init__(pairs, shares)
-        self._ratios = ratios
-
-    @property
-    def ratios(self) -> Tensor:
-        """See :attr:`mixwell.Plan.ratios`."""
-        return self._ratios
+        partners, ratios, rows = [], [], batch.images.shape[0]
+        for _ in range(1 if count == 2 else count):
+            pairs = self.policy.pairs(batch)
+            partners.append(pairs.partner)
+            ratios.append(pairs.lam.expand(rows))
+        lam = torch.stack(ratios, 1)
+        tiny = torch.finfo(lam.dtype).tiny
+        lam = torch.cat((lam, 1 - lam), 1) if count == 2 else lam / lam.sum(1, keepdim=True).clamp_min(tiny)
+        return Pairs(torch.stack(partners[: count - 1], 1), lam[:, 0], batch.size), lam
 
 
 def source_cosine(logits: Tensor, clean_logits: Tensor, lam: Tensor) -> Tensor:
@@ -299,13 +280,3 @@ def adversarial(loss: Tensor, cosine: Tensor, beta: float, sign: int = -1) -> Te
         tensor(-0.9500)
     """
     return -beta * loss + sign * (1 - beta) * cosine
-
-
-def normalised(ratios: Tensor) -> Tensor:
-    """Scale ratios ``(B, K)`` to a sum of one.
-
-    Example:
-        >>> normalised(torch.tensor([[0.2, 0.2, 0.4]]))
-        tensor([[0.2500, 0.2500, 0.5000]])
-    """
-    return ratios / ratios.sum(1, keepdim=True).clamp_min(torch.finfo(ratios.dtype).tiny)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, Pairs
+from mixwell.batch import Batch
 from mixwell.features.layers import channels_of
 from mixwell.labels import LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
@@ -157,7 +157,8 @@ class AutoMix(Method):
         terms, given = {}, {"images": images, "labels": labels, "model": self.model}
 
         # The block is trained through the teacher, whose own parameters are frozen.
-        share = self._share(features, block_pairs)
+        partners = features.index_select(0, block_pairs.partner)
+        share = self.block(features, partners, block_pairs.lam, block_pairs.size)
         terms["mask_loss"] = self.mask_loss(share, block_pairs.lam)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(MaskPlan(block_pairs, share), images, labels)
@@ -166,7 +167,8 @@ class AutoMix(Method):
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
-            fixed = self._share(features, student_pairs)
+            partners = features.index_select(0, student_pairs.partner)
+            fixed = self.block(features, partners, student_pairs.lam, student_pairs.size)
             if self.mask_adjust and (self.mask_adjust == 1 or float(torch.rand(())) < self.mask_adjust):
                 fixed = adjusted(fixed, student_pairs.lam)
             fixed = even_near_pure(fixed, student_pairs.lam[:, None], self.margin)
@@ -198,6 +200,3 @@ class AutoMix(Method):
         """See :meth:`Method.param_groups`; groups with ``name="block"`` are those of the block."""
         groups = split_block(super().param_groups(), self.block, self.block_group)
         return split_decay(groups, weight_decay, self.model)
-
-    def _share(self, features: Tensor, pairs: Pairs) -> Tensor:
-        return self.block(features, features.index_select(0, pairs.partner), pairs.lam, pairs.size)

@@ -175,7 +175,8 @@ class Method(nn.Module, ABC):
         if watched and self.training and loss.requires_grad:
             self._count_pass()
         predicted = output.detach().argmax(1, keepdim=True)
-        accuracy = 100 * (mixed.weights * hits(predicted, mixed.labels)[..., 0]).sum(1).mean()
+        right = mixed.labels == predicted if mixed.labels.dim() == 2 else hits(predicted, mixed.labels)[..., 0]
+        accuracy = 100 * (mixed.weights * right).sum(1).mean()
         results = {"loss": loss, "output": output, "accuracy": accuracy}
         for name, value in logged.items():
             results[name] = value.detach()

@@ -85,15 +85,18 @@ class AdaptiveMask(Block):
             if self.settings.lam_concat:
                 ratios = lam.to(maps.dtype).expand(rows, count).reshape(-1, 1, 1, 1)
                 maps = torch.cat((maps, ratios.expand(-1, 1, *maps.shape[2:])), 1)
+            tokens = (rows, count, -1, maps.shape[2] * maps.shape[3])  # then (B, K, h * w, width)
             query, key, value = (
-                layer(maps).unflatten(0, (rows, count)).flatten(3).transpose(2, 3)  # (B, K, h * w, width)
-                for layer in (self.query, self.key, self.value)
+                self.query(maps).reshape(tokens),
+                self.key(maps).reshape(tokens),
+                self.value(maps).reshape(tokens),
             )
             # q_i . sum of k_j over all j but i, for every source in one call.
-            logits = F.scaled_dot_product_attention(query, key.sum(1, keepdim=True) - key, value)[..., 0]
+            others = key.sum(1, keepdim=True) - key
+            logits = F.scaled_dot_product_attention(query.mT, others.mT, value.mT)[..., 0]
             return self.settings.upsample(logits.unflatten(2, maps.shape[2:]), size).softmax(1)
 
     def shares(self, features: Tensor, partners: Tensor, lam: Tensor, size: tuple[int, int]) -> Tensor:
         """See :meth:`Block.shares`."""
-        sources = [features, *(features.index_select(0, rows) for rows in partners.unbind(1))]
-        return self(torch.stack(sources, 1), lam, size)
+        rows = torch.arange(len(features), device=features.device)
+        return self(features[torch.cat((rows[:, None], partners), 1)], lam, size)

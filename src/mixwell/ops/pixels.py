@@ -106,21 +106,6 @@ def scaled(mask: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
     return mask
 
 
-def mean_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the mean of a mask (S, 1, h, w) scaled to a size, without scaling it."""
-    values = mask[:, 0].float()
-    if tuple(values.shape[1:]) == size:
-        return values.mean((1, 2))
-    rows, columns = (_cell_sizes(cells, side, mask.device) for cells, side in zip(values.shape[1:], size, strict=True))
-    return torch.einsum("shw,h,w->s", values, rows, columns) / (size[0] * size[1])
-
-
-def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:
-    """Return how many of ``side`` pixels nearest-neighbour scaling gives to each of ``cells`` cells."""
-    edges = (torch.arange(cells + 1, device=device) * side + cells - 1) // cells
-    return (edges[1:] - edges[:-1]).float()
-
-
 def mask_order(mask: Tensor, images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Bring a mask ``(S, 1, H, W)`` into the memory order of ``images``, as a factor.
 

@@ -115,7 +115,9 @@ class Plan(ABC):
             True
         """
         check_images(images)
-        self._check_rows(images)
+        first = self.partners[0]
+        if images.shape[0] != first.shape[0] or images.device != first.device:
+            self._check_rows(images)
         if out is not None and out is not images:
             _check_alike(out, images)
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and self._differentiable(images)):

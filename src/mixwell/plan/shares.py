@@ -14,7 +14,6 @@ from mixwell.ops.pixels import (
     choose_into,
     gather_into,
     mask_order,
-    mean_at,
     memory_order,
     one_by_one,
     scaled,
@@ -156,6 +155,7 @@ class SharePlan(Plan):
         pairs: The pairs; ``pairs.partner`` has shape ``(B, K - 1)``, or ``(B,)`` for two sources.
         shares: The anchor's share and those of its partners, shape ``(S, K, h, w)`` with S the batch or 1, floating
             point, summing to one over K. They may be coarser than the images: they are scaled by nearest neighbour.
+        ratios: Drawn ratio of every source, shape ``(B, K)``, rows summing to one, if there is one.
 
     Raises:
         ValueError: The shares have another shape, or are finer than the images.
@@ -167,9 +167,9 @@ class SharePlan(Plan):
         (torch.Size([3, 3]), tensor(1.))
     """
 
-    _geometry = ("_shares",)
+    _geometry = ("_shares", "_ratios")
 
-    def __init__(self, pairs: Pairs, shares: Tensor) -> None:
+    def __init__(self, pairs: Pairs, shares: Tensor, ratios: Tensor | None = None) -> None:
         sources = 1 + (1 if pairs.partner.dim() == 1 else pairs.partner.shape[1])
         fits = shares.dim() == 4 and shares.shape[1] == sources and shares.shape[0] in (1, pairs.partner.shape[0])
         if not fits or shares.shape[2] > pairs.size[0] or shares.shape[3] > pairs.size[1]:
@@ -179,7 +179,12 @@ class SharePlan(Plan):
             )
         means = mean_at(shares.flatten(0, 1)[:, None], pairs.size).unflatten(0, shares.shape[:2])
         super().__init__(pairs, means)
-        self._shares = shares
+        self._shares, self._ratios = shares, ratios
+
+    @property
+    def ratios(self) -> Tensor:
+        """See :attr:`Plan.ratios`."""
+        return super().ratios if self._ratios is None else self._ratios
 
     @property
     def shares(self) -> Tensor:
@@ -203,3 +208,19 @@ class SharePlan(Plan):
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         out.copy_(self._mix(images))
+
+
+def mean_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the mean of a mask (S, 1, h, w) scaled to a size, without scaling it."""
+    values = mask[:, 0].float()
+    if tuple(values.shape[1:]) in (size, (1, 1)):
+        return values.mean((1, 2))
+    rows = _cell_sizes(values.shape[1], size[0], mask.device)
+    columns = _cell_sizes(values.shape[2], size[1], mask.device)
+    return torch.einsum("shw,h,w->s", values, rows, columns) / (size[0] * size[1])
+
+
+def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:
+    """Return how many of ``side`` pixels nearest-neighbour scaling gives to each of ``cells`` cells."""
+    edges = (torch.arange(cells + 1, device=device) * side + cells - 1) // cells
+    return (edges[1:] - edges[:-1]).float()

@@ -90,7 +90,7 @@ class Activation(NetworkSaliency):
             sides = (self.size, self.size)
             images = F.interpolate(images.float(), sides, mode="bilinear", antialias=True).to(images.dtype)
         with torch.no_grad(), undisturbed(network):
-            maps = reduced(last_map(network, images, self.layer).float(), self.reduce)
+            maps = reduced(last_features(network, images, self.layer).float(), self.reduce)
         return maps - maps.amin((1, 2), keepdim=True).clamp_max(0)
 
 
@@ -128,7 +128,7 @@ class ClassActivation(NetworkSaliency):
             if self.gradient:
                 return _grad_cam(network, images, labels, self.layer)
             with torch.no_grad():
-                features = last_map(network, images, self.layer).float()
+                features = last_features(network, images, self.layer).float()
         classifier = classifier_of(network)[1]
         weight, bias = classifier.weight, classifier.bias
         if not isinstance(weight, Tensor) or weight.flatten(1).shape[1] != features.shape[1]:
@@ -184,7 +184,7 @@ def _grad_cam(network: nn.Module, images: Tensor, labels: Tensor, layer: str | N
     return (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
 
 
-def last_map(network: nn.Module, images: Tensor, layer: str | None = None) -> Tensor:
+def last_features(network: nn.Module, images: Tensor, layer: str | None = None) -> Tensor:
     """Run a network and return its last map.
 
     Args:
@@ -200,7 +200,7 @@ def last_map(network: nn.Module, images: Tensor, layer: str | None = None) -> Te
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
-        >>> last_map(model, torch.rand(2, 3, 9, 9)).shape
+        >>> last_features(model, torch.rand(2, 3, 9, 9)).shape
         torch.Size([2, 6, 4, 4])
     """
     return _as_map(network, _run(network, images, layer)[0], layer)

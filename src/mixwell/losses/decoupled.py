@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.losses import Loss, check_logits, check_smoothing, cross_entropy
+from mixwell.losses.softmax import Loss, check_logits, check_smoothing, cross_entropy
 from mixwell.schedule import check_range
 from mixwell.targets import PowerRescale, Rescale
 
