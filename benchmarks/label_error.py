@@ -1,7 +1,7 @@
 """Measure how far label weights are from what mixed images show, on birds with bounding boxes (CUB-200).
 
-The box of every bird is moved by the plan exactly as the pixels are. The reference of a label weight is the visible part
-of the anchor's bird, relative to those of both birds ("fraction"), or the same in pixels ("area").
+The plan moves the box of every bird exactly as the pixels. A label weight is compared with the visible fraction of the
+anchor's bird, divided by the sum over both birds ("fraction"), and with the same in pixels ("area").
 
     python benchmarks/label_error.py --data DIR
 
@@ -65,12 +65,13 @@ def birds(path: Path, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def errors(data: Path, count: int) -> dict[str, Tensor]:
+def errors(data: Path, count: int, trained: bool) -> dict[str, Tensor]:
     """Return, for every label policy, the errors against both references, the mean over the sample policies."""
     images, labels, boxes = birds(data / "cub50.tar.gz", count)
     masks = object_masks(boxes, len(images), (SIDE, SIDE))
     network = timm.create_model("tf_efficientnet_lite0", num_classes=50)
-    network.load_state_dict(load_file(data / "models" / "cub50_lite0.safetensors"))
+    if trained:
+        network.load_state_dict(load_file(data / "models" / "cub50_lite0.safetensors"))
     network.eval()
     found: dict[str, list[Tensor]] = defaultdict(list)
     for policy in POLICIES:
@@ -78,7 +79,7 @@ def errors(data: Path, count: int) -> dict[str, Tensor]:
         for start in range(0, len(images) - BATCH + 1, BATCH):
             rows = slice(start, start + BATCH)
             generator = torch.Generator().manual_seed(start)
-            mixed = policy(images[rows], labels[rows], generator=generator)
+            mixed = policy(images[rows], labels[rows], generator=generator, normalization=mw.Normalization(0.5, 0.5))
             features = network.forward_features(images[rows])
             clean = network.forward_head(features)
             view = mw.View(network(mixed.images), clean, clean_features=features, objects=masks[rows])
@@ -96,9 +97,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of images and weights")
     parser.add_argument("--count", type=int, default=384, help="number of images, in batches of 64 [384]")
+    parser.add_argument("--untrained", action="store_true", help="use random weights (seed 0)")
     args = parser.parse_args()
+    torch.manual_seed(0)
     print(f"{'label policy':20s} fraction  area")
-    for name, (fraction, area) in errors(args.data, args.count).items():
+    for name, (fraction, area) in errors(args.data, args.count, not args.untrained).items():
         print(f"{name:20s} {fraction:8.4f}  {area:.4f}")
 
 

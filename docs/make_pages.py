@@ -33,8 +33,8 @@ SHORTHANDS: dict[str, tuple[str, BatchPolicy]] = {
 REMARKS = {
     "MergeMix": "The map is as coarse as the patches of a transformer: 16 x 16.",
     "PuzzleMix": "The picture has a smaller `transport_eps` than the default, because image contrast is spread over "
-    "the whole image; with the default no cell would move. Parts of the roof and of the petals are not at their original "
-    "place.",
+    "the whole image; with the default no cell would move. Some parts of the roof and of the petals "
+    "are moved.",
     "SaliencyMix": "With the spectral residual the box lies inside the flower; with the default saliency it lies at "
     "the flower's upper edge.",
     "SmoothMix": "With `fit=True` the width of the mask follows the drawn ratio. By default the width is drawn, and "
@@ -216,7 +216,7 @@ def _settings(name: str, meanings: dict[str, str]) -> str:
 
 
 def _default(parameter: inspect.Parameter) -> str:
-    if parameter.default is inspect.Parameter.empty:
+    if parameter.default is inspect.Parameter.empty or repr(parameter.default) == "<factory>":
         return "required"
     return f"`{getattr(parameter.default, '__name__', repr(parameter.default))}`"
 

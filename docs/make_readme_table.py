@@ -11,22 +11,22 @@ import mixwell
 from mixwell import decoupled
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- (policies|methods|labels|losses): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (policies|methods|labels): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
 DOCS = README.parent / "docs"
 # The kinds of objects in each table, and the page of an object.
 KINDS = {
     "policies": (("policy", "shorthand"), "docs/policies/{}.md"),
     "methods": (("method",), "docs/methods/{}.md"),
-    "labels": (("label",), "docs/labels.md"),
-    "losses": (("loss",), "docs/labels.md#losses"),
+    "labels": (("label", "loss"), "docs/labels.md"),
 }
+TITLES = {"policies": "policy", "methods": "method", "labels": "label policy or loss"}
 SEE = re.compile(r"[;:] see :func:.*")
 
 
 def names(what: str) -> list[str]:
     """Return the names in a table."""
     found = [name for kind in KINDS[what][0] for name in mixwell.names(kind)]
-    return sorted({*found, "DecoupledCrossEntropy"}) if what == "losses" else found
+    return [*dict.fromkeys([*found, "DecoupledCrossEntropy"])] if what == "labels" else found
 
 
 def row(what: str, name: str) -> list[str]:
@@ -41,7 +41,7 @@ def filled(readme: str) -> str:
     """Return the README's text with current tables."""
     rows = {what: [row(what, name) for name in names(what)] for what in KINDS}
     text, places = MARKED.subn(
-        lambda found: f"{found[1]}\n{table([KINDS[found[2]][0][0], 'what it does', 'source'], rows[found[2]])}\n",
+        lambda found: f"{found[1]}\n{table([TITLES[found[2]], 'what it does', 'source'], rows[found[2]])}\n",
         readme,
     )
     if places != len(KINDS):

@@ -146,13 +146,13 @@ PICTURES: dict[str, tuple[Callable[[Images], Drawn], str]] = {
     "AugMix": (augmix, "Two photographs, and two augmented views of each from `AugMixViews()`."),
     "GridLoss": (
         gridloss,
-        "Mixed images, and the label of each cell of the last feature map: with `GridMix` every cell has one label, with "
-        "`CutMix` cells at the border of the box have two.",
+        "Mixed images, and the label of each cell of the last feature map: with `GridMix` every cell has one label, "
+        "with `CutMix` cells at the border of the box have two.",
     ),
     "PerturbedMixing": (
         perturbed,
-        f"An image, its adversarial noise (amplified {GAIN} times), the image with noise, and the mixed image of `CutMix`. "
-        "The network of this picture is untrained.",
+        f"An image, its adversarial noise (amplified {GAIN} times), the image with noise, and the mixed image of "
+        "`CutMix`. The network of this picture is untrained.",
     ),
     "RegMixup": (
         regmixup,
