@@ -119,7 +119,7 @@ def loss(config: Config) -> Loss | None:
 
 
 def method_class(config: Config) -> tuple[Callable[..., Method], type[Method]]:
-    """Return what makes the training method, and its class.
+    """Return a function that creates the training method, and the class of the method.
 
     Raises:
         RunError: The expression is not a method, has a wrong setting, or needs a policy.
