@@ -37,7 +37,7 @@ POLICIES = (
     mw.GridMix(alpha=1.0, scope="sample"),
     mw.SaliencyMix(alpha=1.0, scope="sample"),
 )
-LABELS = (mw.PixelShare(), mw.ActivationShare(), mw.SemanticShare(), mw.ObjectShare())
+LABELS = (mw.PixelShare(), mw.ActivationShare(), mw.ObjectShare())
 
 
 def birds(path: Path, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,6 +73,7 @@ def errors(data: Path, count: int, trained: bool) -> dict[str, Tensor]:
     if trained:
         network.load_state_dict(load_file(data / "models" / "cub50_lite0.safetensors"))
     network.eval()
+    features = torch.cat([network.forward_features(batch) for batch in images.split(BATCH)])
     found: dict[str, list[Tensor]] = defaultdict(list)
     for policy in POLICIES:
         parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -80,9 +81,7 @@ def errors(data: Path, count: int, trained: bool) -> dict[str, Tensor]:
             rows = slice(start, start + BATCH)
             generator = torch.Generator().manual_seed(start)
             mixed = policy(images[rows], labels[rows], generator=generator, normalization=mw.Normalization(0.5, 0.5))
-            features = network.forward_features(images[rows])
-            clean = network.forward_head(features)
-            view = mw.View(network(mixed.images), clean, clean_features=features, objects=masks[rows])
+            view = mw.View(clean_features=features[rows], objects=masks[rows])
             references = mw.visible_objects(mixed.plan, masks[rows])
             for label in LABELS:
                 parts[repr(label)].append(torch.stack((label(mixed, view)[:, 0], *references)))
