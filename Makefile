@@ -39,12 +39,12 @@ check: setup  ## lint, format, types, architecture
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-docs: setup  ## write the tables and the pages of all policies from the docstrings, and draw their pictures
+docs: setup  ## write the tables, pages and pictures of docs/ and README.md from the sources
 	$(BIN)/python docs/make_readme_table.py
 	$(BIN)/python docs/make_recipes.py
 	$(BIN)/python docs/make_strip.py
 	$(BIN)/mixwell show all --out docs/gallery.png
-	$(BIN)/python docs/make_policies.py
+	$(BIN)/python docs/make_pages.py
 
 bench: setup  ## time our policies (see benchmarks/)
 	$(BIN)/python benchmarks/mixing.py $(ARGS)

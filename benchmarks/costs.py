@@ -1,8 +1,8 @@
-"""Measure what each policy costs beyond the training step itself, for its page: milliseconds, and runs of the model.
+"""Measure the cost of each policy and method for its page: milliseconds, and extra passes of the model.
 
-Policies stand at their defaults, or as the gallery shows them where they are nothing without others. All take turns in
-one run; a time is the mean over batches, since some draw how much they do, mixing into a reused buffer. Runs of the
-model are counted by hooks, in whole batches; a network of its kind that a policy brings along counts as well.
+Policies have their defaults, or the settings of the gallery if they combine others. They take turns; a time is the mean
+over batches, mixed into a reused buffer. Passes of the model are counted by hooks, in whole batches; those of another
+network of the same class count too.
 
     python benchmarks/costs.py                writes docs/policies/costs.json, in about five minutes on two cores
     python benchmarks/costs.py --cpu-time     for a busy machine: processor time, which others disturb less
@@ -75,7 +75,7 @@ def policies(model: nn.Module, name: str, side: int, folder: Path) -> dict[str, 
     """Make one of every policy that can mix images of a size; a mix block costs the same before it is trained."""
     path = folder / "mask.safetensors"
     finished = mw.SAMix(copy.deepcopy(model))
-    mw.save_mask(path, finished.block, finished.teacher, finished.tap.name, name)
+    mw.save_mask(path, finished.block, finished.teacher.model, finished.teacher.layer, name)
     special = {type(policy).__name__: policy for policy in (*EXAMPLES, mw.LearnedMask(str(path)))}
     made: dict[str, mw.BatchPolicy] = {}
     for each in mw.names("policy"):

@@ -1,4 +1,4 @@
-"""Docstrings of the library, taken apart for its pages."""
+"""Docstrings of the library, split into parts for its pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import mixwell
 
-SECTION = re.compile(r"^(Args|Raises|Returns|Note|Source|Example):[ \t]*", re.MULTILINE)
+SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Note|Source|Example):[ \t]*", re.MULTILINE)
 ENTRY = re.compile(r"^    (\w+): ", re.MULTILINE)
 ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 ELSEWHERE = re.compile(r"See :class:`(\w+)`(?:\.|[;,] ?)\s*")
@@ -21,14 +21,14 @@ OURS = re.compile(r"import torch\n|from torch import nn\n|from mixwell import ")
 
 @dataclass(frozen=True)
 class Docstring:
-    """What a class says of itself, each part in the docstring's own markup; parts that it has not are empty.
+    """The parts of a docstring, each in its own markup; missing parts are empty.
 
     Attributes:
         idea: Paragraphs; the first is one sentence.
         settings: What each setting means.
-        source: Where it was published.
-        note: What the authors' code does differently, and what else there is to know.
-        example: Source lines as a user would type them at a prompt, with what they print.
+        source: The publication.
+        note: Differences from the authors' code, and other notes.
+        example: Source lines as typed at a prompt, with their output.
     """
 
     idea: tuple[str, ...]
@@ -37,14 +37,24 @@ class Docstring:
     note: str
     example: str
 
+    @property
+    def complete_example(self) -> str:
+        """Return the example with the imports that it needs."""
+        return complete(self.example)
+
 
 def read(thing: type | Callable[..., object]) -> Docstring:
-    """Take the docstring of a class or function apart."""
-    words = inspect.cleandoc(thing.__doc__ or "")
-    idea, *rest = SECTION.split(words)
+    """Split the docstring of a class or function into its parts.
+
+    A class without a list of settings has those of its base class.
+    """
+    text = inspect.cleandoc(thing.__doc__ or "")
+    idea, *rest = SECTION.split(text)
     parts = dict(zip(rest[::2], rest[1::2], strict=True))
     _, *entries = ENTRY.split("\n" + parts.get("Args", ""))
     settings = {name: _resolved(name, _flat(text)) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+    if not settings and isinstance(thing, type) and inspect.signature(thing).parameters:
+        settings = read(thing.__base__ or object).settings
     return Docstring(
         tuple(_flat(paragraph) for paragraph in idea.split("\n\n") if paragraph.strip()),
         settings,
@@ -63,7 +73,7 @@ def _sentence(text: str) -> str:
 
 
 def _resolved(name: str, meaning: str) -> str:
-    """Put in what another class says of a setting, where the docstring points there."""
+    """Insert the description from another class where the docstring refers to it."""
     found = ELSEWHERE.match(meaning)
     if not found:
         return meaning
@@ -71,22 +81,23 @@ def _resolved(name: str, meaning: str) -> str:
 
 
 def markdown(text: str, link: Callable[[str], str] = lambda name: f"`{name}`") -> str:
-    """Write a docstring's markup as Markdown.
+    """Convert a docstring's markup to Markdown.
 
     Args:
-        text: Of one paragraph.
-        link: Turns the name of a class or function into what the page shows for it.
+        text: One paragraph.
+        link: Maps the name of a class or function to its Markdown.
     """
     return ROLE.sub(lambda found: link(found[1]), text).replace("``", "`")
 
 
-def cell(text: str) -> str:
-    """Keep a text within its cell of a table."""
-    return text.replace("|", "\\|")
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
 
 
 def complete(example: str) -> str:
-    """Add the imports that an example needs to run by itself."""
+    """Return an example with the imports that it needs."""
     steps = doctest.DocTestParser().get_examples(example)
     rest = [step for step in steps if not IMPORT.match(step.source)]
     used = {node.id for step in rest for node in ast.walk(ast.parse(step.source)) if isinstance(node, ast.Name)}

@@ -1,42 +1,49 @@
-"""Write the README's tables from the docstrings, so that the two cannot disagree. Run by ``make docs``."""
+"""Write the README's tables from the docstrings. Run by ``make docs``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from docstrings import cell, markdown, read
+from docstrings import markdown, read, table
 
 import mixwell
+from mixwell import decoupled
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- (policies|methods): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
-PAGES = README.parent / "docs" / "policies"
-
-
-def row(name: str) -> str:
-    """Return the line of a policy or method: its name, its first sentence, its source."""
-    said = read(getattr(mixwell, name))
-    shown = f"[`{name}`](docs/policies/{name}.md)" if (PAGES / f"{name}.md").exists() else f"`{name}`"
-    cells = [shown, markdown(said.idea[0]), markdown(said.source)]
-    return f"| {' | '.join(map(cell, cells))} |\n"
-
-
+MARKED = re.compile(r"(<!-- (policies|methods|labels): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
+DOCS = README.parent / "docs"
+# The kinds of objects in each table, and the page of an object.
 KINDS = {
-    "policies": ("policy", "shorthand"),
-    "methods": ("method",),
-}  # with policies, functions that make one in a word
+    "policies": (("policy", "shorthand"), "docs/policies/{}.md"),
+    "methods": (("method",), "docs/methods/{}.md"),
+    "labels": (("label", "loss"), "docs/labels.md"),
+}
+TITLES = {"policies": "policy", "methods": "method", "labels": "label policy or loss"}
+SEE = re.compile(r"[;:] see :func:.*")
 
 
-def table(what: str) -> str:
-    """Return the table of all policies or methods that a user can name."""
-    rows = [row(name) for kind in KINDS[what] for name in mixwell.names(kind)]
-    return f"\n| {KINDS[what][0]} | what it does | source |\n|---|---|---|\n" + "".join(rows) + "\n"
+def names(what: str) -> list[str]:
+    """Return the names in a table."""
+    found = [name for kind in KINDS[what][0] for name in mixwell.names(kind)]
+    return [*dict.fromkeys([*found, "DecoupledCrossEntropy"])] if what == "labels" else found
+
+
+def row(what: str, name: str) -> list[str]:
+    """Return the row of an object: its name, its first sentence, its source."""
+    doc = read(getattr(mixwell, name, None) or getattr(decoupled, name))
+    shown = name if hasattr(mixwell, name) else f"decoupled.{name}"
+    idea = SEE.sub(".", doc.idea[0])
+    return [f"[`{shown}`]({KINDS[what][1].format(name)})", markdown(idea), markdown(doc.source)]
 
 
 def filled(readme: str) -> str:
-    """Return the README's text with the tables in their places."""
-    text, places = MARKED.subn(lambda found: found[1] + table(found[2]), readme)
+    """Return the README's text with current tables."""
+    rows = {what: [row(what, name) for name in names(what)] for what in KINDS}
+    text, places = MARKED.subn(
+        lambda found: f"{found[1]}\n{table([TITLES[found[2]], 'what it does', 'source'], rows[found[2]])}\n",
+        readme,
+    )
     if places != len(KINDS):
         raise ValueError(f"README.md must hold the markers of {len(KINDS)} tables, but holds those of {places}.")
     return text

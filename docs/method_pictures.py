@@ -1,4 +1,4 @@
-"""What a method shows its network, as a picture: found out by giving it a network that keeps what it is shown."""
+"""Pictures of what a method passes to its network, drawn with a network that keeps its last input."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from mixwell.report.samples import Images, Sample
 
 SEED = 4
 CELLS = 4
-LOUDER = 12  # noise is drawn so many times as strong, or nobody would see it
-INSIDE = "No picture: what it does happens to maps inside the network, where there is nothing to see."
-Drawn = tuple[Image.Image, str]  # a picture, and the same in words
-Tile = tuple[str, Tensor, Sample | None]  # words above, pixels, and whose label to write below
+GAIN = 12  # factor by which noise is amplified, so that it is visible
+INSIDE = "No picture: this method mixes feature maps inside the network."
+LEARNED = (
+    "No picture: the masks depend on the trained block. `mixwell train` draws them after every epoch, into `masks/`."
+)
+Drawn = tuple[Image.Image, str]  # a picture and its text alternative
+Tile = tuple[str, Tensor, Sample | None]  # caption, pixels, and the sample whose label weights are drawn below
 
 
 class Keeper(nn.Module):
-    """A small untrained network that keeps the last batch it was shown."""
+    """A small untrained network that keeps its last batch of images."""
 
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class Keeper(nn.Module):
 
 
 def shown(make: Callable[[nn.Module], Method], images: Images) -> Tensor:
-    """Return what a method showed its network last, and leave torch's random numbers as they were."""
+    """Return the last batch that a method passed to its network, without a change of torch's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = Keeper(len(images.names))
@@ -63,7 +66,7 @@ def shown(make: Callable[[nn.Module], Method], images: Images) -> Tensor:
 
 
 def drawn_by(policy: BatchPolicy, images: Images) -> list[Sample]:
-    """Mix images as the policy of a method does in :func:`shown`, where it draws first."""
+    """Mix images with the same random draws as the policy of a method in :func:`shown`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         plan = policy.draw(images.pixels, images.labels)
@@ -71,7 +74,7 @@ def drawn_by(policy: BatchPolicy, images: Images) -> list[Sample]:
 
 
 def augmix(images: Images) -> Drawn:
-    """Draw photographs and both views of each."""
+    """Draw photographs and two augmented views of each."""
     three = shown(AugMix, images).chunk(3)
     tiles: list[Tile] = []
     told = []
@@ -83,7 +86,7 @@ def augmix(images: Images) -> Drawn:
 
 
 def regmixup(images: Images) -> Drawn:
-    """Draw the batch: images as they are, and mixed."""
+    """Draw the batch: unmixed and mixed images."""
     policy = replace(RegMixup(Keeper()).policy, pairing=Roll())
     batch = shown(partial(RegMixup, policy=policy), images)
     rows = [*drawn_by(NoMix(), images), *drawn_by(policy, images)]
@@ -94,20 +97,20 @@ def regmixup(images: Images) -> Drawn:
 
 
 def perturbed(images: Images) -> Drawn:
-    """Draw an image, the noise that it gets, and what comes of mixing it afterwards."""
+    """Draw an image, its adversarial noise, the sum of both, and the mixed image."""
     clean, policy = images.pixels[0], CutMix(alpha=Constant(0.6), pairing=Roll())
     noisy = shown(partial(PerturbedMixing, policy=NoMix(), p=1.0), images)[0]
     mixed = shown(partial(PerturbedMixing, policy=policy, p=1.0), images)[0]
     noise = noisy - clean
     tiles: list[Tile] = [(images.names[0], clean, None)]
-    tiles += [(f"its noise, {LOUDER} times", (0.5 + LOUDER * noise).clamp(0, 1), None), ("with noise", noisy, None)]
+    tiles += [(f"noise times {GAIN}", (0.5 + GAIN * noise).clamp(0, 1), None), ("with noise", noisy, None)]
     tiles.append(("mixed", mixed, None))
     told = f"{images.names[0]}, its noise of at most {float(noise.abs().max()) * 255:.1f} levels, both together, mixed"
     return _side_by_side(tiles), told
 
 
 def gridloss(images: Images) -> Drawn:
-    """Draw mixed images, and the label of every cell of each."""
+    """Draw mixed images and the label of each cell."""
     tiles: list[Tile] = []
     told = []
     for policy in (GridMix(pairing=Roll()), CutMix(pairing=Roll())):
@@ -121,7 +124,7 @@ def gridloss(images: Images) -> Drawn:
 
 
 def _grid(colours: Tensor, side: int) -> Tensor:
-    """Draw cells with white lines between them."""
+    """Draw cells separated by white lines."""
     picture = F.interpolate(colours[None], (side, side))[0]
     for line in range(1, CELLS):
         at = line * side // CELLS
@@ -138,22 +141,28 @@ def _side_by_side(tiles: Sequence[Tile]) -> Image.Image:
     return beside(*columns)
 
 
-# What is drawn of each method, and the sentence below it; or why nothing is.
+# How each method is drawn and the sentence below its picture; or the reason why there is no picture.
 PICTURES: dict[str, tuple[Callable[[Images], Drawn], str]] = {
-    "AugMix": (augmix, "Two photographs, and two views of each as `AugMixViews()` makes them."),
+    "AugMix": (augmix, "Two photographs, and two augmented views of each from `AugMixViews()`."),
     "GridLoss": (
         gridloss,
-        "A mixed image, and the label that each cell of its last map is asked for: with `GridMix` every cell has one, "
-        "with `CutMix` cells at the box's border have two.",
+        "Mixed images, and the label of each cell of the last feature map: with `GridMix` every cell has one label, "
+        "with `CutMix` cells at the border of the box have two.",
     ),
     "PerturbedMixing": (
         perturbed,
-        f"An image, the noise that its gradient makes, drawn {LOUDER} times as strong, both together, and what "
-        "`CutMix` makes of that. The picture's network is untrained, so that the noise deceives nobody.",
+        f"An image, its adversarial noise (amplified {GAIN} times), the image with noise, and the mixed image of "
+        "`CutMix`. The network of this picture is untrained.",
     ),
     "RegMixup": (
         regmixup,
-        "The batch that the network sees, of two images: as they are, and mixed in ratios near 0.5.",
+        "The batch that the network receives for two images: unmixed, and mixed with ratios near 0.5.",
     ),
 }
-NO_PICTURE = dict.fromkeys(("AlignMix", "HiddenMix"), INSIDE)
+NO_PICTURE = {
+    **dict.fromkeys(("AlignMix", "HiddenMix"), INSIDE),
+    **dict.fromkeys(("AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"), LEARNED),
+    **dict.fromkeys(
+        ("Mixing", "SUMix"), "No picture: the images are those of the policy, see [policies](../policies/README.md)."
+    ),
+}

@@ -1,4 +1,4 @@
-"""The pages of the policies say what the code says today."""
+"""The pages of policies and methods are current."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import runpy
 from functools import partial
 from pathlib import Path
 
-import make_policies
+import make_pages
 import method_pictures
 import pytest
 import torch
@@ -22,61 +22,64 @@ from mixwell import models
 from mixwell.report import samples
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "docs" / "policies"
-NAMES = (*mw.names("policy"), *mw.names("shorthand"), *make_policies.METHODS)
+DOCS = ROOT / "docs"
+NAMES = tuple(make_pages.FOLDER_OF)
+UNDRAWN = {"LearnedMask", *method_pictures.NO_PICTURE}
 NEEDS = "run 'make docs'"
 
 
 @pytest.fixture(scope="module")
-def pages() -> make_policies.Pages:
-    """Return what the pages are made of."""
-    return make_policies.Pages()
+def pages() -> make_pages.Pages:
+    """Return texts and pictures of the pages."""
+    return make_pages.Pages()
 
 
-def test_texts_are_current(pages: make_policies.Pages) -> None:
-    """Nobody has to remember to run ``make docs``, and no page outlives its policy."""
+def test_texts_are_current(pages: make_pages.Pages) -> None:
+    """Every page agrees with its docstring, and there are no pages of classes that no longer exist."""
     texts = pages.texts()
-    assert {f"{name}.md" for name in NAMES} | {"README.md"} == set(texts) == {p.name for p in FOLDER.glob("*.md")}, (
-        NEEDS
-    )
-    old = [name for name, text in texts.items() if (FOLDER / name).read_text(encoding="utf-8") != text]
-    assert not old, f"behind the docstrings or the costs: {NEEDS}"
+    found = {f"{folder}/{path.name}" for folder in make_pages.FOLDERS for path in (DOCS / folder).glob("*.md")}
+    assert set(texts) == found and len(texts) == len(NAMES) + len(make_pages.FOLDERS), NEEDS
+    old = [name for name, text in texts.items() if (DOCS / name).read_text(encoding="utf-8") != text]
+    assert not old, f"not current: {NEEDS}"
 
 
-def test_pictures_are_current_and_small(pages: make_policies.Pages) -> None:
-    """Every picture shows today's weights, costs its reader little, and is on its page."""
-    told, found = pages.told(), {path.name: path for path in FOLDER.glob("*.png")}
-    assert set(told) == set(found), NEEDS
-    assert {name for name in NAMES if f"{name}.png" not in told} == {"LearnedMask", "AlignMix", "HiddenMix"}
+def test_pictures_are_current_and_small(pages: make_pages.Pages) -> None:
+    """Every picture shows current weights, is small, and is on its page."""
+    words = pages.descriptions()
+    found = {f"{folder}/{path.name}": path for folder in make_pages.FOLDERS for path in (DOCS / folder).glob("*.png")}
+    assert set(words) == set(found), NEEDS
+    assert {name for name, folder in make_pages.FOLDER_OF.items() if f"{folder}/{name}.png" not in words} == UNDRAWN
     for name, path in found.items():
         with Image.open(path) as picture:
-            assert picture.info["Description"] == told[name], f"{name}: {NEEDS}"
-            assert min(picture.size) > make_policies.SIDE
-        assert path.stat().st_size < make_policies.LARGEST
-        assert f"]({name})" in path.with_suffix(".md").read_text(encoding="utf-8")
+            assert picture.info["Description"] == words[name], f"{name}: {NEEDS}"
+            assert min(picture.size) > make_pages.SIDE
+        assert path.stat().st_size < make_pages.LARGEST
+        assert f"]({path.name})" in path.with_suffix(".md").read_text(encoding="utf-8")
     assert sum(path.stat().st_size for path in found.values()) < 1_000_000
 
 
-@pytest.mark.parametrize("name", ["README", *NAMES])
-def test_links_lead_somewhere(name: str) -> None:
-    """Every file that a page points at is there, and the index points at every page."""
-    text = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    links = set(re.findall(r"\]\((?!https?:)([^)#]+)\)", text))
-    assert all((FOLDER / link).exists() for link in links)
-    if name == "README":
-        assert {f"{other}.md" for other in NAMES} <= links
+@pytest.mark.parametrize("folder", make_pages.FOLDERS)
+def test_links_lead_somewhere(folder: str) -> None:
+    """Every file that a page refers to exists, and the index refers to every page."""
+    for path in (DOCS / folder).glob("*.md"):
+        links = set(re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")))
+        assert all((path.parent / link).exists() for link in links), path.name
+        if path.name == "README.md":
+            assert {f"{name}.md" for name, other in make_pages.FOLDER_OF.items() if other == folder} <= links
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_page_is_complete(name: str) -> None:
-    """A page explains every setting that the code has, and its example runs as it stands."""
-    text = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+    """A page explains every setting of the class, and its example runs unchanged."""
+    path = DOCS / make_pages.FOLDER_OF[name] / f"{name}.md"
+    text = path.read_text(encoding="utf-8")
     explained = re.findall(r"^\| `(\w+)` \| \S.* \| \S.* \|$", text, re.MULTILINE)
     assert sorted(explained) == sorted(inspect.signature(getattr(mw, name)).parameters)
     assert not re.search(r":\w+:`|(?<!`)``(?!`)|\| See `", text), "markup of a docstring is left"
-    assert (FOLDER / f"{name}.png").exists() != ("\nNo picture: " in text), "a picture, or why there is none"
-    if name not in ("NoMix", "OneOf", "Sometimes", "Switch", "until"):  # from no paper
-        assert "## Source\n" in text and "authors' code\n" in text
+    assert path.with_suffix(".png").exists() != ("\nNo picture: " in text), "a picture, or the reason for none"
+    if name not in ("Mixing", "NoMix", "OneOf", "Sometimes", "Switch", "until"):  # without a paper
+        assert "## Source\n" in text
+    assert ("authors' code\n" in text) == bool(read(getattr(mw, name)).note and read(getattr(mw, name)).source)
     (example,) = re.findall(r"```pycon\n(.*?)```", text, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(example, {}, name, None, 0)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -85,8 +88,8 @@ def test_page_is_complete(name: str) -> None:
 
 
 def test_costs_count_right(tmp_path: Path) -> None:
-    """Today's policies run the model as often as was counted, which is as often as they must."""
-    whole = json.loads((FOLDER / "costs.json").read_text(encoding="utf-8"))
+    """Policies and methods run the model as often as the pages state."""
+    whole = json.loads((DOCS / "policies" / "costs.json").read_text(encoding="utf-8"))
     kept = whole["policies"]
     script = runpy.run_path(str(ROOT / "benchmarks" / "costs.py"))
     model = models.build("mini_resnet", 10)
@@ -108,7 +111,7 @@ def test_costs_count_right(tmp_path: Path) -> None:
 
 
 def test_pictures_of_methods_show_what_the_network_sees() -> None:
-    """Views are augmented images, RegMixup's batch is twice as large, noise stays within its bound."""
+    """Views are augmented images, RegMixup's batch is twice as large, noise is within its bound."""
     images = samples.photographs(32)
     before = torch.get_rng_state()
     views = method_pictures.shown(mw.AugMix, images)
@@ -124,14 +127,14 @@ def test_pictures_of_methods_show_what_the_network_sees() -> None:
 
 
 def test_examples_of_functions_are_what_the_pages_say() -> None:
-    """What a page writes in one word reads back as what it draws."""
-    for name, (written, made) in make_policies.SHORTHANDS.items():
+    """The call that a page shows gives the policy that it draws."""
+    for name, (written, made) in make_pages.SHORTHANDS.items():
         assert mw.parse(written) == made and written.startswith(name)
-    assert list(make_policies.SHORTHANDS) == mw.names("shorthand")
+    assert list(make_pages.SHORTHANDS) == mw.names("shorthand")
 
 
 def test_docstrings_are_taken_apart() -> None:
-    """Every part is found, in one line, and what stands elsewhere is put in."""
+    """Every part is found, in one line, and references to other classes are resolved."""
 
     class Halves(mw.Policy):
         """Take one half of each.
@@ -164,7 +167,7 @@ def test_docstrings_are_taken_apart() -> None:
     assert said.idea == ("Take one half of each.", "Twice: see :class:`CutMix`.")
     assert (said.note, said.source) == ("None.", "nobody, nowhere.")
     assert said.settings["alpha"] == "Law of ``lam``, over two lines."
-    assert said.settings["pairing"] == "Who is mixed with whom."
+    assert said.settings["pairing"] == "How partners are chosen."
     assert said.settings["scope"].startswith("How often to draw: once per") and said.settings["scope"].endswith(
         " Here without effect."
     )

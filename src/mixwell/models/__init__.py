@@ -30,7 +30,7 @@ def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.M
             layer keeps its random weights unless the number of classes is the same.
 
     Raises:
-        ValueError: There is no such model, setting or tag, or the download fails.
+        ValueError: The model, setting or tag does not exist, or the download fails.
 
     Example:
         >>> build("mini_resnet", 10, in_chans=1).get_classifier()

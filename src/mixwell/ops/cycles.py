@@ -9,7 +9,7 @@ from torch import Tensor
 def longest_steps(distance: Tensor) -> Tensor:
     """Build one cycle greedily: start with the longest step of all, and go on to the farthest row not yet reached.
 
-    No number is read on the host: every step is a few small operations.
+    Nothing is read on the CPU: every step is a few small operations.
 
     Args:
         distance: Shape ``(B, B)``, ``-inf`` on the diagonal.

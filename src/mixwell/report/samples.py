@@ -1,4 +1,4 @@
-"""Mixed images together with what a picture shows of them, made from photographs, folders and data sets."""
+"""Mixed images with their sources, shares and labels, from photographs, folders and data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mixwell show``: a picture of what a policy does to images."""
+"""``mixwell show``: a picture of the mixed images of a policy."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw what the arguments ask for, and print the name of the file.
+    """Draw the picture that the arguments describe, and print the name of the file.
 
     Raises:
         RunError: the policy, the images or the output file cannot be used.

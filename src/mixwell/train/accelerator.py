@@ -31,7 +31,7 @@ def check_device(name: str) -> None:
     """Check that torch can use a device.
 
     Raises:
-        RunError: It cannot, or there is no such device.
+        RunError: It cannot start, or the device does not exist.
     """
     if name == "auto":
         return

@@ -50,7 +50,7 @@ def classifier(config: Config, data: DataSet) -> nn.Module:
     """Return the classifier, freshly initialized or with the weights that the config names.
 
     Raises:
-        RunError: There is no such model, or the weights do not fit it.
+        RunError: The model does not exist, or the weights do not fit it.
     """
     fetched = config.weights.startswith("timm/")
     try:
@@ -119,7 +119,7 @@ def loss(config: Config) -> Loss | None:
 
 
 def method_class(config: Config) -> tuple[Callable[..., Method], type[Method]]:
-    """Return what makes the training method, and its class.
+    """Return a function that creates the training method, and the class of the method.
 
     Raises:
         RunError: The expression is not a method, has a wrong setting, or needs a policy.
@@ -166,7 +166,7 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
     Settings of a group (``lr``, ``momentum``, ``weight_decay``, ...) take precedence over the config.
 
     Raises:
-        RunError: There is no such optimizer, or it lacks a setting of a group.
+        RunError: The optimizer does not exist, or it lacks a setting of a group.
     """
     groups = [{"weight_decay": config.weight_decay, **group} for group in method.param_groups()]
     if not config.decay_all:

@@ -30,7 +30,7 @@ not images, and images that cannot be read. The exit status is 0 if a run can us
 
 @dataclass
 class Report:
-    """What was found in image files.
+    """The result of reading image files.
 
     Attributes:
         good: Number of images that were read.
@@ -104,7 +104,7 @@ def describe(source: Source) -> tuple[list[str], list[Path]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check what the arguments name, and print the result.
+    """Check the folder or data set of the arguments, and print the result.
 
     Raises:
         RunError: A training run could not use it; the sentence says why.

@@ -62,7 +62,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _plain_weights(state: object, path: Path) -> dict[str, Tensor]:
-    """Return the dictionary of tensors in what a pickle holds: itself, or the one inside a training checkpoint."""
+    """Return the dictionary of tensors of a pickle: its content, or the dictionary inside a training checkpoint."""
 
     def is_weights(value: object) -> bool:
         return (
@@ -164,7 +164,7 @@ def save(run: Path, epoch: int, model: dict[str, Tensor], state: dict[str, Any])
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, on systems that can."""
+    """Write renames in a folder to disk, on systems that support it."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

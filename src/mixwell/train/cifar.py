@@ -25,7 +25,7 @@ RATIO = 1100  # deflate cannot make data smaller than by this factor
 
 @dataclass(frozen=True)
 class Files:
-    """How the files of a version of CIFAR are named, and what is in them."""
+    """Names and content of the files of CIFAR-10 or CIFAR-100."""
 
     name: str
     folder: str

@@ -1,4 +1,4 @@
-"""What a data set is: images, labels, the names of its classes, and the fingerprint by which a run knows it again."""
+"""Data sets: images, labels, class names, and a fingerprint that a resumed run compares."""
 
 from __future__ import annotations
 

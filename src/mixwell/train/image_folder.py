@@ -22,7 +22,7 @@ def folder(config: Config) -> Source:
     """Return the images in ``config.data``: train/CLASS/*, val/CLASS/* and test/CLASS/*, of which some may be missing.
 
     Raises:
-        RunError: There are no such folders, fewer than two classes, or the splits have other classes.
+        RunError: The folders do not exist, there are fewer than two classes, or the splits have different classes.
     """
     root = expand(config.data or "data")
     found = [name for name in SPLITS if (root / name).is_dir()]

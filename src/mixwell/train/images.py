@@ -112,7 +112,7 @@ def walk(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> list[tuple[Path, bool]]:
-    """Return what lies in a folder, sorted, and for each whether it is a folder.
+    """Return the entries of a folder, sorted, each with whether it is a folder.
 
     Raises:
         RunError: The folder cannot be listed.
@@ -205,7 +205,7 @@ def scaled(pixels: np.ndarray, sixteen: bool = False) -> np.ndarray:
 
 
 class BadImages:
-    """What happens to images that cannot be read: stop at the first one, or list it and go on without it.
+    """How unreadable images are treated: stop at the first one, or list them and continue without them.
 
     Args:
         skip: Whether to go on.

@@ -1,4 +1,4 @@
-"""Starts a run: checks first, then a run directory of its own, then the loop."""
+"""Start of a run: checks, then the run directory, then the training loop."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class FolderLoader(Loader):
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Let Ctrl-C end a reading process through its parent, without a traceback of its own."""
+    """Ignore Ctrl-C in a worker process: its parent ends it, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -239,5 +239,5 @@ def loaders(
 
 
 def bad_images(config: Config, run: Path | None = None) -> BadImages:
-    """Return what happens to bad images as a config says, with a list of them in a run directory."""
+    """Return how a config treats unreadable images, which are listed in the run directory."""
     return BadImages(config.bad_images == "skip", run and run / "bad_images.txt")

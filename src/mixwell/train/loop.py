@@ -75,7 +75,7 @@ class Training:
             processes.seed_everything(config.seed + 1_000_003 * rank)
 
     def warn(self, world: int) -> None:
-        """Print what has no effect."""
+        """Print a warning for each setting without effect."""
         few = conflicts.check_pieces(self.config, self.method, world)
         resized = not isinstance(self.val, ArrayLoader)
         for sentence in [*filter(None, [few]), *conflicts.ignored(self.config, self.steps, resized)]:
@@ -106,7 +106,7 @@ class Training:
         return self.finish()
 
     def train_epoch(self, epoch: int, display: Display) -> Record:
-        """Take every optimizer step of an epoch; return the means of what the method reports."""
+        """Take all optimizer steps of an epoch; return the means of the values that the method logs."""
         config, accelerator, means = self.config, self.accelerator, Means()
         self.method.train()
         loss, rate = torch.zeros((), device=accelerator.device), config.lr

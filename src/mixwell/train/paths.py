@@ -11,7 +11,7 @@ def expand(path: str | Path) -> Path:
     """Return a path with a leading ``~`` or ``~USER`` replaced by that home directory.
 
     Raises:
-        RunError: There is no such user.
+        RunError: The user does not exist.
 
     Example:
         >>> expand("~/photos") == Path.home() / "photos", expand("a/~b") == Path("a/~b")

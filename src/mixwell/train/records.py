@@ -1,4 +1,4 @@
-"""What a run records of its epochs: ``metrics.jsonl``, TensorBoard events, pictures of masks, and means over steps."""
+"""Records of the epochs of a run: ``metrics.jsonl``, TensorBoard events, pictures of masks, and means over steps."""
 
 from __future__ import annotations
 

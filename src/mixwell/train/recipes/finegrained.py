@@ -39,7 +39,7 @@ def cub200_resnet18_automix() -> Config:
 
 
 def cub200_resnext50_automix() -> Config:
-    """AutoMix on CUB-200, ResNeXt-50, whose block is paid for masks that vary.
+    """AutoMix on CUB-200, ResNeXt-50, whose block is rewarded for mask variance.
 
     The bonus ends at a variance of 0.1, the released one never.
     """

@@ -36,9 +36,9 @@ def cifar100_mini() -> Config:
 def cifar100_mini_automix() -> Config:
     """AutoMix in the same experiment, with settings for 3,000 steps instead of the released 100,000.
 
-    The teacher follows thirty times as fast. The block is told the ratio, its queries and keys are normalised, every
-    image has a ratio of its own and masks pay ten times as much for their area; with the released settings of CIFAR
-    masks are still even after so few steps, whatever the ratio.
+    With the released settings of CIFAR, masks are still even after so few steps and independent of the ratio. Here the
+    teacher follows the classifier thirty times as fast, the block receives the ratio and normalizes queries and keys,
+    ratios are drawn per sample, and the area penalty on masks has ten times the weight.
     """
     settings = automix(
         per_sample=True,
