@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import mixwell as mw
-from mixwell.losses.decoupled import DecoupledCrossEntropy
 from mixwell.labels import AttentionShare, View
+from mixwell.losses.decoupled import DecoupledCrossEntropy
 from mixwell.targets import ExponentialRescale, PowerRescale
 
 

@@ -214,7 +214,7 @@ def test_compiled_agrees() -> None:
 
 
 def test_compiled_once() -> None:
-    """Steps after the second, with the teacher moved between them, compile nothing; the first verifies the last layer."""
+    """Steps after the second compile nothing, with the teacher moved in between; the first checks the last layer."""
     torch.compiler.reset()
     method, graphs, counts = awake(AutoMix(Net())), [], []
     step = torch.compile(method, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)

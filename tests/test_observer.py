@@ -52,7 +52,9 @@ def test_activation_share_in_a_step() -> None:
     mixed = mw.CutMix(scope="sample")(IMAGES, LABELS)
     weights = mw.ActivationShare()(mixed, View(clean_features=features_of(model, IMAGES)))
     assert not weights.allclose(mixed.weights)
-    assert step["loss"].item() == pytest.approx(mw.cross_entropy(model(mixed.images), mixed.with_weights(weights)).item())
+    assert step["loss"].item() == pytest.approx(
+        mw.cross_entropy(model(mixed.images), mixed.with_weights(weights)).item()
+    )
 
 
 def test_activation_share_in_sumix() -> None:
@@ -67,7 +69,9 @@ def test_activation_share_in_sumix() -> None:
     torch.manual_seed(3)
     mixed = mw.CutMix(scope="sample")(IMAGES, LABELS)
     weights = mw.ActivationShare()(mixed, View(clean_features=features_of(model, IMAGES)))
-    assert step["loss"].item() == pytest.approx(mw.cross_entropy(model(mixed.images), mixed.with_weights(weights)).item())
+    assert step["loss"].item() == pytest.approx(
+        mw.cross_entropy(model(mixed.images), mixed.with_weights(weights)).item()
+    )
 
 
 @pytest.mark.parametrize(

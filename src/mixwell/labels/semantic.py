@@ -184,14 +184,13 @@ class SemanticShare(LabelPolicy):
                 f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources: "
                 "use a two-source policy."
             )
-        if view.clean_logits is None:
+        if view.clean_logits is None or view.logits is None:
             raise ValueError(
                 "SemanticShare compares with the predictions for the unmixed images: pass "
                 "View(logits, clean_logits=...)."
             )
-        logits: Tensor = view.get("logits", self)
-        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            clean, seen = view.clean_logits.float().softmax(1), logits.float().softmax(1)
+        with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
+            clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
             away, by_class = self._similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
             # The logarithm of weight 0 is minus infinity: a source that is not in the image gets no label weight.
             share, total = (mixed.weights.clamp_min(0).log() - away).softmax(1), mixed.weights.sum(1, keepdim=True)
