@@ -1,4 +1,4 @@
-"""Bounding boxes under a plan: where the boxes of every source lie in the mixed image, and how much of them is visible."""
+"""Bounding boxes under a plan: where those of every source are in the mixed image, and how much of them is visible."""
 
 from __future__ import annotations
 
