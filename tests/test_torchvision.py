@@ -96,7 +96,7 @@ def test_boxes_against_brute_force(policy: mw.BatchPolicy) -> None:
 def test_boxes_are_scaled_with_their_image() -> None:
     """A pasted image that is scaled has its boxes where its pixels are; torn images are refused."""
     images = torch.zeros(2, 3, 32, 32)
-    images[1, :, 8:24, 4:28] = 1
+    images[1, :, 8:24, 4:28] = 1.0
     boxes = [torch.zeros(0, 4), torch.tensor([[4.0, 8, 28, 24]])]
     for _ in range(10):
         plan = mw.ResizeMix(pairing=mw.Roll()).draw(images, torch.arange(2))
@@ -104,7 +104,7 @@ def test_boxes_are_scaled_with_their_image() -> None:
         (box,) = mix_boxes(plan, boxes, min_visible=0.0)[0].boxes
         top, left, bottom, right = *shown.min(0).values.tolist(), *(shown.max(0).values + 1).tolist()
         torch.testing.assert_close(box, torch.tensor([left, top, right, bottom]).float(), atol=1.0, rtol=0)
-    torn = mw.PuzzleMix(saliency=mw.SpectralResidual()).draw(images + torch.rand_like(images), torch.arange(2))
+    torn = mw.PuzzleMix(saliency=mw.SpectralResidual()).draw(torch.rand(2, 3, 32, 32), torch.arange(2))
     if torn.moves_pixels:
         with pytest.raises(ValueError, match="cannot follow a PatchPlan"):
             mix_boxes(torn, boxes)

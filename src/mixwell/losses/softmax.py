@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.checks import check_classes
+from mixwell.losses.label_scores import label_scores
 from mixwell.ops.pixels import on_host
 from mixwell.schedule import check_range
 from mixwell.value import Value, set_field
@@ -143,8 +144,11 @@ def cross_entropy(
     check_smoothing(smoothing)
     mixed = _without(mixed, ignore_index)
     _check_softmax(logits, mixed)
-    scores = _class_weighted(logits.float().log_softmax(1), weight)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
+    if weight is None and not smoothing and mixed.labels.dim() == 2:
+        terms = weights * label_scores(logits.float(), mixed.labels)
+        return reduced(terms, reduction, mixed, ignore_index)
+    scores = _class_weighted(logits.float().log_softmax(1), weight)
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
