@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.checks import check_classes
-from mixwell.losses.label_scores import label_scores
+from mixwell.losses.two_labels import WeightedCrossEntropy, fits
 from mixwell.ops.pixels import on_host
 from mixwell.schedule import check_range
 from mixwell.value import Value, set_field
@@ -145,9 +145,8 @@ def cross_entropy(
     mixed = _without(mixed, ignore_index)
     _check_softmax(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
-    if weight is None and not smoothing and mixed.labels.dim() == 2:
-        terms = weights * label_scores(logits.float(), mixed.labels)
-        return reduced(terms, reduction, mixed, ignore_index)
+    if reduction == "mean" and weight is None and ignore_index is None and fits(mixed.labels, weights):
+        return WeightedCrossEntropy.apply(logits.float(), mixed.labels, weights, smoothing)
     scores = _class_weighted(logits.float().log_softmax(1), weight)
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
