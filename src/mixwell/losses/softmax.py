@@ -111,21 +111,18 @@ def cross_entropy(
 ) -> Tensor:
     """Cross entropy of every source's label, weighted per sample.
 
-    ``sum_k w_k CE(logits, y_k)``: equal to the cross entropy of dense soft targets, which are not built. Computed in
-    float32.
+    ``sum_k w_k CE(logits, y_k)``, in float32: equal to the cross entropy of dense soft targets, which are not built.
 
     Args:
         logits: Shape ``(B, N)``.
         mixed: The mixed batch.
         smoothing: Share of the labels' mass spread evenly over all classes, in [0, 1). Smooth here or in
             ``mixed.targets``, not in both.
-        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``. As torch does for soft targets, the mean
-            divides by the number of samples and not by the class weights.
+        reduction: ``"mean"`` over the samples (not over their class weights, as in torch), ``"sum"`` or ``"none"``.
         weight: Weight of each class, shape ``(N,)``, or None for equal weights.
         ignore_index: Label of sources that do not contribute, or None. The mean then divides by the share of label
             mass that is left, which for unmixed labels is torch's mean; it is 0 if nothing is left.
-        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do. For parity with its
-            results only, because the weights of single samples are lost.
+        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do, for parity only.
 
     Returns:
         A scalar, or the loss of every sample ``(B,)``.

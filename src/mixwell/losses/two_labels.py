@@ -17,7 +17,7 @@ class WeightedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
         log_p = logits.log_softmax(1)
         weights = weights / -len(logits)
         loss = torch.vdot(log_p.gather(1, labels).flatten(), weights.flatten())
