@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,21 +109,18 @@ def cross_entropy(
 ) -> Tensor:
     """Cross entropy of every source's label, weighted per sample.
 
-    ``sum_k w_k CE(logits, y_k)``: equal to the cross entropy of dense soft targets, which are not built. Computed in
-    float32.
+    ``sum_k w_k CE(logits, y_k)``, in float32: equal to the cross entropy of dense soft targets, which are not built.
 
     Args:
         logits: Shape ``(B, N)``.
         mixed: The mixed batch.
         smoothing: Share of the labels' mass spread evenly over all classes, in [0, 1). Smooth here or in
             ``mixed.targets``, not in both.
-        reduction: ``"mean"`` or ``"sum"`` over the batch, or ``"none"``. As torch does for soft targets, the mean
-            divides by the number of samples and not by the class weights.
+        reduction: ``"mean"`` over the samples (not over their class weights, as in torch), ``"sum"`` or ``"none"``.
         weight: Weight of each class, shape ``(N,)``, or None for equal weights.
         ignore_index: Label of sources that do not contribute, or None. The mean then divides by the share of label
             mass that is left, which for unmixed labels is torch's mean; it is 0 if nothing is left.
-        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do. For parity with its
-            results only, because the weights of single samples are lost.
+        published: Replace every sample's weights by the batch's mean, as OpenMixup's heads do, for parity only.
 
     Returns:
         A scalar, or the loss of every sample ``(B,)``.
@@ -143,14 +141,54 @@ def cross_entropy(
     if ignore_index is not None:
         mixed = _without(mixed, ignore_index)
     check_logits(logits, mixed, softmax=True)
+    weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
+    plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
+    # A compiler fuses the plain formula by itself; transforms of torch.func need one without a function of its own.
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if plain and not weights.requires_grad and not traced:
+        return WeightedCrossEntropy.apply(logits.float(), mixed.labels, weights, smoothing)
     scores = logits.float().log_softmax(1)
     if weight is not None:
         scores = _class_weighted(scores, weight)
-    weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
     return reduced(terms, reduction, mixed, ignore_index)
+
+
+class WeightedCrossEntropy(torch.autograd.Function):
+    """``mean_i sum_k w_ik CE(logits_i, y_ik)``, with label smoothing.
+
+    Autograd would keep the log-probabilities of all classes and fill a matrix of zeros with the gradients of the few
+    that are used. Here forward turns the log-probabilities into the gradient in place, and backward only scales it.
+    Second derivatives work.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+        log_p = logits.log_softmax(1)
+        weights = weights / -len(logits)
+        loss = torch.vdot(log_p.gather(1, labels).flatten(), weights.flatten())
+        if smoothing:
+            loss = loss * (1 - smoothing) + smoothing * torch.vdot(log_p.mean(1), weights.sum(1))
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(_gradient(log_p.exp_(), labels, weights, smoothing), logits, labels, weights)
+            ctx.smoothing = smoothing
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        gradient, logits, labels, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: computed again, as a function of the logits
+            gradient = _gradient(logits.softmax(1).clone(), labels, weights, ctx.smoothing)
+        return gradient * grad, None, None, None
+
+
+def _gradient(probabilities: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Turn probabilities ``(B, N)`` into the gradient of the loss in place; weights are those of minus the score."""
+    total = weights.sum(1, keepdim=True)
+    gradient = probabilities.mul_(-total).scatter_add_(1, labels, weights * (1 - smoothing) if smoothing else weights)
+    return gradient.add_(total, alpha=smoothing / gradient.shape[1]) if smoothing else gradient
 
 
 def check_logits(logits: Tensor, mixed: MixedBatch, softmax: bool = False) -> None:

@@ -239,6 +239,12 @@ class Plan(ABC):
             setattr(plan, name, made[name.lstrip("_")])
         return plan
 
+    def _moved_boxes(self, boxes: Tensor, row: int, k: int, size: tuple[int, int]) -> Tensor:
+        """Return bounding boxes of source ``k`` of a row where they are in the mixed image of this size."""
+        if self.moves_pixels:
+            raise ValueError(f"Bounding boxes cannot follow a {type(self).__name__}, which moves cells of the images.")
+        return boxes
+
     def _check_rows(self, images: Tensor) -> None:
         if images.shape[0] != self.partners[0].shape[0]:
             raise ValueError(f"The plan was drawn for {len(self)} images, but got {images.shape[0]}.")

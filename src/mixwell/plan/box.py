@@ -140,3 +140,12 @@ class BoxPlan(Plan):
         if self.size != tuple(images.shape[2:]):
             boxes, source_boxes = (rescaled(box, self.size, images.shape[2:]) for box in (boxes, source_boxes))
         return paste_scaled(source, boxes, source_boxes, "nearest" if nearest else self.interpolation)
+
+    def _moved_boxes(self, boxes: Tensor, row: int, k: int, size: tuple[int, int]) -> Tensor:
+        if k == 0 or self.source_boxes is None:
+            return boxes
+        pair = torch.stack((self.source_boxes[row, k - 1], self.boxes[row, k - 1]))
+        top, bottom, left, right = (rescaled(pair, self.size, size) if size != self.size else pair).unbind(1)
+        start, extent = torch.stack((left, top), 1), torch.stack((right - left, bottom - top), 1)
+        moved = (boxes.unflatten(1, (2, 2)) - start[0]) * (extent[1] / extent[0].clamp_min(1)) + start[1]
+        return moved.flatten(1)
