@@ -36,6 +36,7 @@ ORDER = [
     {"policies"},
     {"targets"},
     {"losses", "metrics"},
+    {"evaluation"},
     {"labels", "decoupled"},
     {"models", "step_guard", "mixtargets", "collation"},
     {"mixers"},
