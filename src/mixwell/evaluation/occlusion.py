@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mixwell.normalization import Normalization
 
+Fill = Literal["mean", "black"]
 SHARES = tuple(k / 10 for k in range(10))  # 0 to 90 %
 
 
@@ -19,7 +20,7 @@ def drop_patches(
     share: float,
     *,
     grid: int = 14,
-    fill: Literal["mean", "black"] = "mean",
+    fill: Fill = "mean",
     normalization: Normalization | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -66,5 +67,5 @@ def area(values: Sequence[float], shares: Sequence[float] = SHARES) -> float:
         >>> area([100.0, 50.0, 0.0], [0.0, 0.5, 1.0])
         50.0
     """
-    values, shares = torch.tensor([values, shares], dtype=torch.float64).unbind()
-    return (torch.trapezoid(values, shares) / (shares[-1] - shares[0])).item()
+    y, x = torch.tensor([values, shares], dtype=torch.float64).unbind()
+    return (torch.trapezoid(y, x) / (x[-1] - x[0])).item()

@@ -196,7 +196,16 @@ def subject(
     load_weights(model, weights, path)
     model = model.to(accelerator.device).eval().requires_grad_(False)
     return Subject(
-        model, measured, held, config, data, accelerator.device, accelerator.autocast, ood, corrupted, baseline
+        model,
+        measured,
+        held,
+        config,
+        data,
+        accelerator.device,
+        lambda: accelerator.autocast(),
+        ood,
+        corrupted,
+        baseline,
     )
 
 
@@ -257,7 +266,7 @@ def evaluate_suite(
         else:
             found[name] = {key: {"value": f.value, "unit": f.unit, "how": f.how} for key, f in figures.items()}
     clock.close()
-    record = {
+    record: dict[str, Any] = {
         "images": len(about.predictions[1]), "split": split, "suite": names, "command": command,
         "figures": _finite(found), "skipped": skipped, "seconds": round(time.monotonic() - clock.began, 1),
         "environment": environment(start(config)),

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixwell.evaluation.adversarial import autoattack as run_autoattack
 from mixwell.evaluation.adversarial import fgsm, pgd
 from mixwell.evaluation.corruptions import FUNCTIONS, SEVERITIES, STANDARD, corrupt, mean_corruption_error
-from mixwell.evaluation.occlusion import SHARES, area, drop_patches
+from mixwell.evaluation.occlusion import SHARES, Fill, area, drop_patches
 from mixwell.metrics import top_k_accuracy
 from mixwell.train.corrupted_folder import corruptions_in, severities
 from mixwell.train.errors import RunError
@@ -20,6 +20,7 @@ from mixwell.train.suite import Figure, Subject, UnavailableError
 from mixwell.train.suite_predictions import Named, one_label
 
 EPSILONS = (2, 4, 8)  # of 255
+FILLS: tuple[Fill, ...] = ("mean", "black")
 
 
 def top1(predictions: tuple[Tensor, Tensor]) -> float:
@@ -68,12 +69,19 @@ def autoattack(subject: Subject) -> Named:
 def occlusion(subject: Subject) -> Named:
     """Yield accuracy over the share of hidden patches, for two colours of the patches."""
     one_label(subject)
-    for fill in ("mean", "black"):
+    for fill in FILLS:
         values = []
         for share in SHARES:
             generator = torch.Generator().manual_seed(0)  # larger shares hide more of the same patches
 
-            def hidden(images: Tensor, labels: Tensor, rows: Tensor, fill=fill, share=share, g=generator) -> Tensor:
+            def hidden(
+                images: Tensor,
+                labels: Tensor,
+                rows: Tensor,
+                fill: Fill = fill,
+                share: float = share,
+                g: torch.Generator = generator,
+            ) -> Tensor:
                 return drop_patches(images, share, fill=fill, normalization=subject.normalization, generator=g)
 
             values.append(top1(subject.predict(change=hidden)))
@@ -94,7 +102,9 @@ def corruptions(subject: Subject) -> Named:
         errors[name] = []
         for severity in SEVERITIES:
 
-            def changed(images: Tensor, labels: Tensor, rows: Tensor, name=name, severity=severity) -> Tensor:
+            def changed(
+                images: Tensor, labels: Tensor, rows: Tensor, name: str = name, severity: int = severity
+            ) -> Tensor:
                 space = subject.normalization
                 return space.normalize(corrupt(space.pixels(images), name, severity, rows=rows))
 
