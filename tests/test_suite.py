@@ -183,3 +183,11 @@ def test_several_labels_per_image(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_choice() -> None:
     assert chosen("accuracy, autoattack,accuracy", list(PARTS), FULL) == ["accuracy", "autoattack"]
+
+
+def test_page_runs_and_lists_every_part() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(PARTS)
+    given: dict[str, torch.Tensor] = {}
+    exec(page.split("```python\n")[1].split("```")[0], given)  # noqa: S102  (our own page)
+    assert given["attacked"].shape == given["foggy"].shape and given["error"].isfinite()

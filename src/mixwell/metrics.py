@@ -47,8 +47,8 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Return for each image whether its label is among the ``k`` highest classes, bool, shape ``(B,)``.
 
-    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. An image with a NaN logit is
-    never a hit.
+    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. An image
+    with a NaN logit is never a hit.
     """
     _check(logits, labels)
     highest = logits.topk(min(k, logits.shape[1]), dim=1).indices

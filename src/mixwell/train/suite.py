@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from mixwell.train.errors import RunError, closest
 from mixwell.train.evaluate import stored_classes
 from mixwell.train.files import write
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
+from mixwell.train.suite_clock import Clock
 
 
 class UnavailableError(Exception):
@@ -122,37 +122,6 @@ class Subject:
         return self.predict()
 
 
-class Clock:
-    """Prints the progress of a suite with the time left, on stderr.
-
-    Args:
-        total: Forward passes of one image, in all parts.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.began, self.shown, self.name = max(total, 1), 0, time.monotonic(), 0.0, ""
-
-    def step(self, count: int) -> None:
-        """Count images that passed through the model."""
-        self.done = min(self.done + count, self.total)
-        now, every = time.monotonic(), 0.2 if sys.stderr.isatty() else 15.0
-        if now - self.shown > every:
-            self.shown = now
-            self.show()
-
-    def close(self) -> None:
-        """End the line in a terminal."""
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-
-    def show(self) -> None:
-        """Print one line."""
-        passed = time.monotonic() - self.began
-        left = int(passed * (self.total - self.done) / max(self.done, 1))
-        line = f"{self.name:<14} {100 * self.done / self.total:3.0f} %  {left // 60}:{left % 60:02d} left"
-        print(f"\r{line}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
-
-
 def chosen(text: str, parts: Sequence[str], full: Sequence[str]) -> list[str]:
     """Return the names of the parts that ``--suite`` asks for.
 
@@ -202,7 +171,7 @@ def subject(
         config,
         data,
         accelerator.device,
-        lambda: accelerator.autocast(),
+        lambda: accelerator.autocast(),  # noqa: PLW0108  (its argument is not ours)
         ood,
         corrupted,
         baseline,
