@@ -48,11 +48,12 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Return for each image whether its label is among the ``k`` highest classes, bool, shape ``(B,)``.
 
-    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch.
+    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. An image
+    with a NaN logit is never a hit.
     """
     _check(logits, labels)
     highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (highest == labels[:, None]).any(1)
+    return (highest == labels[:, None]).any(1) & ~logits.isnan().any(1)
 
 
 def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
@@ -178,7 +179,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
         labels: 1 for each class on the image, else 0, shape ``(B, N)``.
 
     Returns:
-        Scalar in [0, 100], float64 where the device has it; NaN if no image has a label.
+        Scalar in [0, 100], float64 where the device has it; NaN if no image has a label or a score is NaN.
 
     Raises:
         ValueError: The shapes do not match.
@@ -202,7 +203,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
     last[:-1] = ranked[:-1] != ranked[1:]
     place = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
     end = place.where(last, torch.full_like(place, len(scores))).flip(0).cummin(0).values.flip(0)
-    precision = (hits / rank).gather(0, end)
+    precision = (hits / rank).gather(0, end).masked_fill(scores.isnan(), math.nan)
     total = positive.sum(0)
     return 100 * ((precision * positive).sum(0) / total)[total > 0].mean()
 

@@ -109,6 +109,18 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate.add_argument("--data", type=_absolute, help="folder of the data set, if it is not that of the run")
     evaluate.add_argument("--device", help="device, if it is not that of the run")
     evaluate.add_argument("--bad_images", choices=BAD_IMAGES, help="stop at images that cannot be read, or skip them")
+    evaluate.add_argument(
+        "--suite", metavar="PARTS", help="full, or parts such as accuracy,calibration: see docs/evaluate.md"
+    )
+    evaluate.add_argument(
+        "--ood", type=expand, metavar="DIR", help="folder of out-of-distribution images (with --suite)"
+    )
+    evaluate.add_argument(
+        "--corrupted", type=expand, metavar="DIR", help="folder of a published -C data set (with --suite)"
+    )
+    evaluate.add_argument(
+        "--baseline", type=expand, metavar="RUN", help="run that the mCE is relative to (with --suite)"
+    )
     commands.add_parser("list", description="List recipes, policies, methods and models.")
     return parser
 
@@ -165,10 +177,25 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 40 else f"{text.partition('(')[0]}-{zlib.crc32(text.encode()):08x}"
 
 
-def _eval(args: argparse.Namespace) -> None:
+def _suite(args: argparse.Namespace, config: Config, command: str) -> None:
+    from mixwell.train.suite import evaluate_suite, table
+
+    folders = {name: getattr(args, name) for name in ("ood", "corrupted", "baseline")}
+    with enough_memory():
+        record = evaluate_suite(config, args.run, args.suite, args.split, command, **folders)
+    print(json.dumps(record) if args.json else f"{table(record)}\nwritten: {args.run / 'eval.json'}")
+
+
+def _eval(args: argparse.Namespace, command: str) -> None:
     from mixwell.train.evaluate import evaluate_run
 
     changes = {name: getattr(args, name) for name in ("data", "device", "bad_images") if getattr(args, name)}
+    if args.suite:
+        _suite(args, replace(read_config(args.run), **changes), command)
+        return
+    given = [name for name in ("ood", "corrupted", "baseline") if getattr(args, name)]
+    if given:
+        raise RunError(f"--{given[0]} is used with --suite: add --suite full, or the parts you want")
     with enough_memory():
         measures = evaluate_run(replace(read_config(args.run), **changes), args.run, args.split, args.bins)
     if not is_first():
@@ -230,7 +257,7 @@ def _run(argv: list[str]) -> None:
     if args.command == "train":
         _train({name: value for name, value in vars(args).items() if name != "command"}, shlex.join(["mixwell", *argv]))
     elif args.command == "eval":
-        _eval(args)
+        _eval(args, shlex.join(["mixwell", *argv]))
     else:
         _list()
 

@@ -1,0 +1,278 @@
+"""``mixwell eval --suite``: many measures of one classifier, with how each was computed, in ``eval.json`` and plots."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixwell.normalization import Normalization
+from mixwell.report.suite_plots import plots
+from mixwell.train import build, images
+from mixwell.train.accelerator import environment, start
+from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.train.config import Config
+from mixwell.train.data import load
+from mixwell.train.dataset import DataSet, Split, match_classes
+from mixwell.train.errors import RunError, closest
+from mixwell.train.evaluate import stored_classes
+from mixwell.train.files import write
+from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
+from mixwell.train.suite_clock import Clock
+
+
+class UnavailableError(Exception):
+    """A part cannot be measured here; the sentence says why. The other parts are measured."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, or several, and how it was computed.
+
+    Attributes:
+        value: A number; a list, or a dictionary of numbers and lists, for curves.
+        how: One sentence.
+        unit: Such as ``"%"``; empty for plain numbers.
+    """
+
+    value: Any
+    how: str
+    unit: str = ""
+
+
+@dataclass
+class Subject:
+    """The classifier, the images it is measured on, and what the parts have in common.
+
+    Attributes:
+        model: In evaluation mode, on the device.
+        split: Images that are measured.
+        held: Other images of the data set, on which a temperature is fitted; None if there are none.
+        config: Settings of the run.
+        data: Classes, channels and normalization.
+        ood: Folder of out-of-distribution images; None for none.
+        corrupted: Folder of published corrupted images; None for none.
+        baseline: Run whose corruption errors are the denominator of the mCE; None for none.
+        precision: Context in which the model computes.
+        step: Called with a number of images after each forward pass.
+    """
+
+    model: nn.Module
+    split: Split
+    held: Split | None
+    config: Config
+    data: DataSet
+    device: torch.device
+    precision: Callable[[], Any]
+    ood: Path | None = None
+    corrupted: Path | None = None
+    baseline: Path | None = None
+    step: Callable[[int], None] = field(default=lambda count: None)
+
+    @property
+    def normalization(self) -> Normalization:
+        """How the images are normalized."""
+        return self.data.normalization
+
+    def logits_of(self, batch: Tensor) -> Tensor:
+        """Return the logits of normalized images, float32."""
+        with self.precision():
+            return self.model(batch).float()
+
+    def batches(self, split: Split | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield normalized images, labels and rows in the split; by default of the images that are measured."""
+        bad = bad_images(self.config)
+        split, count = split or self.split, 0
+        for batch, labels in evaluation_loader(split, self.data, self.config, ProcessInfo(self.device), bad):
+            if batch.shape[1] > self.data.channels == 1:  # files are RGB; normalized by one mean, so grey is linear
+                batch = torch.einsum("bchw,c->bhw", batch, batch.new_tensor([0.299, 0.587, 0.114]))[:, None]
+            yield batch, labels, torch.arange(count, count + len(labels), device=self.device)
+            count += len(labels)
+
+    @torch.no_grad()
+    def predict(
+        self, split: Split | None = None, change: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and labels of a split, on the CPU, of images that ``change(images, labels, rows)`` has changed.
+
+        Raises:
+            RunError: There are no images.
+        """
+        found = []
+        for batch, labels, rows in self.batches(split):
+            batch = batch if change is None else change(batch, labels, rows)
+            found.append((self.logits_of(batch).cpu(), labels.cpu()))
+            self.step(len(labels))
+        if not found:
+            raise RunError("there are no images to measure the classifier on")
+        logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return logits, labels
+
+    @cached_property
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the unchanged images."""
+        return self.predict()
+
+
+def chosen(text: str, parts: Sequence[str], full: Sequence[str]) -> list[str]:
+    """Return the names of the parts that ``--suite`` asks for.
+
+    Raises:
+        RunError: A part does not exist.
+
+    Example:
+        >>> chosen("full", ["a", "b", "slow"], ["a", "b"]), chosen("b,slow", ["a", "b", "slow"], ["a", "b"])
+        (['a', 'b'], ['b', 'slow'])
+    """
+    names = [name for word in text.split(",") for name in (full if word.strip() == "full" else [word.strip()])]
+    for name in names:
+        if name not in parts:
+            raise RunError(f"no suite called {name!r}{closest(name, parts)}: use full, or some of {', '.join(parts)}")
+    return list(dict.fromkeys(names))
+
+
+def subject(
+    config: Config, run: Path, split: str = "test", ood: Path | None = None, corrupted: Path | None = None,
+    baseline: Path | None = None,
+) -> Subject:  # fmt: skip
+    """Load the classifier of a run and the images it is measured on.
+
+    Raises:
+        RunError: The model or data set is missing or damaged, or several processes were started.
+    """
+    path = run / "model.safetensors"
+    weights, classes = read_weights(path), stored_classes(path)
+    accelerator = start(config)
+    if accelerator.num_processes > 1:
+        raise RunError("mixwell eval --suite uses one process: start it without torchrun")
+    for folder in (ood, corrupted):
+        if folder is not None and not folder.is_dir():
+            raise RunError(f"no folder {folder}")
+    data = load(config, only=split)
+    measured = match_classes(data.test, data.classes, classes)
+    other = load(config, only="val" if split == "test" else "test").test
+    held = None if _same(other, data.test) else match_classes(other, data.classes, classes)
+    data = replace(data, classes=classes)
+    model = build.classifier(replace(config, weights=""), data)
+    load_weights(model, weights, path)
+    model = model.to(accelerator.device).eval().requires_grad_(False)
+    return Subject(
+        model,
+        measured,
+        held,
+        config,
+        data,
+        accelerator.device,
+        lambda: accelerator.autocast(),  # noqa: PLW0108  (its argument is not ours)
+        ood,
+        corrupted,
+        baseline,
+    )
+
+
+def _same(one: Split, other: Split) -> bool:
+    if isinstance(one.images, Tensor) and isinstance(other.images, Tensor):
+        return one.images.shape == other.images.shape and torch.equal(one.images, other.images)
+    return one.images is other.images or (isinstance(one.images, list) and one.images == other.images)
+
+
+def folder_of_images(folder: Path) -> Split:
+    """Return all images below a folder, without labels (class 0).
+
+    Raises:
+        RunError: There are none.
+    """
+    found = images.find(folder)
+    if not found.paths:
+        raise RunError(f"no images in {folder}: {images.summary(found.skipped) or 'the folder is empty'}")
+    return Split(found.paths, torch.zeros(len(found.paths), dtype=torch.long))
+
+
+def evaluate_suite(
+    config: Config, run: Path, suite: str, split: str = "test", command: str = "", **folders: Path | None
+) -> dict[str, Any]:
+    """Measure the classifier of a run, and write ``eval.json`` and plots into the run.
+
+    Args:
+        config: The run's config.
+        run: Its directory.
+        suite: ``"full"``, or names of parts with commas between them.
+        split: ``"test"`` or ``"val"``.
+        command: The command line, which is stored.
+        **folders: ``ood``, ``corrupted`` and ``baseline``, see :class:`Subject`.
+
+    Returns:
+        The content of ``eval.json``.
+
+    Raises:
+        RunError: A part does not exist, or the run or the data set cannot be read.
+    """
+    from mixwell.train.suite_parts import FULL, PARTS
+
+    names = chosen(suite, list(PARTS), FULL)
+    if "ood" in names and not folders.get("ood") and suite != "full":
+        raise RunError("the suite ood needs a folder of other images: add --ood DIR")
+    about = subject(config, run, split, **folders)
+    clock = Clock(sum(PARTS[name].passes(about) for name in names))
+    about.step = clock.step
+    found: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        clock.name = name
+        clock.show()
+        try:
+            figures = dict(PARTS[name].measure(about))
+        except UnavailableError as reason:
+            skipped[name] = str(reason)
+        else:
+            found[name] = {key: {"value": f.value, "unit": f.unit, "how": f.how} for key, f in figures.items()}
+    clock.close()
+    record: dict[str, Any] = {
+        "images": len(about.predictions[1]), "split": split, "suite": names, "command": command,
+        "figures": _finite(found), "skipped": skipped, "seconds": round(time.monotonic() - clock.began, 1),
+        "environment": environment(start(config)),
+    }  # fmt: skip
+    drawn = plots(record["figures"])
+    record["plots"] = [f"eval_{name}.svg" for name in drawn]
+    for name, content in drawn.items():
+        write(run / f"eval_{name}.svg", content.encode())
+    write(run / "eval.json", json.dumps(record, indent=1, allow_nan=False).encode())
+    return record
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and Inf, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the single numbers of ``eval.json`` as text, and what was skipped.
+
+    Example:
+        >>> print(table({"figures": {"a": {"top1": {"value": 50.0, "unit": "%", "how": ""}}}, "skipped": {"b": "no."}}))
+        a
+          top1                               50.00 %
+        skipped b: no.
+    """
+    lines = []
+    for part, figures in record["figures"].items():
+        lines.append(part)
+        for name, figure in figures.items():
+            value, unit = figure["value"], figure["unit"]
+            if isinstance(value, dict | list):
+                continue
+            shown = "NaN or Inf" if value is None else f"{value:.2f} %" if unit == "%" else f"{value:.4f} {unit}"
+            lines.append(f"  {name:<30} {shown.rstrip():>11}")
+    return "\n".join([*lines, *(f"skipped {name}: {why}" for name, why in record["skipped"].items())])

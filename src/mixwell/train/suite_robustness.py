@@ -1,0 +1,179 @@
+"""Parts of the suite that change the images: attacks, occlusion, corruptions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mixwell.evaluation.adversarial import autoattack as run_autoattack
+from mixwell.evaluation.adversarial import fgsm, pgd
+from mixwell.evaluation.corruptions import FUNCTIONS, SEVERITIES, STANDARD, corrupt, mean_corruption_error
+from mixwell.evaluation.occlusion import SHARES, Fill, area, drop_patches
+from mixwell.metrics import top_k_accuracy
+from mixwell.train.corrupted_folder import corruptions_in, severities
+from mixwell.train.errors import RunError
+from mixwell.train.files import parsed, text
+from mixwell.train.suite import Figure, Subject, UnavailableError
+from mixwell.train.suite_predictions import Named, one_label
+
+EPSILONS = (2, 4, 8)  # of 255
+FILLS: tuple[Fill, ...] = ("mean", "black")
+
+
+def top1(predictions: tuple[Tensor, Tensor]) -> float:
+    """Return the accuracy in percent."""
+    return top_k_accuracy(*predictions).item()
+
+
+def adversarial(subject: Subject) -> Named:
+    """Yield the accuracy under FGSM at three strengths and under PGD-10."""
+    one_label(subject)
+    space = subject.normalization
+    for eps in EPSILONS:
+
+        def attacked(images: Tensor, labels: Tensor, rows: Tensor, eps: int = eps) -> Tensor:
+            return fgsm(subject.logits_of, images, labels, eps / 255, space)
+
+        how = f"Accuracy after one signed gradient step of {eps}/255 in pixel values, kept inside [0, 1]."
+        yield f"fgsm_{eps}", Figure(top1(subject.predict(change=attacked)), how, "%")
+    generator = torch.Generator().manual_seed(0)
+
+    def stepped(images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        return pgd(subject.logits_of, images, labels, 8 / 255, space, generator=generator)
+
+    how = "Accuracy after 10 steps of 2/255 from a random start, within 8/255 in pixel values and inside [0, 1]."
+    yield "pgd10_8", Figure(top1(subject.predict(change=stepped)), how, "%")
+
+
+def autoattack(subject: Subject) -> Named:
+    """Yield the accuracy under the standard AutoAttack at 8/255.
+
+    Raises:
+        UnavailableError: The package is not installed.
+    """
+    one_label(subject)
+
+    def attacked(images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        return run_autoattack(subject.logits_of, images, labels, 8 / 255, subject.normalization)
+
+    try:
+        value = top1(subject.predict(change=attacked))
+    except ImportError as error:
+        raise UnavailableError(str(error)) from None
+    yield "autoattack_8", Figure(value, "Accuracy after the standard AutoAttack within 8/255 in pixel values.", "%")
+
+
+def occlusion(subject: Subject) -> Named:
+    """Yield accuracy over the share of hidden patches, for two colours of the patches."""
+    one_label(subject)
+    for fill in FILLS:
+        values = []
+        for share in SHARES:
+            generator = torch.Generator().manual_seed(0)  # larger shares hide more of the same patches
+
+            def hidden(
+                images: Tensor,
+                labels: Tensor,
+                rows: Tensor,
+                fill: Fill = fill,
+                share: float = share,
+                g: torch.Generator = generator,
+            ) -> Tensor:
+                return drop_patches(images, share, fill=fill, normalization=subject.normalization, generator=g)
+
+            values.append(top1(subject.predict(change=hidden)))
+        how = (
+            f"Accuracy when 0 to 90 % of the cells of a 14 x 14 grid, other ones in each image, have the {fill} colour."
+        )
+        curve = {"share": [100 * share for share in SHARES], "accuracy": values}
+        yield f"occlusion_{fill}", Figure(curve, how, "%")
+        yield f"area_{fill}", Figure(area(values), f"Area under the curve of the {fill} colour, divided by 90 %.", "%")
+
+
+def corruptions(subject: Subject) -> Named:
+    """Yield the error under 19 corruptions at 5 severities, made here."""
+    one_label(subject)
+    _baseline(subject, "corruptions")  # a missing one is reported before the measurement
+    errors: dict[str, list[float]] = {}
+    for name in FUNCTIONS:
+        errors[name] = []
+        for severity in SEVERITIES:
+
+            def changed(
+                images: Tensor, labels: Tensor, rows: Tensor, name: str = name, severity: int = severity
+            ) -> Tensor:
+                space = subject.normalization
+                return space.normalize(corrupt(space.pixels(images), name, severity, rows=rows))
+
+            errors[name].append(100 - top1(subject.predict(change=changed)))
+    size = "CIFAR-C" if max(subject.config.image_size, 1) <= 64 else "ImageNet-C"
+    yield from _summary(subject, "corruptions", errors, f"made here with the settings of {size} and seed 0")
+
+
+def corrupted(subject: Subject) -> Named:
+    """Yield the error on a published folder of corrupted images.
+
+    Raises:
+        UnavailableError: No folder is given.
+    """
+    if subject.corrupted is None:
+        raise UnavailableError("published corrupted images are measured with --corrupted DIR")
+    one_label(subject)
+    errors = {
+        name: [100 - top1(subject.predict(part)) for _, part in severities(subject.corrupted, name, _classes(subject))]
+        for name in corruptions_in(subject.corrupted)
+    }
+    yield from _summary(subject, "corrupted", errors, f"read from {subject.corrupted.name}")
+
+
+def _classes(subject: Subject) -> int:
+    return len(subject.data.classes)
+
+
+def _summary(subject: Subject, part: str, errors: dict[str, list[float]], source: str) -> Named:
+    means = {name: statistics.mean(values) for name, values in errors.items()}
+    for name, mean in means.items():
+        yield name, Figure(mean, f"Mean error over 5 severities of {name}, {source}.", "%")
+    standard = [mean for name, mean in means.items() if name in STANDARD]
+    if standard:
+        how = f"Mean error over {len(standard)} of the 15 standard corruptions and 5 severities, {source}."
+        yield "mean_error_standard", Figure(statistics.mean(standard), how, "%")
+    how = f"Mean error over {len(means)} corruptions and 5 severities, {source}."
+    yield "mean_error", Figure(statistics.mean(means.values()), how, "%")
+    yield "errors_by_severity", Figure(errors, f"Error at severities 1 to 5, {source}.", "%")
+    yield from _relative(subject, part, means)
+
+
+def _baseline(subject: Subject, part: str) -> dict[str, float]:
+    """Return the mean error of the baseline run by corruption; nothing without a baseline.
+
+    Raises:
+        RunError: The baseline has not been measured.
+    """
+    if subject.baseline is None:
+        return {}
+    file = subject.baseline / "eval.json"
+    try:
+        theirs = parsed(text(file), str(file))["figures"][part]
+        return {name: float(theirs[name]["value"]) for name in FUNCTIONS if name in theirs}
+    except (KeyError, TypeError, RunError):
+        raise RunError(f"{file} has no {part}: run mixwell eval {subject.baseline} --suite {part} first") from None
+
+
+def _relative(subject: Subject, part: str, means: dict[str, float]) -> Iterator[tuple[str, Figure]]:
+    """Yield the mCE if a baseline is named."""
+    baseline = _baseline(subject, part)
+    if not baseline:
+        return
+    standard = [name for name in means if name in STANDARD]
+    for label, names in (("mce", standard), ("mce_all", list(means))):
+        kept = {name: value for name, value in baseline.items() if name in names}
+        how = f"Mean over {len(names)} corruptions of the error divided by that of the run {subject.baseline}."
+        try:
+            value = mean_corruption_error({name: means[name] for name in names}, kept)
+        except ValueError as error:
+            raise UnavailableError(str(error)) from None
+        yield label, Figure(value, how, "%")
