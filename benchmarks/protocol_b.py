@@ -1,0 +1,358 @@
+"""Protocol B: train a small network from scratch on few images, with a policy or method, over several seeds.
+
+CIFAR-100 with its 20 superclasses as labels; 1,000 training images, 5,000 held-out images from the rest of the training
+set, all 10,000 test images. Plain training reaches more than 99 % training accuracy here, which is the regime in which
+mixing can help. Every finished run appends one JSON line to the results file; finished runs are skipped, so the command
+may be interrupted and repeated, and several copies of it may share the work.
+
+Examples::
+
+    python benchmarks/protocol_b.py "CutMix(alpha=1.0)" --data DIR --seeds 0 1 2 3 4
+    python benchmarks/protocol_b.py "SUMix(kappa=0.5) | CutMix(alpha=1.0)" "MixUp(alpha=1.0)" --data DIR
+    python benchmarks/protocol_b.py --data DIR --tune --lr 0.05 0.1 0.2 --weight-decay 5e-4 1e-3 2e-3
+
+``DIR`` holds ``cifar-100-python/train`` and ``test``, the files of https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import pickle
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mixwell as mw
+from mixwell.models import mini_resnet
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 20
+FGSM_IMAGES, FGSM_STEP = 2000, 8 / 255
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all compared runs share."""
+
+    train_images: int = 1000
+    held_out_images: int = 5000
+    epochs: int = 80
+    batch_size: int = 50
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    crop: int = 4
+    precision: str = "bf16"
+
+
+class Split(NamedTuple):
+    """Images in [0, 1], shape ``(n, 3, 32, 32)``, and superclass labels ``(n,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Data(NamedTuple):
+    """The three splits of the protocol."""
+
+    train: Split
+    held_out: Split
+    test: Split
+
+
+def read(folder: Path, settings: Settings) -> Data:
+    """Read CIFAR-100 and choose the same balanced training and held-out images every time."""
+    parts = []
+    for name in ("train", "test"):
+        with (folder / "cifar-100-python" / name).open("rb") as file:
+            raw = pickle.load(file, encoding="latin1")  # noqa: S301  the published format of CIFAR-100
+        images = torch.from_numpy(raw["data"]).view(-1, 3, 32, 32)
+        parts.append((images, torch.tensor(raw["coarse_labels"]), torch.tensor(raw["fine_labels"])))
+    (images, coarse, fine), (test_images, test_coarse, _) = parts
+    chosen = balanced(fine, [settings.train_images, settings.held_out_images])
+    splits = [Split(scaled(images[rows]), coarse[rows]) for rows in chosen]
+    return Data(*splits, Split(scaled(test_images), test_coarse))
+
+
+def balanced(classes: Tensor, counts: list[int]) -> list[Tensor]:
+    """Return disjoint sets of rows with equally many of each class, the same at every call."""
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
+    rows: list[list[Tensor]] = [[] for _ in counts]
+    kinds = classes.unique()
+    for kind in kinds:
+        members, start = order[classes[order] == kind], 0
+        for found, count in zip(rows, counts, strict=True):
+            share = count // len(kinds)
+            found.append(members[start : start + share])
+            start += share
+    return [torch.cat(found) for found in rows]
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Turn uint8 images into float32 in [0, 1], channels last in memory."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+class Standardize:
+    """A forward pre-hook: subtract the mean of CIFAR-100's channels and divide by their deviation.
+
+    With this in the model, mixing and attacks see images in [0, 1].
+    """
+
+    mean = torch.tensor([0.5071, 0.4865, 0.4409]).view(3, 1, 1)
+    std = torch.tensor([0.2673, 0.2564, 0.2762]).view(3, 1, 1)
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return ((args[0] - self.mean) / self.std, *args[1:])
+
+
+def method_of(text: str, model: nn.Module) -> nn.Module:
+    """Build the training method from ``"POLICY"``, ``"METHOD"`` or ``"METHOD | POLICY"``."""
+    first, _, second = (part.strip() for part in text.partition("|"))
+    if not second:
+        made = mw.parse(first)
+        return made(model, num_classes=CLASSES) if is_method(first) else mw.Mixing(model, made, num_classes=CLASSES)
+    return mw.parse(first)(model, mw.parse(second), num_classes=CLASSES)
+
+
+def is_method(text: str) -> bool:
+    """Say whether text names a method and not a policy."""
+    return text.partition("(")[0].strip() in mw.names("method")
+
+
+def augmented(images: Tensor, generator: torch.Generator, crop: int) -> Tensor:
+    """Shift every image by up to ``crop`` pixels, with black borders, and flip half of them."""
+    count, size = len(images), images.shape[-1]
+    padded = F.pad(images, (crop,) * 4)
+    top, left = torch.randint(0, 2 * crop + 1, (2, count), generator=generator).unbind()
+    columns = torch.arange(size).expand(count, size)
+    columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(1), columns)
+    rows = top[:, None] + torch.arange(size)
+    columns = left[:, None] + columns
+    pixels = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return pixels.permute(0, 3, 1, 2)
+
+
+def batches(split: Split, settings: Settings, generator: torch.Generator) -> Iterator[Split]:
+    """Yield the augmented batches of one epoch; a last incomplete batch is dropped."""
+    order = torch.randperm(len(split.labels), generator=generator)
+    for rows in order.split(settings.batch_size):
+        if len(rows) == settings.batch_size:
+            yield Split(augmented(split.images[rows], generator, settings.crop), split.labels[rows])
+
+
+def autocast(settings: Settings) -> torch.autocast:
+    """Return the context that runs convolutions in the wanted precision."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
+    """Train one network and return it.
+
+    The seed fixes the initial weights, and with a generator of its own the order and the augmentation of the images:
+    these are the same for all methods, so that runs of one seed form a pair.
+    """
+    torch.manual_seed(seed)
+    model = mini_resnet(CLASSES).to(memory_format=torch.channels_last)
+    model.register_forward_pre_hook(Standardize())
+    method = method_of(text, model).train()
+    groups = [{"lr": settings.lr, "weight_decay": settings.weight_decay, **group} for group in method.param_groups()]
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+    steps = settings.epochs * (len(split.labels) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    for _ in range(settings.epochs):
+        for images, labels in batches(split, settings, generator):
+            with autocast(settings):
+                loss = method(images, labels)["loss"]
+            if not loss.isfinite():
+                raise FloatingPointError(f"The loss of {text}, seed {seed}, is NaN or Inf after {done} steps.")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            done += 1
+            method.after_step(done / steps)
+    return method.model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
+    """Return logits, computed in the precision of training and returned as float32."""
+    with autocast(settings):
+        return torch.cat([model(part).float() for part in images.split(250)])
+
+
+def attacked(model: nn.Module, split: Split, settings: Settings) -> Tensor:
+    """Return logits after one step of the fast gradient sign method, within [0, 1]."""
+    found = []
+    for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
+        images = images.clone().requires_grad_()
+        with autocast(settings):
+            loss = F.cross_entropy(model(images), labels)
+        (slope,) = torch.autograd.grad(loss, images)
+        found.append(predict(model, (images.detach() + FGSM_STEP * slope.sign()).clamp(0, 1), settings))
+    return torch.cat(found)
+
+
+def temperature_of(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature with the least negative log-likelihood, found by golden-section search over 1/T."""
+    low, high, golden = 0.01, 10.0, (math.sqrt(5) - 1) / 2
+    for _ in range(60):  # the loss is convex in 1/T
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if F.cross_entropy(logits * left, labels) < F.cross_entropy(logits * right, labels):
+            high = right
+        else:
+            low = left
+    return 2 / (low + high)
+
+
+def measured(name: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return top-1, top-5 (percent), NLL (nats) and ECE (0 to 1) under names that start with the split's."""
+    return {
+        f"{name}_top1": mw.top_k_accuracy(logits, labels).item(),
+        f"{name}_top5": mw.top_k_accuracy(logits, labels, 5).item(),
+        f"{name}_nll": F.cross_entropy(logits, labels).item(),
+        f"{name}_ece": mw.expected_calibration_error(logits, labels, BINS).item(),
+    }
+
+
+def evaluate(model: nn.Module, data: Data, settings: Settings, tune: bool) -> dict[str, float]:
+    """Measure a trained network; the test images are left alone while tuning."""
+    held_out = predict(model, data.held_out.images, settings)
+    train_logits = predict(model, data.train.images, settings)
+    found = {
+        "train_top1": mw.top_k_accuracy(train_logits, data.train.labels).item(),
+        "train_loss": F.cross_entropy(train_logits, data.train.labels).item(),
+        **measured("held_out", held_out, data.held_out.labels),
+    }
+    if tune:
+        return found
+    temperature = temperature_of(held_out, data.held_out.labels)
+    logits = predict(model, data.test.images, settings)
+    scaled_measures = measured("scaled", logits / temperature, data.test.labels)
+    first = Split(data.test.images[:FGSM_IMAGES], data.test.labels[:FGSM_IMAGES])
+    return {
+        **found,
+        **measured("test", logits, data.test.labels),
+        "temperature": temperature,
+        "scaled_nll": scaled_measures["scaled_nll"],
+        "scaled_ece": scaled_measures["scaled_ece"],
+        "fgsm_top1": mw.top_k_accuracy(attacked(model, first, settings), first.labels).item(),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """Say which code, versions and processor make a run."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "source": git("rev-parse", "HEAD:src"),
+        "changed": git("status", "--porcelain", "--untracked-files=no", "src", "benchmarks/protocol_b.py"),
+        "versions": {"mixwell": mw.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def key_of(record: dict[str, Any]) -> str:
+    """Return what makes two runs the same run."""
+    return json.dumps([record[name] for name in ("method", "seed", "tune", "settings")], sort_keys=True)
+
+
+def finished(results: Path) -> set[str]:
+    """Return the keys of the runs in a results file."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return {key_of(json.loads(line)) for line in lines}
+
+
+def run(wanted: dict[str, Any], settings: Settings, data: Data, results: Path, weights: Path) -> None:
+    """Train and measure one network, and append its line; do nothing if that is done or under way elsewhere."""
+    name = hashlib.sha256(key_of(wanted).encode()).hexdigest()[:16]
+    weights.mkdir(parents=True, exist_ok=True)
+    with (weights / f"{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
+        except BlockingIOError:
+            return
+        if key_of(wanted) in finished(results):
+            return
+        began, cpu = time.perf_counter(), time.process_time()
+        model = train(wanted["method"], wanted["seed"], data.train, settings)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        record = {
+            **wanted,
+            **{key: round(value, 5) for key, value in evaluate(model, data, settings, wanted["tune"]).items()},
+            "seconds": round(seconds, 1),
+            "cpu_seconds": round(cpu_seconds, 1),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights": f"{name}.pt",
+            **origin(),
+        }
+        torch.save(model.state_dict(), weights / f"{name}.pt")
+        with results.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    top1 = record.get("test_top1", record["held_out_top1"])
+    print(f"{wanted['method']}, seed {wanted['seed']}: {top1:.2f} %, {seconds:.0f} s", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    defaults = Settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=["NoMix()"], help='"POLICY", "METHOD" or "METHOD | POLICY"')
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds cifar-100-python")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "protocol_b.jsonl")
+    parser.add_argument("--weights", type=Path, default=ROOT / "runs" / "protocol_b", help="where networks are kept")
+    parser.add_argument("--tune", action="store_true", help="measure on held-out images only")
+    parser.add_argument("--lr", type=float, nargs="+", default=[defaults.lr])
+    parser.add_argument("--weight-decay", type=float, nargs="+", default=[defaults.weight_decay])
+    parser.add_argument("--epochs", type=int, default=defaults.epochs)
+    parser.add_argument("--train-images", type=int, default=defaults.train_images)
+    parser.add_argument("--held-out-images", type=int, default=defaults.held_out_images)
+    parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default=defaults.precision)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what is not finished, seed by seed, so that results are complete pairs at any time."""
+    args = arguments()
+    torch.set_num_threads(1)
+    shared = {name: getattr(args, name) for name in ("epochs", "train_images", "held_out_images", "batch_size")}
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    data = read(args.data, Settings(**shared))
+    for seed, lr, decay, text in itertools.product(args.seeds, args.lr, args.weight_decay, args.methods):
+        settings = Settings(lr=lr, weight_decay=decay, precision=args.precision, **shared)
+        wanted = {"method": text, "seed": seed, "tune": args.tune, "settings": asdict(settings)}
+        try:
+            run(wanted, settings, data, args.results, args.weights)
+        except FloatingPointError as error:
+            print(error, flush=True)
+
+
+if __name__ == "__main__":
+    main()
