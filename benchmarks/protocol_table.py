@@ -200,61 +200,56 @@ def tuning_lines(records: Iterable[Record]) -> list[str]:
     return lines
 
 
+def protocol_lines(table: Table, settings: Record) -> list[str]:
+    """Describe the protocol, and say whether plain training passes the gate."""
+    plain = table.group(PLAIN)
+    gate = min(plain.values("train_top1")) if plain else 0.0
+    return [
+        f"CIFAR-100 with its 20 superclasses as labels. `mini_resnet` is trained on {settings['train_images']:,} "
+        f"images, the same in every run, for {table.epochs} epochs: SGD with Nesterov momentum 0.9, batches of "
+        f"{settings['batch_size']}, learning rate {settings['lr']} with a cosine schedule, weight decay "
+        f"{settings['weight_decay']}, random crops with {settings['crop']} pixels of padding and flips, "
+        f"{settings['precision']}. Learning rate and weight decay were tuned for plain training on "
+        f"{settings['held_out_images']:,} held-out images and are used for every method.",
+        "",
+        f"Gate: plain training must exceed 99 % top-1 on its own training images. Lowest run: {gate:.2f} %, "
+        f"{'passed' if gate > 99 else 'NOT passed'}.",
+        "",
+        "Mean ± standard deviation over seeds on the 10,000 test images, last epoch. Differences are paired by seed: "
+        "runs of one seed share initial weights, order and crops. Intervals and two-sided p-values are those of a paired "
+        't-test; "Holm" adjusts the p-values against plain training for the number of rows.',
+    ]
+
+
+MEASURES = (
+    "ECE with 15 bins; scaled: after temperature scaling on the held-out images. FGSM: one step of 8/255 on the first "
+    "2,000 test images. CPU seconds are those of training on one thread."
+)
+
+
 def page(records: list[Record]) -> str:
     """Return docs/results.md."""
     table = table_of(records)
     compared = [record for record in records if not record["tune"]]
-    settings = {**compared[0]["settings"], "epochs": table.epochs}
-    plain = table.group(PLAIN)
-    assert plain is not None
-    gate = min(plain.values("train_top1"))
     sources = sorted({run["source"][:10] for run in compared})
     versions = sorted({f"torch {run['versions']['torch']}, Python {run['versions']['python']}" for run in compared})
-    return "\n".join(
-        [
-            "# Results",
-            "",
-            "Written by `python benchmarks/protocol_table.py` from `results/protocol_b.jsonl`; do not edit.",
-            "",
-            "## Protocol B: few images, from scratch",
-            "",
-            f"CIFAR-100 with its 20 superclasses as labels. `mini_resnet` is trained on {settings['train_images']:,} "
-            f"images, the same in every run, for {settings['epochs']} epochs: SGD with Nesterov momentum 0.9, batches "
-            f"of {settings['batch_size']}, learning rate {settings['lr']} with a cosine schedule, weight decay "
-            f"{settings['weight_decay']}, random crops with {settings['crop']} pixels of padding and flips, "
-            f"{settings['precision']}. Learning rate and weight decay were tuned for plain training on "
-            f"{settings['held_out_images']:,} held-out images and are used for every method.",
-            "",
-            f"Gate: plain training must reach 99 % on its own training images. Lowest run: {gate:.2f} %, "
-            f"{'passed' if gate > 99 else 'NOT passed'}.",
-            "",
-            "Mean ± standard deviation over seeds on the 10,000 test images, last epoch. Differences are paired by "
-            "seed: runs of one seed share initial weights, order and crops. Intervals and two-sided p-values are those of a "
-            'paired t-test; "Holm" adjusts them for the number of rows.',
-            "",
-            *accuracy_lines(table),
-            "",
-            "## Likelihood, calibration, robustness and cost",
-            "",
-            "ECE with 15 bins; scaled: after temperature scaling on the held-out images. FGSM: one step of 8/255 on "
-            "the first 2,000 test images. CPU seconds are those of training on one thread.",
-            "",
-            *measure_lines(table),
-            "",
-            "## Every run",
-            "",
-            "Test top-1, %.",
-            "",
-            *run_lines(table),
-            "",
-            "## Tuning",
-            "",
-            *tuning_lines(records),
-            "",
-            f"{len(compared)} compared runs; source trees {', '.join(sources)}; {'; '.join(versions)}.",
-            "",
-        ]
-    )
+    parts = [
+        ["# Results"],
+        ["Written by `python benchmarks/protocol_table.py` from `results/protocol_b.jsonl`; do not edit."],
+        ["## Protocol B: few images, from scratch"],
+        protocol_lines(table, compared[0]["settings"]),
+        accuracy_lines(table),
+        ["## Likelihood, calibration, robustness and cost"],
+        [MEASURES],
+        measure_lines(table),
+        ["## Every run"],
+        ["Test top-1, %."],
+        run_lines(table),
+        ["## Tuning"],
+        tuning_lines(records),
+        [f"{len(compared)} compared runs; source trees {', '.join(sources)}; {'; '.join(versions)}."],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
 def verdict(table: Table, method: str) -> str:
