@@ -216,8 +216,8 @@ def protocol_lines(table: Table, settings: Record) -> list[str]:
         f"{'passed' if gate > 99 else 'NOT passed'}.",
         "",
         "Mean ± standard deviation over seeds on the 10,000 test images, last epoch. Differences are paired by seed: "
-        "runs of one seed share initial weights, order and crops. Intervals and two-sided p-values are those of a paired "
-        't-test; "Holm" adjusts the p-values against plain training for the number of rows.',
+        "runs of one seed share initial weights, order and crops. Intervals and two-sided p-values are those of a "
+        'paired t-test; "Holm" adjusts the p-values against plain training for the number of rows.',
     ]
 
 
