@@ -59,6 +59,7 @@ class Settings:
     weight_decay: float = 5e-4
     crop: int = 4
     precision: str = "bf16"
+    stem_stride: int = 2
 
 
 class Split(NamedTuple):
@@ -170,6 +171,7 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
     """
     torch.manual_seed(seed)
     model = mini_resnet(CLASSES).to(memory_format=torch.channels_last)
+    model.conv1.stride = (settings.stem_stride,) * 2
     model.register_forward_pre_hook(Standardize())
     method = method_of(text, model).train()
     groups = [{"lr": settings.lr, "weight_decay": settings.weight_decay, **group} for group in method.param_groups()]
@@ -335,6 +337,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held-out-images", type=int, default=defaults.held_out_images)
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default=defaults.precision)
+    parser.add_argument(
+        "--stem-stride", type=int, default=defaults.stem_stride, help="2 makes a run three times as fast"
+    )
     return parser.parse_args()
 
 
@@ -342,7 +347,9 @@ def main() -> None:
     """Run what is not finished, seed by seed, so that results are complete pairs at any time."""
     args = arguments()
     torch.set_num_threads(1)
-    shared = {name: getattr(args, name) for name in ("epochs", "train_images", "held_out_images", "batch_size")}
+    shared = {
+        name: getattr(args, name) for name in ("epochs", "train_images", "held_out_images", "batch_size", "stem_stride")
+    }
     args.results.parent.mkdir(parents=True, exist_ok=True)
     data = read(args.data, Settings(**shared))
     for seed, lr, decay, text in itertools.product(args.seeds, args.lr, args.weight_decay, args.methods):
