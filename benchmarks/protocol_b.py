@@ -175,7 +175,7 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
     model.register_forward_pre_hook(Standardize())
     method = method_of(text, model).train()
     groups = [{"lr": settings.lr, "weight_decay": settings.weight_decay, **group} for group in method.param_groups()]
-    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
     steps = settings.epochs * (len(split.labels) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2)
     generator = torch.Generator().manual_seed(seed)
