@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 POLICY ?= CutMix(alpha=1.0)
 DATA ?= data
 RESULTS ?= results/protocol_b.jsonl
-export PYTHON
+export PYTHON POLICY DATA RESULTS
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -55,10 +55,10 @@ bench: setup  ## time our policies (see benchmarks/)
 
 leaderboard: setup  ## run Protocol B for POLICY (five seeds) and compare with the committed plain and CutMix runs
 	@for job in $$(seq $(JOBS)); do \
-		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/protocol_b.py '$(POLICY)' --data '$(DATA)' --results $(RESULTS) & \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/protocol_b.py "$$POLICY" --data "$$DATA" --results "$$RESULTS" & \
 		jobs="$$jobs $$!"; \
 	done; for job in $$jobs; do wait $$job || exit 1; done
-	$(BIN)/python benchmarks/protocol_table.py --results $(RESULTS) --row '$(POLICY)'
+	$(BIN)/python benchmarks/protocol_table.py --results "$$RESULTS" --row "$$POLICY"
 
 lock:  ## pin the newest versions that pyproject.toml admits
 	scripts/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \

@@ -205,12 +205,12 @@ def protocol_lines(table: Table, settings: Record) -> list[str]:
     plain = table.group(PLAIN)
     gate = min(plain.values("train_top1")) if plain else 0.0
     return [
-        f"CIFAR-100 with its 20 superclasses as labels. `mini_resnet` is trained on {settings['train_images']:,} "
-        f"images, the same in every run, for {table.epochs} epochs: SGD with Nesterov momentum 0.9, batches of "
-        f"{settings['batch_size']}, learning rate {settings['lr']} with a cosine schedule, weight decay "
-        f"{settings['weight_decay']}, random crops with {settings['crop']} pixels of padding and flips, "
-        f"{settings['precision']}. Learning rate and weight decay were tuned for plain training on "
-        f"{settings['held_out_images']:,} held-out images and are used for every method.",
+        f"CIFAR-100 with its 20 superclasses as labels. `mini_resnet`, whose first convolution has stride "
+        f"{settings['stem_stride']}, is trained on {settings['train_images']:,} images, the same in every run, for "
+        f"{table.epochs} epochs: SGD with Nesterov momentum 0.9, batches of {settings['batch_size']}, learning rate "
+        f"{settings['lr']} with a cosine schedule, weight decay {settings['weight_decay']}, random crops with "
+        f"{settings['crop']} pixels of padding and flips, {settings['precision']}. Learning rate and weight decay were "
+        f"tuned for plain training on {settings['held_out_images']:,} held-out images and are used for every method.",
         "",
         f"Gate: plain training must exceed 99 % top-1 on its own training images. Lowest run: {gate:.2f} %, "
         f"{'passed' if gate > 99 else 'NOT passed'}.",
