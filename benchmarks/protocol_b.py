@@ -55,8 +55,8 @@ class Settings:
     held_out_images: int = 5000
     epochs: int = 80
     batch_size: int = 50
-    lr: float = 0.1
-    weight_decay: float = 5e-4
+    lr: float = 0.05
+    weight_decay: float = 2e-3
     crop: int = 4
     precision: str = "bf16"
     stem_stride: int = 2
