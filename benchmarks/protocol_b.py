@@ -22,20 +22,20 @@ import hashlib
 import itertools
 import json
 import math
-import pickle
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from argparse import Namespace
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from few_images import Data, Split, batches, read
 from torch import Tensor, nn
 
 import mixwell as mw
@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 20
 FGSM_IMAGES, FGSM_STEP = 2000, 8 / 255
 BINS = 15
+CODE = ("benchmarks/protocol_b.py", "benchmarks/few_images.py")
 
 
 @dataclass(frozen=True)
@@ -60,54 +61,6 @@ class Settings:
     crop: int = 4
     precision: str = "bf16"
     stem_stride: int = 2
-
-
-class Split(NamedTuple):
-    """Images in [0, 1], shape ``(n, 3, 32, 32)``, and superclass labels ``(n,)``."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class Data(NamedTuple):
-    """The three splits of the protocol."""
-
-    train: Split
-    held_out: Split
-    test: Split
-
-
-def read(folder: Path, settings: Settings) -> Data:
-    """Read CIFAR-100 and choose the same balanced training and held-out images every time."""
-    parts = []
-    for name in ("train", "test"):
-        with (folder / "cifar-100-python" / name).open("rb") as file:
-            raw = pickle.load(file, encoding="latin1")  # noqa: S301  the published format of CIFAR-100
-        images = torch.from_numpy(raw["data"]).view(-1, 3, 32, 32)
-        parts.append((images, torch.tensor(raw["coarse_labels"]), torch.tensor(raw["fine_labels"])))
-    (images, coarse, fine), (test_images, test_coarse, _) = parts
-    chosen = balanced(fine, [settings.train_images, settings.held_out_images])
-    splits = [Split(scaled(images[rows]), coarse[rows]) for rows in chosen]
-    return Data(*splits, Split(scaled(test_images), test_coarse))
-
-
-def balanced(classes: Tensor, counts: list[int]) -> list[Tensor]:
-    """Return disjoint sets of rows with equally many of each class, the same at every call."""
-    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
-    rows: list[list[Tensor]] = [[] for _ in counts]
-    kinds = classes.unique()
-    for kind in kinds:
-        members, start = order[classes[order] == kind], 0
-        for found, count in zip(rows, counts, strict=True):
-            share = count // len(kinds)
-            found.append(members[start : start + share])
-            start += share
-    return [torch.cat(found) for found in rows]
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Turn uint8 images into float32 in [0, 1], channels last in memory."""
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 class Standardize:
@@ -137,27 +90,6 @@ def is_method(text: str) -> bool:
     return text.partition("(")[0].strip() in mw.names("method")
 
 
-def augmented(images: Tensor, generator: torch.Generator, crop: int) -> Tensor:
-    """Shift every image by up to ``crop`` pixels, with black borders, and flip half of them."""
-    count, size = len(images), images.shape[-1]
-    padded = F.pad(images, (crop,) * 4)
-    top, left = torch.randint(0, 2 * crop + 1, (2, count), generator=generator).unbind()
-    columns = torch.arange(size).expand(count, size)
-    columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns.flip(1), columns)
-    rows = top[:, None] + torch.arange(size)
-    columns = left[:, None] + columns
-    pixels = padded.permute(0, 2, 3, 1)[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return pixels.permute(0, 3, 1, 2)
-
-
-def batches(split: Split, settings: Settings, generator: torch.Generator) -> Iterator[Split]:
-    """Yield the augmented batches of one epoch; a last incomplete batch is dropped."""
-    order = torch.randperm(len(split.labels), generator=generator)
-    for rows in order.split(settings.batch_size):
-        if len(rows) == settings.batch_size:
-            yield Split(augmented(split.images[rows], generator, settings.crop), split.labels[rows])
-
-
 def autocast(settings: Settings) -> torch.autocast:
     """Return the context that runs convolutions in the wanted precision."""
     return torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16")
@@ -181,7 +113,7 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     done = 0
     for _ in range(settings.epochs):
-        for images, labels in batches(split, settings, generator):
+        for images, labels in batches(split, settings.batch_size, settings.crop, generator):
             with autocast(settings):
                 loss = method(images, labels)["loss"]
             if not loss.isfinite():
@@ -271,11 +203,13 @@ def origin() -> dict[str, Any]:
     return {
         "commit": git("rev-parse", "HEAD"),
         "source": git("rev-parse", "HEAD:src"),
-        "changed": git("status", "--porcelain", "--untracked-files=no", "src", "benchmarks/protocol_b.py"),
+        "changed": git("status", "--porcelain", "--untracked-files=no", "src", *CODE),
         "versions": {"mixwell": mw.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(
+            ["python", "benchmarks/protocol_b.py", *("DIR" if "/" in w else w for w in sys.argv[1:])]
+        ),
     }
 
 
@@ -290,16 +224,15 @@ def finished(results: Path) -> set[str]:
     return {key_of(json.loads(line)) for line in lines}
 
 
-def run(wanted: dict[str, Any], settings: Settings, data: Data, results: Path, weights: Path) -> None:
+def run(wanted: dict[str, Any], settings: Settings, data: Data, made_by: dict[str, Any], args: Namespace) -> None:
     """Train and measure one network, and append its line; do nothing if that is done or under way elsewhere."""
     name = hashlib.sha256(key_of(wanted).encode()).hexdigest()[:16]
-    weights.mkdir(parents=True, exist_ok=True)
-    with (weights / f"{name}.lock").open("w") as lock:
+    with (args.weights / f"{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it ends
         except BlockingIOError:
             return
-        if key_of(wanted) in finished(results):
+        if key_of(wanted) in finished(args.results):
             return
         began, cpu = time.perf_counter(), time.process_time()
         model = train(wanted["method"], wanted["seed"], data.train, settings)
@@ -311,16 +244,16 @@ def run(wanted: dict[str, Any], settings: Settings, data: Data, results: Path, w
             "cpu_seconds": round(cpu_seconds, 1),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "weights": f"{name}.pt",
-            **origin(),
+            **made_by,
         }
-        torch.save(model.state_dict(), weights / f"{name}.pt")
-        with results.open("a") as file:
+        torch.save(model.state_dict(), args.weights / f"{name}.pt")
+        with args.results.open("a") as file:
             file.write(json.dumps(record) + "\n")
     top1 = record.get("test_top1", record["held_out_top1"])
     print(f"{wanted['method']}, seed {wanted['seed']}: {top1:.2f} %, {seconds:.0f} s", flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> Namespace:
     """Read the command line."""
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -351,12 +284,14 @@ def main() -> None:
         name: getattr(args, name) for name in ("epochs", "train_images", "held_out_images", "batch_size", "stem_stride")
     }
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    data = read(args.data, Settings(**shared))
+    args.weights.mkdir(parents=True, exist_ok=True)
+    made_by = origin()  # now, because the files may change while this process runs
+    data = read(args.data, args.train_images, args.held_out_images)
     for seed, lr, decay, text in itertools.product(args.seeds, args.lr, args.weight_decay, args.methods):
         settings = Settings(lr=lr, weight_decay=decay, precision=args.precision, **shared)
         wanted = {"method": text, "seed": seed, "tune": args.tune, "settings": asdict(settings)}
         try:
-            run(wanted, settings, data, args.results, args.weights)
+            run(wanted, settings, data, made_by, args)
         except FloatingPointError as error:
             print(error, flush=True)
 

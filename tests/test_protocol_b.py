@@ -30,7 +30,7 @@ def program(name: str) -> ModuleType:
     return module
 
 
-protocol_b, protocol_table = program("protocol_b"), program("protocol_table")
+few_images, protocol_b, protocol_table = map(program, ("few_images", "protocol_b", "protocol_table"))
 
 
 @pytest.fixture(autouse=True)
@@ -105,16 +105,16 @@ def test_tuning_leaves_test_images_alone(cifar: Path, monkeypatch: pytest.Monkey
 def test_splits_are_balanced_disjoint_and_fixed() -> None:
     """Every class has its share of each split."""
     classes = torch.randint(0, 5, (500,), generator=torch.Generator().manual_seed(3))
-    first, second = protocol_b.balanced(classes, [50, 100])
+    first, second = few_images.balanced(classes, [50, 100])
     assert classes[first].bincount().tolist() == [10] * 5 and classes[second].bincount().tolist() == [20] * 5
     assert not set(first.tolist()) & set(second.tolist())
-    assert torch.equal(first, protocol_b.balanced(classes, [50, 100])[0])
+    assert torch.equal(first, few_images.balanced(classes, [50, 100])[0])
 
 
 def test_augmentation_is_a_shift_and_a_flip() -> None:
     """Every augmented image is one of the 162 that loops over shifts and flips make."""
     images = torch.rand(6, 3, 8, 8)
-    out = protocol_b.augmented(images, torch.Generator().manual_seed(0), 4)
+    out = few_images.augmented(images, torch.Generator().manual_seed(0), 4)
     padded = torch.nn.functional.pad(images, (4,) * 4)
     for image, result in zip(padded, out, strict=True):
         crops = [image[:, top : top + 8, left : left + 8] for top in range(9) for left in range(9)]
