@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from few_images import Data, Split, batches, read
+from measures import autocast, evaluate
 from torch import Tensor, nn
 
 import mixwell as mw
@@ -43,9 +43,7 @@ from mixwell.models import mini_resnet
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 20
-FGSM_IMAGES, FGSM_STEP = 2000, 8 / 255
-BINS = 15
-CODE = ("benchmarks/protocol_b.py", "benchmarks/few_images.py")
+CODE = tuple(f"benchmarks/{name}.py" for name in ("protocol_b", "few_images", "measures"))
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,12 @@ def is_method(text: str) -> bool:
     return text.partition("(")[0].strip() in mw.names("method")
 
 
-def autocast(settings: Settings) -> torch.autocast:
-    """Return the context that runs convolutions in the wanted precision."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16")
+def network(settings: Settings) -> nn.Module:
+    """Return a fresh network for images in [0, 1]."""
+    model = mini_resnet(CLASSES).to(memory_format=torch.channels_last)
+    model.conv1.stride = (settings.stem_stride,) * 2
+    model.register_forward_pre_hook(Standardize())
+    return model
 
 
 def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
@@ -102,9 +103,7 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
     these are the same for all methods, so that runs of one seed form a pair.
     """
     torch.manual_seed(seed)
-    model = mini_resnet(CLASSES).to(memory_format=torch.channels_last)
-    model.conv1.stride = (settings.stem_stride,) * 2
-    model.register_forward_pre_hook(Standardize())
+    model = network(settings)
     method = method_of(text, model).train()
     groups = [{"lr": settings.lr, "weight_decay": settings.weight_decay, **group} for group in method.param_groups()]
     optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
@@ -114,7 +113,7 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
     done = 0
     for _ in range(settings.epochs):
         for images, labels in batches(split, settings.batch_size, settings.crop, generator):
-            with autocast(settings):
+            with autocast(settings.precision):
                 loss = method(images, labels)["loss"]
             if not loss.isfinite():
                 raise FloatingPointError(f"The loss of {text}, seed {seed}, is NaN or Inf after {done} steps.")
@@ -125,72 +124,6 @@ def train(text: str, seed: int, split: Split, settings: Settings) -> nn.Module:
             done += 1
             method.after_step(done / steps)
     return method.model.eval()
-
-
-@torch.no_grad()
-def predict(model: nn.Module, images: Tensor, settings: Settings) -> Tensor:
-    """Return logits, computed in the precision of training and returned as float32."""
-    with autocast(settings):
-        return torch.cat([model(part).float() for part in images.split(250)])
-
-
-def attacked(model: nn.Module, split: Split, settings: Settings) -> Tensor:
-    """Return logits after one step of the fast gradient sign method, within [0, 1]."""
-    found = []
-    for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
-        images = images.clone().requires_grad_()
-        with autocast(settings):
-            loss = F.cross_entropy(model(images), labels)
-        (slope,) = torch.autograd.grad(loss, images)
-        found.append(predict(model, (images.detach() + FGSM_STEP * slope.sign()).clamp(0, 1), settings))
-    return torch.cat(found)
-
-
-def temperature_of(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature with the least negative log-likelihood, found by golden-section search over 1/T."""
-    low, high, golden = 0.01, 10.0, (math.sqrt(5) - 1) / 2
-    for _ in range(60):  # the loss is convex in 1/T
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if F.cross_entropy(logits * left, labels) < F.cross_entropy(logits * right, labels):
-            high = right
-        else:
-            low = left
-    return 2 / (low + high)
-
-
-def measured(name: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return top-1, top-5 (percent), NLL (nats) and ECE (0 to 1) under names that start with the split's."""
-    return {
-        f"{name}_top1": mw.top_k_accuracy(logits, labels).item(),
-        f"{name}_top5": mw.top_k_accuracy(logits, labels, 5).item(),
-        f"{name}_nll": F.cross_entropy(logits, labels).item(),
-        f"{name}_ece": mw.expected_calibration_error(logits, labels, BINS).item(),
-    }
-
-
-def evaluate(model: nn.Module, data: Data, settings: Settings, tune: bool) -> dict[str, float]:
-    """Measure a trained network; the test images are left alone while tuning."""
-    held_out = predict(model, data.held_out.images, settings)
-    train_logits = predict(model, data.train.images, settings)
-    found = {
-        "train_top1": mw.top_k_accuracy(train_logits, data.train.labels).item(),
-        "train_loss": F.cross_entropy(train_logits, data.train.labels).item(),
-        **measured("held_out", held_out, data.held_out.labels),
-    }
-    if tune:
-        return found
-    temperature = temperature_of(held_out, data.held_out.labels)
-    logits = predict(model, data.test.images, settings)
-    scaled_measures = measured("scaled", logits / temperature, data.test.labels)
-    first = Split(data.test.images[:FGSM_IMAGES], data.test.labels[:FGSM_IMAGES])
-    return {
-        **found,
-        **measured("test", logits, data.test.labels),
-        "temperature": temperature,
-        "scaled_nll": scaled_measures["scaled_nll"],
-        "scaled_ece": scaled_measures["scaled_ece"],
-        "fgsm_top1": mw.top_k_accuracy(attacked(model, first, settings), first.labels).item(),
-    }
 
 
 def origin() -> dict[str, Any]:
@@ -237,9 +170,10 @@ def run(wanted: dict[str, Any], settings: Settings, data: Data, made_by: dict[st
         began, cpu = time.perf_counter(), time.process_time()
         model = train(wanted["method"], wanted["seed"], data.train, settings)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+        measures = evaluate(model, data, settings.precision, wanted["tune"])
         record = {
             **wanted,
-            **{key: round(value, 5) for key, value in evaluate(model, data, settings, wanted["tune"]).items()},
+            **{key: round(value, 5) for key, value in measures.items()},
             "seconds": round(seconds, 1),
             "cpu_seconds": round(cpu_seconds, 1),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

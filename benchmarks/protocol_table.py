@@ -7,126 +7,14 @@ compares with plain training and with CutMix, and whether it earns a row (p < 0.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from scipy.stats import t as student
+from paired import CUTMIX, PLAIN, Record, Table, holm, load, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN, CUTMIX = "NoMix()", "CutMix(alpha=1.0)"
 LEVEL = 0.01
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired t-test of one method against another: differences of runs with the same seed."""
-
-    count: int
-    mean: float
-    low: float
-    high: float
-    p: float
-
-    @classmethod
-    def of(cls, differences: Sequence[float]) -> Comparison | None:
-        """Return mean, 95 % confidence interval and two-sided p-value; None below two pairs."""
-        count = len(differences)
-        if count < 2:
-            return None
-        mean, error = statistics.mean(differences), statistics.stdev(differences) / count**0.5
-        if not error:
-            return cls(count, mean, mean, mean, 0.0 if mean else 1.0)
-        reach = float(student.ppf(0.975, count - 1)) * error
-        return cls(count, mean, mean - reach, mean + reach, 2 * float(student.sf(abs(mean) / error, count - 1)))
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-
-
-@dataclass(frozen=True)
-class Group:
-    """All runs of one method with one number of epochs, by seed."""
-
-    method: str
-    epochs: int
-    runs: dict[int, Record]
-
-    def values(self, measure: str) -> list[float]:
-        """Return a measure of every run, in order of seeds."""
-        return [self.runs[seed][measure] for seed in sorted(self.runs)]
-
-    def text(self, measure: str, digits: int = 2) -> str:
-        """Return mean ± standard deviation over the seeds."""
-        values = self.values(measure)
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.{digits}f}{spread}"
-
-    def against(self, other: Group | None, measure: str = "test_top1") -> Comparison | None:
-        """Compare with another group over the seeds that both have."""
-        if other is None or other is self:
-            return None
-        seeds = sorted(self.runs.keys() & other.runs.keys())
-        return Comparison.of([self.runs[seed][measure] - other.runs[seed][measure] for seed in seeds])
-
-
-@dataclass(frozen=True)
-class Table:
-    """The groups of one setting of the protocol, plain training and CutMix first among equals."""
-
-    groups: list[Group]
-    epochs: int
-
-    def group(self, method: str, epochs: int | None = None) -> Group | None:
-        """Return the runs of a method, by default with the protocol's number of epochs."""
-        wanted = (method, self.epochs if epochs is None else epochs)
-        return next((group for group in self.groups if (group.method, group.epochs) == wanted), None)
-
-    def name(self, group: Group) -> str:
-        """Return how a row is called."""
-        name = "plain" if group.method == PLAIN else f"`{group.method}`".replace("|", "over")
-        return name if group.epochs == self.epochs else f"{name}, {group.epochs} epochs"
-
-
-def load(path: Path) -> list[Record]:
-    """Read a results file."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
-def table_of(records: Iterable[Record]) -> Table:
-    """Group compared runs by method; the number of epochs of plain training is the protocol's.
-
-    Raises:
-        ValueError: Runs differ in settings other than the number of epochs.
-    """
-    runs = [record for record in records if not record["tune"]]
-    settings = {json.dumps({**run["settings"], "epochs": 0}, sort_keys=True) for run in runs}
-    if len(settings) > 1:
-        raise ValueError(
-            f"All compared runs must share their settings except epochs, but there are {sorted(settings)}."
-        )
-    found: dict[tuple[str, int], dict[int, Record]] = {}
-    for run in runs:
-        found.setdefault((run["method"], run["settings"]["epochs"]), {})[run["seed"]] = run
-    groups = [Group(method, epochs, seeds) for (method, epochs), seeds in found.items()]
-    plain = [group for group in groups if group.method == PLAIN]
-    if not plain:
-        raise ValueError(f"There is no run of {PLAIN} to compare with.")
-    return Table(groups, max(plain, key=lambda group: len(group.runs)).epochs)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's method, in the given order."""
-    order = sorted(range(len(ps)), key=ps.__getitem__)
-    adjusted, highest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, (len(ps) - rank) * ps[index]))
-        adjusted[index] = highest
-    return adjusted
 
 
 def cells(*values: object) -> str:
@@ -166,15 +54,24 @@ def accuracy_lines(table: Table) -> list[str]:
     return lines
 
 
-def measure_lines(table: Table) -> list[str]:
-    """Return the table of all other measures."""
-    heads = ("top-5, %", "NLL", "ECE", "ECE, scaled", "FGSM top-1, %", "training top-1, %", "CPU seconds")
-    lines = [cells("method", *heads), cells("---", *["---:"] * len(heads))]
-    for group in sorted(table.groups, key=lambda group: statistics.mean(group.values("test_nll"))):
-        calibration = [group.text(name, 3) for name in ("test_nll", "test_ece", "scaled_ece")]
-        rest = [group.text("fgsm_top1"), group.text("train_top1"), group.text("cpu_seconds", 0)]
-        lines.append(cells(table.name(group), group.text("test_top5"), *calibration, *rest))
-    return lines
+OTHERS = {
+    "top-5, %": ("test_top5", 2),
+    "NLL": ("test_nll", 3),
+    "ECE": ("test_ece", 3),
+    "ECE, scaled": ("scaled_ece", 3),
+    "FGSM top-1, %": ("fgsm_top1", 2),
+    "training top-1, %": ("train_top1", 2),
+    "CPU seconds": ("cpu_seconds", 0),
+}
+CHANGES = {name: (name, 2) for name in ("noise", "blur", "contrast", "pixelate", "occlusion")}
+
+
+def measure_lines(table: Table, columns: dict[str, tuple[str, int]]) -> list[str]:
+    """Return a table of other measures, in order of test NLL, without groups that lack one of them."""
+    lines = [cells("method", *columns), cells("---", *["---:"] * len(columns))]
+    complete = [group for group in table.groups if all(group.has(measure) for measure, _ in columns.values())]
+    complete.sort(key=lambda group: statistics.mean(group.values("test_nll")))
+    return lines + [cells(table.name(each), *(each.text(*column) for column in columns.values())) for each in complete]
 
 
 def run_lines(table: Table) -> list[str]:
@@ -227,6 +124,12 @@ MEASURES = (
 )
 
 
+CORRUPTION = (
+    "Top-1 on the first 2,000 test images with noise, blur, less contrast, half the resolution, or a grey square of 16 "
+    "pixels, as `benchmarks/protocol_robustness.py` makes them."
+)
+
+
 def page(records: list[Record]) -> str:
     """Return docs/results.md."""
     table = table_of(records)
@@ -241,7 +144,10 @@ def page(records: list[Record]) -> str:
         accuracy_lines(table),
         ["## Likelihood, calibration, robustness and cost"],
         [MEASURES],
-        measure_lines(table),
+        measure_lines(table, OTHERS),
+        ["## Corruption and occlusion"],
+        [CORRUPTION],
+        measure_lines(table, CHANGES),
         ["## Every run"],
         ["Test top-1, %."],
         run_lines(table),

@@ -30,7 +30,8 @@ def program(name: str) -> ModuleType:
     return module
 
 
-few_images, protocol_b, protocol_table = map(program, ("few_images", "protocol_b", "protocol_table"))
+NAMES = ("few_images", "measures", "paired", "protocol_b", "protocol_table", "protocol_robustness")
+few_images, measures, paired, protocol_b, protocol_table, protocol_robustness = map(program, NAMES)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[dic
     places = ("--data", str(folder), "--results", str(folder / "r.jsonl"), "--weights", str(folder / "weights"))
     monkeypatch.setattr(sys, "argv", ["protocol_b.py", *words, *sizes, *places])
     protocol_b.main()
-    return protocol_table.load(folder / "r.jsonl")
+    return paired.load(folder / "r.jsonl")
 
 
 def test_runs_are_written_once_and_resumed(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +95,35 @@ def test_a_run_under_way_elsewhere_is_skipped(cifar: Path, monkeypatch: pytest.M
     assert call(monkeypatch, cifar, "NoMix()", "--seeds", "0")[0]["test_nll"] == line["test_nll"]
 
 
+def test_robustness_is_measured_once(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kept network gets one line, which the table reads together with its run."""
+    call(monkeypatch, cifar, "NoMix()", "CutMix(alpha=1.0)", "--seeds", "0")
+    places = ("--data", str(cifar), "--results", str(cifar / "r.jsonl"), "--weights", str(cifar / "weights"))
+    monkeypatch.setattr(sys, "argv", ["x", *places])
+    for _ in range(2):
+        protocol_robustness.main()
+        assert len((cifar / "r_robustness.jsonl").read_text().splitlines()) == 2
+    records = paired.load(cifar / "r.jsonl")
+    assert all(0 <= record["occlusion"] <= 100 and "test_nll" in record for record in records)
+    assert "| plain |" in protocol_table.page(records).split("## Corruption")[1]
+
+
+def test_changed_images_stay_images() -> None:
+    """Every change differs from the image, stays in [0, 1], and the hole has 16 by 16 grey pixels."""
+    images = torch.rand(4, 3, 32, 32)
+    views = protocol_robustness.changed(images)
+    for view in views.values():
+        assert view.shape == images.shape and view.min() >= 0 and view.max() <= 1
+    assert ((views["occlusion"] != images).any(1).sum((1, 2)) == 256).all()
+    assert torch.allclose(views["pixelate"][:, :, 0, 0], images[:, :, :2, :2].mean((2, 3)))
+
+
 def test_tuning_leaves_test_images_alone(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tuning run has no test measure, and never stands among compared runs."""
     (line,) = call(monkeypatch, cifar, "NoMix()", "--seeds", "0", "--tune", "--lr", "0.05")
     assert not [name for name in line if name.startswith(("test", "scaled", "fgsm"))]
     with pytest.raises(ValueError, match="no run of NoMix"):
-        protocol_table.table_of([line])
+        paired.table_of([line])
 
 
 def test_splits_are_balanced_disjoint_and_fixed() -> None:
@@ -131,16 +155,16 @@ def test_temperature_agrees_with_scipy() -> None:
         return torch.nn.functional.cross_entropy(logits / temperature, labels).item()
 
     wanted = minimize_scalar(loss, bounds=(0.1, 100), method="bounded", options={"xatol": 1e-8}).x
-    assert protocol_b.temperature_of(logits, labels) == pytest.approx(wanted, rel=1e-4)
+    assert measures.temperature_of(logits, labels) == pytest.approx(wanted, rel=1e-4)
 
 
 def record(method: str, seed: int, top1: float, epochs: int = 80) -> dict[str, Any]:
     """Return what a run leaves, with one number that matters."""
-    measures = ("test_top5", "test_nll", "test_ece", "scaled_ece", "fgsm_top1", "train_top1", "cpu_seconds")
+    names = ("test_top5", "test_nll", "test_ece", "scaled_ece", "fgsm_top1", "train_top1", "cpu_seconds")
     settings = {**protocol_b.asdict(protocol_b.Settings()), "epochs": epochs}
     versions = {"torch": "2", "python": "3"}
     return {
-        **dict.fromkeys(measures, 99.5), "method": method, "seed": seed, "tune": False, "settings": settings,
+        **dict.fromkeys(names, 99.5), "method": method, "seed": seed, "tune": False, "settings": settings,
         "test_top1": top1, "source": "abc", "versions": versions,
     }  # fmt: skip
 
@@ -159,7 +183,7 @@ def records() -> list[dict[str, Any]]:
 
 def test_table_agrees_with_scipy() -> None:
     """Means, intervals and p-values in the printed table are those of ``ttest_rel``."""
-    text = "\n".join(protocol_table.accuracy_lines(protocol_table.table_of(records())))
+    text = "\n".join(protocol_table.accuracy_lines(paired.table_of(records())))
     tests = [stats.ttest_rel(CUTMIX, PLAIN), stats.ttest_rel(OTHER, PLAIN), stats.ttest_rel(OTHER, CUTMIX)]
     for test, pair in zip(tests, ((CUTMIX, PLAIN), (OTHER, PLAIN), (OTHER, CUTMIX)), strict=True):
         interval = test.confidence_interval(0.95)
@@ -172,18 +196,18 @@ def test_table_agrees_with_scipy() -> None:
 
 def test_holm_agrees_with_its_definition() -> None:
     """The smallest p-value is multiplied by the count, the next by one less, and none falls below one before it."""
-    assert protocol_table.holm([0.03, 0.01, 0.04, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
-    assert protocol_table.holm([]) == []
+    assert paired.holm([0.03, 0.01, 0.04, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+    assert paired.holm([]) == []
 
 
 def test_only_common_seeds_are_paired() -> None:
     """A missing run shortens the comparison; runs with fewer epochs are a row of their own against plain training."""
-    table = protocol_table.table_of([r for r in records() if (r["method"], r["seed"]) != ("MixUp(alpha=1.0)", 2)])
+    table = paired.table_of([r for r in records() if (r["method"], r["seed"]) != ("MixUp(alpha=1.0)", 2)])
     plain, mixup = table.group("NoMix()"), table.group("MixUp(alpha=1.0)")
     keep = [0, 1, 3, 4]
     expected = stats.ttest_rel([OTHER[i] for i in keep], [PLAIN[i] for i in keep]).pvalue
     assert mixup.against(plain).p == pytest.approx(expected)
-    short = protocol_table.table_of([*records(), *(record("NoMix()", seed, 30.0, 20) for seed in range(4))])
+    short = paired.table_of([*records(), *(record("NoMix()", seed, 30.0, 20) for seed in range(4))])
     assert short.epochs == 80 and "plain, 20 epochs" in "\n".join(protocol_table.accuracy_lines(short))
 
 
@@ -199,8 +223,8 @@ def test_page_and_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     capsys.readouterr()
     protocol_table.main()
     assert "\nEarns a row" in capsys.readouterr().out
-    table = protocol_table.table_of([r for r in records() if r["seed"]])
+    table = paired.table_of([r for r in records() if r["seed"]])
     assert "Does not earn" in protocol_table.verdict(table, "CutMix(alpha=1.0)")
     mixed = [*records(), {**record("FMix()", 0, 50.0), "settings": {"epochs": 80}}]
     with pytest.raises(ValueError, match="must share their settings"):
-        protocol_table.table_of(mixed)
+        paired.table_of(mixed)
