@@ -57,6 +57,10 @@ class Group:
         """Return a measure of every run, in order of seeds."""
         return [self.runs[seed][measure] for seed in sorted(self.runs)]
 
+    def mean(self, measure: str) -> float:
+        """Return the mean of a measure."""
+        return statistics.mean(self.values(measure))
+
     def text(self, measure: str, digits: int = 2) -> str:
         """Return mean ± standard deviation over the seeds."""
         values = self.values(measure)
@@ -82,6 +86,10 @@ class Table:
         """Return the runs of a method, by default with the protocol's number of epochs."""
         wanted = (method, self.epochs if epochs is None else epochs)
         return next((group for group in self.groups if (group.method, group.epochs) == wanted), None)
+
+    def reference(self, method: str, group: Group) -> Group | None:
+        """Return the runs of a method to compare a group with: of as many epochs if there are any."""
+        return self.group(method, group.epochs) or self.group(method)
 
     def name(self, group: Group) -> str:
         """Return how a row is called."""

@@ -207,6 +207,12 @@ def test_only_common_seeds_are_paired() -> None:
     keep = [0, 1, 3, 4]
     expected = stats.ttest_rel([OTHER[i] for i in keep], [PLAIN[i] for i in keep]).pvalue
     assert mixup.against(plain).p == pytest.approx(expected)
+    longer = [record(name, seed, 50.0 + seed, 240) for name in ("NoMix()", "MixUp(alpha=1.0)") for seed in range(2)]
+    for table, wanted in (
+        (paired.table_of([*records(), *longer]), 240),
+        (paired.table_of([*records(), longer[2]]), 80),
+    ):
+        assert table.reference("NoMix()", table.group("MixUp(alpha=1.0)", 240)).epochs == wanted
     short = paired.table_of([*records(), *(record("NoMix()", seed, 30.0, 20) for seed in range(4))])
     assert short.epochs == 80 and "plain, 20 epochs" in "\n".join(protocol_table.accuracy_lines(short))
 
