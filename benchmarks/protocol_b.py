@@ -210,9 +210,21 @@ def arguments() -> Namespace:
     return parser.parse_args()
 
 
+def check(args: Namespace) -> None:
+    """Stop with one sentence if the data are missing or a method cannot be built."""
+    if not (args.data / "cifar-100-python").is_dir():
+        raise SystemExit(f"--data must hold the folder cifar-100-python, but {args.data} does not.")
+    for text in args.methods:
+        try:
+            method_of(text, network(Settings()))
+        except (TypeError, ValueError) as error:
+            raise SystemExit(f"{text!r} is not a method: {error}") from error
+
+
 def main() -> None:
     """Run what is not finished, seed by seed, so that results are complete pairs at any time."""
     args = arguments()
+    check(args)
     torch.set_num_threads(1)
     shared = {
         name: getattr(args, name) for name in ("epochs", "train_images", "held_out_images", "batch_size", "stem_stride")

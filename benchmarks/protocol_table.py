@@ -21,9 +21,9 @@ def cells(*values: object) -> str:
     return f"| {' | '.join(map(str, values))} |"
 
 
-def number(p: float | None) -> str:
+def number(p: float | None, equals: str = "") -> str:
     """Return a p-value as text."""
-    return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+    return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{equals}{p:.4f}"
 
 
 def accuracy_lines(table: Table) -> list[str]:
@@ -164,7 +164,9 @@ def verdict(table: Table, method: str) -> str:
         raise ValueError(f"There is no run of {method} with {table.epochs} epochs: run benchmarks/protocol_b.py first.")
     lines = [f"{method}: {group.text('test_top1')} % over {len(group.runs)} seeds"]
     tests = {name: group.against(table.group(name)) for name in (PLAIN, CUTMIX)}
-    lines += [f"minus {name}: {test}, p = {number(test.p)}, {test.count} pairs" for name, test in tests.items() if test]
+    lines += [
+        f"minus {name}: {test}, p {number(test.p, '= ')}, {test.count} pairs" for name, test in tests.items() if test
+    ]
     test = tests[PLAIN]
     earned = test is not None and test.count >= 5 and test.mean > 0 and test.p < LEVEL
     lines.append(

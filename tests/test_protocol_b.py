@@ -118,6 +118,27 @@ def test_changed_images_stay_images() -> None:
     assert torch.allclose(views["pixelate"][:, :, 0, 0], images[:, :, :2, :2].mean((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        ("CutMux()", "did you mean CutMix"),
+        ("CutMix(alpha=-1)", "alpha"),
+        ("SUMix()", "policy"),
+        ("CutMix() | MixUp()", "not a method"),
+    ],
+)
+def test_wrong_methods_are_refused(cifar: Path, monkeypatch: pytest.MonkeyPatch, method: str, sentence: str) -> None:
+    """The program stops with one sentence before it reads images."""
+    with pytest.raises(SystemExit, match=sentence):
+        call(monkeypatch, cifar, method)
+
+
+def test_missing_data_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that lacks the data stands in the message."""
+    with pytest.raises(SystemExit, match=f"cifar-100-python, but {tmp_path}"):
+        call(monkeypatch, tmp_path, "NoMix()")
+
+
 def test_tuning_leaves_test_images_alone(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tuning run has no test measure, and never stands among compared runs."""
     (line,) = call(monkeypatch, cifar, "NoMix()", "--seeds", "0", "--tune", "--lr", "0.05")
