@@ -55,6 +55,7 @@ def accuracy_lines(table: Table) -> list[str]:
 OTHERS = {
     "top-5, %": ("test_top5", 2),
     "NLL": ("test_nll", 3),
+    "NLL, scaled": ("scaled_nll", 3),
     "ECE": ("test_ece", 3),
     "ECE, scaled": ("scaled_ece", 3),
     "FGSM top-1, %": ("fgsm_top1", 2),

@@ -181,7 +181,7 @@ def test_temperature_agrees_with_scipy() -> None:
 
 def record(method: str, seed: int, top1: float, epochs: int = 80) -> dict[str, Any]:
     """Return what a run leaves, with one number that matters."""
-    names = ("test_top5", "test_nll", "test_ece", "scaled_ece", "fgsm_top1", "train_top1", "cpu_seconds")
+    names = ("test_top5", "test_nll", "test_ece", "scaled_nll", "scaled_ece", "fgsm_top1", "train_top1", "cpu_seconds")
     settings = {**protocol_b.asdict(protocol_b.Settings()), "epochs": epochs}
     versions = {"torch": "2", "python": "3"}
     return {
