@@ -1,16 +1,20 @@
 # Every target sets up its own environment first, in .venv; all it needs is Python 3.11 or newer.
 # Options: JOBS=2 (test processes) ARGS=... (for pytest or the benchmark) DEMO_ARGS=... (for the demo) PYTHON=...
+# POLICY='CutMix(alpha=0.2)' DATA=data (for the leaderboard)
 PYTHON ?=
 JOBS ?= 2
 ARGS ?=
 DEMO_ARGS ?=
-export PYTHON
+POLICY ?= CutMix(alpha=1.0)
+DATA ?= data
+RESULTS ?= results/protocol_b.jsonl
+export PYTHON POLICY DATA RESULTS
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10
 
-.PHONY: help setup demo test test-all check docs bench lock clean
+.PHONY: help setup demo test test-all check docs bench leaderboard lock clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
@@ -48,6 +52,13 @@ docs: setup  ## write the tables, pages and pictures of docs/ and README.md from
 
 bench: setup  ## time our policies (see benchmarks/)
 	$(BIN)/python benchmarks/mixing.py $(ARGS)
+
+leaderboard: setup  ## run Protocol B for POLICY (five seeds) and compare with the committed plain and CutMix runs
+	@for job in $$(seq $(JOBS)); do \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/protocol_b.py "$$POLICY" --data "$$DATA" --results "$$RESULTS" & \
+		jobs="$$jobs $$!"; \
+	done; for job in $$jobs; do wait $$job || exit 1; done
+	$(BIN)/python benchmarks/protocol_table.py --results "$$RESULTS" --row "$$POLICY"
 
 lock:  ## pin the newest versions that pyproject.toml admits
 	scripts/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \

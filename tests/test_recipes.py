@@ -29,7 +29,8 @@ DEIT, SWIN, CONVNEXT = "deit_small_patch16_224", "swin_tiny_patch4_window7_224",
 # tap: layer, channels · images: epochs x batch · main: lr > lowest lr, weight decay · warm: epochs of warm-up / clip
 # label: smoothing · mix: alpha / margin, d = nobody with himself · teacher: last momentum / constant share
 # block: lr > lowest lr, m0 = without momentum, "=" = the main group's · off: block_p (0: always) · mask loss: 1 or
-# V = with variance, f = fading · flags: upsampling, c = lam_concat, N = normalised, k, dropout; n sources, r = random, beta
+# V = with variance, f = fading · flags: upsampling, c = lam_concat, N = normalised, k, dropout; n sources, r = random,
+# b = beta
 OFFICIAL = """
 recipe                       tap           images    main            warm  label mix      teacher       block        off cost flags
 cifar100_resnet18_automix    layer3:256    400x100   .1>.05,1e-4     0/0   0     2/.08    .999999/.1    =            0   1    nearest
