@@ -56,7 +56,7 @@ class BatchTransform(v2.Transform):
         Raises:
             ValueError: There are no images, or labels are missing or do not fit.
         """
-        sample = inputs if len(inputs) > 1 else inputs[0]
+        sample = inputs if len(inputs) != 1 else inputs[0]
         return self._detection(*sample) if _is_detection(sample) else self._tree(sample)
 
     def collate(self, rows: Sequence[Any]) -> Any:
@@ -66,7 +66,7 @@ class BatchTransform(v2.Transform):
         (first, _), (leaves, spec) = tree_flatten(rows[0]), tree_flatten(default_collate(list(rows)))
         for k, (one, leaf) in enumerate(zip(first, leaves, strict=True)):
             if isinstance(one, tv_tensors.TVTensor):  # stacking tensors forgets their kind
-                leaves[k] = tv_tensors.wrap(leaf, like=one)
+                leaves[k] = _wrap(leaf, like=one)
         return self(tree_unflatten(leaves, spec))
 
     def _tree(self, sample: Any) -> Any:
@@ -82,9 +82,9 @@ class BatchTransform(v2.Transform):
         for k, leaf in enumerate(leaves):
             if k in images:
                 mixed = plan.apply(_frames_as_channels(leaf)).reshape(leaf.shape)
-                leaves[k] = tv_tensors.wrap(mixed, like=leaf) if isinstance(leaf, tv_tensors.TVTensor) else mixed
+                leaves[k] = _wrap(mixed, like=leaf) if isinstance(leaf, tv_tensors.TVTensor) else mixed
             elif isinstance(leaf, tv_tensors.Mask):
-                leaves[k] = tv_tensors.wrap(plan.apply_segmentation(leaf.as_subclass(Tensor)), like=leaf)
+                leaves[k] = _wrap(plan.apply_segmentation(leaf.as_subclass(Tensor)), like=leaf)
             elif isinstance(leaf, tv_tensors.BoundingBoxes):
                 raise ValueError("Bounding boxes need a list of targets: pass (images, [{'boxes': ..., ...}, ...]).")
             elif k == place:
@@ -100,13 +100,16 @@ class BatchTransform(v2.Transform):
     def _detection(self, images: Tensor, targets: Sequence[Mapping[str, Any]]) -> tuple[Tensor, list[dict[str, Any]]]:
         plan = self.draw(images.as_subclass(Tensor), torch.zeros(len(images), dtype=torch.int64, device=images.device))
         name = next(key for key, value in targets[0].items() if isinstance(value, tv_tensors.BoundingBoxes))
-        corners = [v2.functional.convert_bounding_box_format(target[name], new_format="XYXY") for target in targets]
+        corners = [
+            v2.functional.convert_bounding_box_format(target[name], new_format=tv_tensors.BoundingBoxFormat.XYXY)
+            for target in targets
+        ]
         size = (images.shape[2], images.shape[3])
         boxes = mix_boxes(plan, [each.as_subclass(Tensor) for each in corners], size, self.min_visible)
         shares = plan.share(size)
         mixed = [_mixed_target(plan, row, found, name, targets, shares[row]) for row, found in enumerate(boxes)]
         pixels = plan.apply(images.as_subclass(Tensor))
-        return (tv_tensors.wrap(pixels, like=images) if isinstance(images, tv_tensors.Image) else pixels), mixed
+        return (_wrap(pixels, like=images) if isinstance(images, tv_tensors.Image) else pixels), mixed
 
 
 class Mix(BatchTransform):
@@ -143,11 +146,11 @@ class Mix(BatchTransform):
         super().__init__(num_classes, labels_getter, min_visible)
         self.policy = policy
         self.normalization = normalization
-        self.__dict__["model"] = model  # not a submodule: the transform does not own the classifier
+        self._model = (model,)  # in a tuple: the transform does not own the classifier, so it is not a submodule
 
     def draw(self, images: Tensor, labels: Tensor) -> Plan:
         """See :meth:`BatchTransform.draw`."""
-        return self.policy.draw(images, labels, model=self.model, normalization=self.normalization)
+        return self.policy.draw(images, labels, model=self._model[0], normalization=self.normalization)
 
     def extra_repr(self) -> str:
         """Return the settings for the repr."""
@@ -246,13 +249,19 @@ def _frames_as_channels(images: Tensor) -> Tensor:
     return plain.flatten(1, 2) if isinstance(images, tv_tensors.Video) else plain
 
 
+def _wrap(tensor: Tensor, like: Any) -> Any:
+    """Return a tensor as the kind of tensor that ``like`` is."""
+    return tv_tensors.wrap(tensor, like=like)  # type: ignore[call-arg]  # the annotations of torchvision lack it
+
+
 def _mixed_target(
     plan: Plan, row: int, found: MixedBoxes, name: str, targets: Sequence[Mapping[str, Any]], shares: Tensor
 ) -> dict[str, Any]:
     """Return the target of a mixed image: entries with one row per box follow the boxes, others are the anchor's."""
     own = targets[row]
     like = own[name]
-    boxes = tv_tensors.BoundingBoxes(found.boxes, format="XYXY", canvas_size=like.canvas_size)
+    settings: dict[str, Any] = {"format": tv_tensors.BoundingBoxFormat.XYXY, "canvas_size": like.canvas_size}
+    boxes = tv_tensors.BoundingBoxes(found.boxes, **settings)
     mixed = {**own, name: v2.functional.convert_bounding_box_format(boxes, new_format=like.format)}
     mixed["weights"] = found.weights
     picks = list(zip(found.rows.tolist(), found.indices.tolist(), strict=True))
@@ -266,5 +275,5 @@ def _mixed_target(
             shown = {r: shares[plan.sources[row] == r].sum(0) > 0 for r in set(found.rows.tolist())}
             rows = [mask * shown[source] for mask, (source, _) in zip(rows, picks, strict=True)]
         picked = torch.stack(rows) if rows else value.as_subclass(Tensor)[:0]
-        mixed[key] = tv_tensors.wrap(picked, like=value) if isinstance(value, tv_tensors.TVTensor) else picked
+        mixed[key] = _wrap(picked, like=value) if isinstance(value, tv_tensors.TVTensor) else picked
     return mixed

@@ -104,7 +104,8 @@ class PuzzleMix(Policy):
         several = _several(self.blocks)
         for cells in several:  # all of them, so that no later step fails
             self._check_size(pairs.size, cells, self._moved(cells))
-        cells = several[int(pairs.batch.rand_on_host() * len(several))] if len(several) > 1 else several[0]
+        index = int(pairs.batch.rand_on_host() * len(several)) if len(several) > 1 else 0
+        cells = list(several)[index]
         found = self.solve(self.costs(pairs, cells))
         # With a ratio of 0 or 1 only one label is allowed.
         lam = pairs.lam[:, None, None]

@@ -35,7 +35,7 @@ def worst_cases(images: Tensor, names: Sequence[str], records: Sequence[Mapping[
         parts.append(text(policy, 17, bold=True))
         for row in difference.argsort(descending=True)[:PER_POLICY].tolist():
             anchor, partner = mine[0]["sources"][row].tolist()
-            sources = beside(*(_captioned(images[k], names[k]) for k in (anchor, partner)))
+            sources = beside(*[_captioned(images[k], str(names[k])) for k in (anchor, partner)])
             visible = float(mine[0]["fraction"][row])
             weights = {"visible": visible} | {record["label"]: float(record["weights"][row]) for record in mine}
             lines = [_line(name, weight) for name, weight in weights.items()]

@@ -155,7 +155,8 @@ def measure(
     """
     needs = frozenset().union(*(label.needs for label in labels.values()))
     observer, records = Observer(model, needs), []
-    masks = object_masks(objects.boxes, len(objects.images), tuple(objects.images.shape[2:]))
+    height, width = objects.images.shape[2:]
+    masks = object_masks(objects.boxes, len(objects.images), (height, width))
     with undisturbed(model):
         for policy_name, policy in policies.items():
             found: dict[str, list[Tensor]] = {name: [] for name in labels}
@@ -189,7 +190,7 @@ def _view(
 ) -> mw.View:
     with observer.on_clean:
         clean = logits_of(model(images))
-    fields = observer.clean_fields(images)
+    fields: dict[str, Any] = observer.clean_fields(images)
     with observer.on_mixed:
         logits = logits_of(model(mixed.images))
     fields |= observer.mixed_fields(mixed.images)
