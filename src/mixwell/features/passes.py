@@ -110,9 +110,10 @@ class FeatureHook:
 
     def __exit__(self, *error: object) -> None:
         self._active = False
-        if self._handle is not None and not self._compiled and not torch.compiler.is_compiling():
-            self._handle.remove()
-            self._handle = None
+        if torch.compiler.is_compiling() or self._compiled or self._handle is None:
+            return
+        self._handle.remove()
+        self._handle = None
 
     def _attach(self) -> None:
         if self._handle is None:
