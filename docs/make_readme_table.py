@@ -8,7 +8,6 @@ from pathlib import Path
 from docstrings import markdown, read, table
 
 import mixwell
-from mixwell import decoupled
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 MARKED = re.compile(r"(<!-- (policies|methods|labels): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
@@ -25,16 +24,14 @@ SEE = re.compile(r"[;:] see :func:.*")
 
 def names(what: str) -> list[str]:
     """Return the names in a table."""
-    found = [name for kind in KINDS[what][0] for name in mixwell.names(kind)]
-    return [*dict.fromkeys([*found, "DecoupledCrossEntropy"])] if what == "labels" else found
+    return [name for kind in KINDS[what][0] for name in mixwell.names(kind)]
 
 
 def row(what: str, name: str) -> list[str]:
     """Return the row of an object: its name, its first sentence, its source."""
-    doc = read(getattr(mixwell, name, None) or getattr(decoupled, name))
-    shown = name if hasattr(mixwell, name) else f"decoupled.{name}"
+    doc = read(getattr(mixwell, name))
     idea = SEE.sub(".", doc.idea[0])
-    return [f"[`{shown}`]({KINDS[what][1].format(name)})", markdown(idea), markdown(doc.source)]
+    return [f"[`{name}`]({KINDS[what][1].format(name)})", markdown(idea), markdown(doc.source)]
 
 
 def filled(readme: str) -> str:

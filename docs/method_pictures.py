@@ -163,6 +163,7 @@ NO_PICTURE = {
     **dict.fromkeys(("AlignMix", "HiddenMix"), INSIDE),
     **dict.fromkeys(("AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"), LEARNED),
     **dict.fromkeys(
-        ("Mixing", "SUMix"), "No picture: the images are those of the policy, see [policies](../policies/README.md)."
+        ("Mixing", "RegionLoss", "SUMix"),
+        "No picture: the images are those of the policy, see [policies](../policies/README.md).",
     ),
 }

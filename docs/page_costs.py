@@ -11,11 +11,12 @@ from docstrings import table
 
 FILE = Path(__file__).parent / "policies" / "costs.json"
 NOT_MEASURED = "not measured"
-# Methods whose cost depends on a mix block or a second head; another page states it.
+# Methods that benchmarks/costs.py does not measure.
 ELSEWHERE = {
     "SUMix": "See [SUMix](../sumix.md#cost).",
     **dict.fromkeys(("AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"), "See [AutoMix](../automix.md#cost)."),
     "Mixing": "One forward and one backward pass, and what the policy and the label policy cost.",
+    "RegionLoss": "Extra passes of the model per batch: 1 forward, 0 backward. Time not measured.",
 }
 
 

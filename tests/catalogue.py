@@ -205,4 +205,7 @@ METHODS: list[Callable[[nn.Module, BatchPolicy], Method]] = [
 ]
 
 # They make masks by a block that is trained, LearnedMask by one in a file, and are tested by themselves.
+# Labels, saliency and steps that read features or attention: test_label_policies, test_attention and test_observer.
+OTHERS = {"ActivationShare", "Attention", "AttentionShare", "LUMixShare", "ObjectShare", "ProgressiveAttentionShare"}
+OTHERS |= {"RatioShare", "RegionLoss", "SaliencyShare", "TokenLabelAlignment"}
 LEARNED = {"AdAutoMix", "AutoMix", "LearnedMask", "SAMix", "SAMixPretrained"}

@@ -54,9 +54,7 @@ def test_size_puts_cells_where_they_are() -> None:
 def test_bytes_are_refused(source: Saliency) -> None:
     """All sources that ask a network say alike that it wants floating-point images."""
     name = type(source).__name__
-    with pytest.raises(
-        ValueError, match=f"{name} needs floating-point images as the model takes them, got torch.uint8"
-    ):
+    with pytest.raises(ValueError, match=f"{name} needs floating-point images, the model's input, got torch.uint8"):
         source(Net(), (IMAGES * 255).byte(), LABELS)
 
 

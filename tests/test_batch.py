@@ -26,7 +26,7 @@ def tensors(value: object) -> list[Tensor]:
     if isinstance(value, MixedBatch):
         value = {name: getattr(value, name) for name in MixedBatch.__slots__}
     elif isinstance(value, Plan):
-        value = vars(value)
+        value = dict(sorted(vars(value).items()))
     members = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
     return [tensor for member in members for tensor in tensors(member)]
 

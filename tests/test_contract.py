@@ -13,6 +13,7 @@ import mixwell as mw
 from cases import (
     CLASSES,
     FLOAT,
+    NOISE,
     SOME_CASES,
     Case,
     each_case,
@@ -174,7 +175,8 @@ def test_same_generator_same_result(policy: BatchPolicy, device: torch.device) -
     by_default = []
     for _ in range(2):
         torch.manual_seed(9)
-        by_default.append(policy(images, FLOAT.labels(device), model=fixed_classifier(device)))
+        given = {"model": fixed_classifier(device), "normalization": NOISE}
+        by_default.append(policy(images, FLOAT.labels(device), **given))
     assert by_default[0].images.equal(by_default[1].images)
 
 
@@ -237,7 +239,8 @@ def test_every_saliency(policy: mw.SaliencyMix, device: torch.device) -> None:
     check_weights(mixed, policy)
     check_pixels(mixed, images)
     assert policy.saliency is not None
-    maps = policy.saliency(fixed_classifier(device), images, torch.arange(5, device=device) % CLASSES)
+    given = {"normalization": NOISE} if getattr(policy.saliency, "uses_normalization", False) else {}
+    maps = policy.saliency(fixed_classifier(device), images, torch.arange(5, device=device) % CLASSES, **given)
     assert mix(replace(policy, saliency=None), images, saliency=maps).images.equal(mixed.images)
 
 
@@ -276,7 +279,7 @@ def test_every_label_policy(policy: BatchPolicy, label: mw.LabelPolicy, device: 
 @every_policy
 def test_every_method(policy: BatchPolicy, make: Callable[..., mw.Method], device: torch.device) -> None:
     """Any method trains on any policy: a finite loss, a gradient for every parameter, scalars to log."""
-    method = make(fixed_classifier(device), policy)
+    method = make(fixed_classifier(device), policy, normalization=NOISE)
     torch.manual_seed(1)
     result = method(FLOAT.images(device), FLOAT.labels(device))
     assert result["output"].shape == (FLOAT.shape[0], CLASSES)

@@ -58,7 +58,7 @@ def test_coarse_saliency_is_welcome(policy: mw.BatchPolicy) -> None:
 )
 def test_grids_finer_than_the_image(policy: mw.BatchPolicy, side: int) -> None:
     """Every cell needs a pixel."""
-    words = type(policy).__name__, f"at least {side} pixels a side", "8 x 8"
+    words = type(policy).__name__, f"at least {side} pixels per side", "8 x 8"
     refused(lambda: policy(IMAGES, LABELS, saliency=torch.rand(4, 8, 8)), ValueError, *words)
 
 

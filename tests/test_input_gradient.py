@@ -114,5 +114,5 @@ def test_input_gradient_needs() -> None:
     images = torch.rand(1, 3, 8, 8)
     with pytest.raises(ValueError, match=r"call the policy with model=\.\.\., or pass saliency= maps"):
         InputGradient()(None, images, LABELS)
-    with pytest.raises(ValueError, match=r"floating-point images as the model takes them, got torch\.uint8"):
+    with pytest.raises(ValueError, match=r"floating-point images, the model's input, got torch\.uint8"):
         InputGradient()(Net(), images.byte(), LABELS)

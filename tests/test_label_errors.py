@@ -82,7 +82,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "| `ObjectShare()` |" in printed and "left out AttentionShare()" in printed
     records = json.loads((tmp_path / "out" / "label_error.json").read_text())
     assert {record["policy"] for record in records} == {"CutMix()", "MixUp()"}
-    assert Image.open(tmp_path / "out" / "worst.png").width > 500
+    with Image.open(tmp_path / "out" / "worst.png") as picture:
+        assert picture.width > 500
     assert main([*command, "--labels", "AttentionShare()"]) == 2
     assert "no attention" in capsys.readouterr().err
 

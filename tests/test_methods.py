@@ -208,7 +208,11 @@ NO_LINEAR = nn.Conv2d(3, 10, 1)
             TypeError,
             "label of SUMix must be a LabelPolicy",
         ),
-        (lambda: SUMix(Net(), CutMix(), num_classes=10, label=Attending()), ValueError, "needs attention, which"),
+        (
+            lambda: SUMix(Net(), CutMix(), num_classes=10, label=Attending()),
+            ValueError,
+            "no attention that could be read",
+        ),
         (
             lambda: SUMix(Net(), CutMix(), num_classes=10, label=PixelShare(), reference_compat=True),
             ValueError,

@@ -139,9 +139,9 @@ def test_every_public_setting_is_known() -> None:
 
 def test_methods_come_as_partials() -> None:
     """They wait for the model; settings may be objects."""
-    make = parse("SUMix(gamma=1.0, similarity=Released(sign=-1))")
+    make = parse("SUMix(gamma=1.0, label=SemanticShare(similarity=Released(sign=-1)))")
     method = make(Net(), CutMix(), num_classes=10)
-    assert isinstance(method, SUMix) and method.gamma == 1.0 and method.share.similarity == Released(sign=-1)
+    assert isinstance(method, SUMix) and method.gamma == 1.0 and method.label.similarity == Released(sign=-1)
     assert isinstance(parse("SUMix")(Net(), CutMix(), num_classes=10), SUMix)
     assert isinstance(parse("Mixing")(Net(), None, num_classes=10), Mixing)
     labelled = parse("Mixing(label=SemanticShare(kappa=0.5))")(Net(), CutMix(), num_classes=10)

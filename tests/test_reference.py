@@ -12,7 +12,7 @@ from torch import Tensor
 import mixwell as mw
 import reference
 import slow_plans
-from cases import Case, fixed_classifier
+from cases import NOISE, Case, fixed_classifier
 from catalogue import LEARNED, POLICIES
 from mixwell import Batch, Pairs
 from plans import PLANS, same_pixels
@@ -64,7 +64,8 @@ def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dty
     if isinstance(policy, mw.SnapMix):
         policy = replace(policy, alpha=mw.Constant(0.4))  # its second ratio; the first is given
     images = Case(shape, dtype, "contiguous").images(seed=seed)
-    batch = Recording(images, torch.arange(b) % 3, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    batch = Recording(images, torch.arange(b) % 3, generator=generator, normalization=NOISE)
     partner = torch.randperm(b)
     lam = torch.rand(1 if policy.scope == "batch" else b)
     lam[-1] = {0: 0.0, 1: 1.0}.get(seed, lam[-1])
@@ -101,8 +102,9 @@ def test_choice_per_sample_equals_reference(policy: mw.OneOf) -> None:
     """Every sample has the image, weights, ratio and share of the policy that was chosen for it."""
     images = Case((16, 2, 9, 14), torch.float32, "contiguous").images()
     labels, model = torch.arange(16) % 7, fixed_classifier()
-    plan = policy.draw(images, labels, model=model, generator=torch.Generator().manual_seed(4))
-    again = Batch(images, labels, model=model, generator=torch.Generator().manual_seed(4))
+    given = {"model": model, "normalization": NOISE}
+    plan = policy.draw(images, labels, generator=torch.Generator().manual_seed(4), **given)
+    again = Batch(images, labels, generator=torch.Generator().manual_seed(4), **given)
     partner = policy.pairing(again)
     u = again.rand(16)
     shares = torch.tensor(policy.weights or [1.0] * len(policy.policies))

@@ -33,7 +33,7 @@ from test_errors import refused
         (lambda: mw.Roll(shift=1.5), ["shift of Roll", "a whole number", "1.5"]),
         (lambda: mw.SaliencyMix(saliency=5), ["saliency of SaliencyMix", "a callable", "5"]),
         (lambda: mw.PuzzleMix(labels=None), ["labels of PuzzleMix", "a whole number", "None"]),
-        (lambda: mw.SUMix(torch.nn.Linear(2, 2), mw.CutMix(), num_classes=2, warmup="x"), ["warmup of SUMix", "'x'"]),
+        (lambda: mw.SUMix(torch.nn.Linear(2, 2), mw.CutMix(), num_classes=2, gamma="x"), ["gamma of SUMix", "'x'"]),
     ],
 )
 def test_setting_of_another_type(make: Callable[[], Any], words: list[str]) -> None:

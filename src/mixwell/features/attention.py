@@ -28,7 +28,7 @@ class AttentionHook:
         ValueError: The model has no attention modules.
 
     Example:
-        >>> import timm
+        >>> import timm, torch
         >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=5)
         >>> images = torch.rand(2, 3, 32, 32)
         >>> with (hook := AttentionHook(model)):

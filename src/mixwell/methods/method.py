@@ -171,9 +171,9 @@ class Method(nn.Module, ABC):
 
         The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
         """
-        if not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= _PASSES:
-            if self.training and loss.requires_grad:
-                self._count_pass()
+        watched = not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= _PASSES
+        if watched and self.training and loss.requires_grad:
+            self._count_pass()
         predicted = output.detach().argmax(1, keepdim=True)
         right = mixed.labels == predicted if mixed.labels.dim() == 2 else hits(predicted, mixed.labels)[..., 0]
         accuracy = 100 * (mixed.weights * right).sum(1).mean()

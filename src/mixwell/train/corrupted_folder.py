@@ -36,7 +36,7 @@ def severities(folder: Path, name: str, classes: int) -> Iterator[tuple[int, Spl
         classes: Number of classes of the model.
 
     Raises:
-        RunError: A file is damaged or has another shape, or a label is no class of the model.
+        RunError: A file is damaged or has another shape, or a label is not a class of the model.
     """
     images, labels = _array(folder / f"{name}.npy"), _array(folder / "labels.npy")
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) % 5 or not len(images):

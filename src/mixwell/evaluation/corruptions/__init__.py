@@ -44,7 +44,7 @@ def corrupt(pixels: Tensor, name: str, severity: int, *, rows: Tensor | None = N
         Images in [0, 1] of 8 bits (multiples of 1/255), float32.
 
     Raises:
-        ValueError: There is no such corruption or severity.
+        ValueError: The corruption or severity is unknown.
 
     Example:
         >>> corrupt(torch.full((1, 3, 4, 4), 0.2), "brightness", 5).unique().item()
