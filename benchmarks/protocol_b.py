@@ -8,7 +8,7 @@ may be interrupted and repeated, and several copies of it may share the work.
 Examples::
 
     python benchmarks/protocol_b.py "CutMix(alpha=1.0)" --data DIR --seeds 0 1 2 3 4
-    python benchmarks/protocol_b.py "SUMix(kappa=0.5) | CutMix(alpha=1.0)" "MixUp(alpha=1.0)" --data DIR
+    python benchmarks/protocol_b.py "SUMix(gamma=1.0) | CutMix(alpha=1.0)" "MixUp(alpha=1.0)" --data DIR
     python benchmarks/protocol_b.py --data DIR --tune --lr 0.05 0.1 0.2 --weight-decay 5e-4 1e-3 2e-3
 
 ``DIR`` holds ``cifar-100-python/train`` and ``test``, the files of https://www.cs.toronto.edu/~kriz/cifar.html.

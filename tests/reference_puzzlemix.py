@@ -8,7 +8,6 @@ import math
 import numpy as np
 
 import mixwell as mw
-from cases import NOISE
 from slow_plans import Drawn, Mixed, masked, moved, resized
 
 Grid = list[list[float]]
@@ -95,7 +94,7 @@ def published_transport(saliency: np.ndarray, shown: np.ndarray, eps: float) -> 
 def in_unit_range(policy: mw.PuzzleMix, d: Drawn, cells: int) -> np.ndarray:
     """Return images as the energy sees them, stretched to a multiple of the cells."""
     high, wide = (-(-side // cells) * cells for side in d.size)
-    std = 1 / 255 if not d.images.is_floating_point() else NOISE.std
+    std = 1 / 255 if not d.images.is_floating_point() else 1.0
     rows, columns = np.arange(high) * d.size[0] // high, np.arange(wide) * d.size[1] // wide
     return d.images.double().numpy()[:, :, rows][:, :, :, columns] * std
 

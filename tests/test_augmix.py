@@ -278,11 +278,9 @@ def test_bad_settings() -> None:
             AugMixViews(**settings)
     with pytest.raises(ValueError, match="images must have shape"):
         AugMixViews()(torch.rand(3, 8, 8))
-    with pytest.raises(
-        ValueError, match=r"AugMixViews computes in pixel values.* lie in \[-1, 2\]: pass the normalization"
-    ):
+    with pytest.raises(ValueError, match=r"AugMixViews computes in pixel values.* lie in \[-1, 2\]"):
         AugMixViews()(torch.tensor([-1.0, 2.0]).expand(2, 3, 4, 2))
-    with pytest.raises(TypeError, match="views of AugMix must be a AugMixViews, but got 3"):
+    with pytest.raises(TypeError, match="views of AugMix must be an AugMixViews, but got 3"):
         AugMix(nn.Flatten(), views=3)
     with pytest.raises(ValueError, match=r"weight must be a finite number of at least 0\.0"):
         AugMix(nn.Flatten(), weight=-1.0)

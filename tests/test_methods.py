@@ -211,7 +211,7 @@ NO_LINEAR = nn.Conv2d(3, 10, 1)
         (
             lambda: SUMix(Net(), CutMix(), num_classes=10, label=Attending()),
             ValueError,
-            "no attention that could be read",
+            "no attention that could be",
         ),
         (
             lambda: SUMix(Net(), CutMix(), num_classes=10, label=PixelShare(), reference_compat=True),

@@ -54,7 +54,7 @@ def test_a_setting_that_nobody_reads_is_told() -> None:
     """Torch would keep it in the group and train without it."""
     for own, optimizer, sentence in [
         ({"learning_rate": 1.0}, "sgd", "optimizer sgd has no setting 'learning_rate' for a group"),
-        ({"moment": 1.0}, "sgd", "has no 'moment' for a group; did you mean momentum"),
+        ({"moment": 1.0}, "sgd", "has no setting 'moment' for a group; did you mean momentum"),
         (OWN, "adamw", "optimizer adamw has no 'momentum' for a group"),
     ]:
         with pytest.raises(RunError, match=sentence):

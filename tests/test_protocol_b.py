@@ -67,7 +67,7 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> list[dic
 
 def test_runs_are_written_once_and_resumed(cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run is skipped; a lost line is run again with the same result."""
-    methods = ("NoMix()", "CutMix(alpha=1.0)", "SUMix(kappa=0.5) | CutMix(alpha=1.0)", "AutoMix()")
+    methods = ("NoMix()", "CutMix(alpha=1.0)", "SUMix(gamma=1.0) | CutMix(alpha=1.0)", "AutoMix()")
     lines = call(monkeypatch, cifar, *methods, "--seeds", "0", "1")
     assert [(line["method"], line["seed"]) for line in lines] == [(name, seed) for seed in (0, 1) for name in methods]
     assert call(monkeypatch, cifar, *methods, "--seeds", "0", "1") == lines

@@ -211,7 +211,7 @@ def test_show_draws_a_learned_mask(coloured: Path, tmp_path: Path, capsys: pytes
     found = samples.photographs(48)
     seen = torch.nn.functional.interpolate(found.pixels, (8, 8), mode="bilinear", antialias=True)
     seen = (seen - torch.tensor([0.5, 0.4, 0.3]).view(-1, 1, 1)) / torch.tensor([0.2, 0.2, 0.1]).view(-1, 1, 1)
-    predictor = LearnedMask(str(coloured))._finished.on(torch.device("cpu"))
+    predictor = LearnedMask(str(coloured))._trained.on(torch.device("cpu"))
     lam = torch.tensor([[0.3, 0.7]])
     share = predictor.share(seen, torch.tensor([[1], [0]]), lam.expand(2, 2), (48, 48))
     (sample,) = samples.at_ratios(LearnedMask(str(coloured)), found, [0.3], 0, 1)[0]
@@ -287,7 +287,8 @@ def test_images_are_looked_at_as_trained(coloured: Path) -> None:
     raw = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)))
 
-    def share(images: Tensor) -> Tensor:
-        return policy.draw(images, torch.arange(4)).share((8, 8))
+    def share(images: Tensor, **given: object) -> Tensor:
+        return policy.draw(images, torch.arange(4), **given).share((8, 8))
 
-    torch.testing.assert_close(share(raw), share((raw / 255 - mean) / std))
+    normalization = mixwell.Normalization((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    torch.testing.assert_close(share(raw), share((raw / 255 - mean) / std, normalization=normalization))

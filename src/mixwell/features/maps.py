@@ -60,6 +60,7 @@ def channels_come_last(features: Tensor, size: tuple[int, int]) -> bool:
     If neither fits exactly, as in a network that pads or cuts, a deviation of one position is accepted.
 
     Example:
+        >>> import torch
         >>> channels_come_last(torch.rand(2, 7, 10, 768), (224, 300))
         True
     """
@@ -83,6 +84,7 @@ def pooled(features: Tensor) -> Tensor:
         ValueError: ``features`` has fewer than two dimensions.
 
     Example:
+        >>> import torch
         >>> pooled(torch.rand(2, 6, 4, 4)).shape, pooled(torch.rand(2, 17, 6)).shape
         (torch.Size([2, 6]), torch.Size([2, 6]))
     """

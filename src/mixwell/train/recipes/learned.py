@@ -21,7 +21,7 @@ def automix(*, pairing: str = "", per_sample: bool = False, **settings: Any) -> 
 
     Example:
         >>> automix(mask_weight=FADING)
-        {'policy': 'MixUp(alpha=2.0)', 'method': 'AutoMix(mask_weight=Cosine())'}
+        {'policy': 'MixUp(alpha=2.0)', 'method': 'AutoMix(mask_weight=Cosine(start=0.1, end=0.0))'}
     """
     return _config("AutoMix", _mixup(2.0, pairing, per_sample), settings)
 
