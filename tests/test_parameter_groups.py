@@ -55,7 +55,7 @@ def test_a_setting_that_nobody_reads_is_told() -> None:
     for own, optimizer, sentence in [
         ({"learning_rate": 1.0}, "sgd", "optimizer sgd has no setting 'learning_rate' for a group"),
         ({"moment": 1.0}, "sgd", "has no setting 'moment' for a group; did you mean momentum"),
-        (OWN, "adamw", "optimizer adamw has no 'momentum' for a group"),
+        (OWN, "adamw", "optimizer adamw has no setting 'momentum' for a group"),
     ]:
         with pytest.raises(RunError, match=sentence):
             build.optimizer(Config(optimizer=optimizer), AutoMix(mini_resnet(10), block_group=own))
