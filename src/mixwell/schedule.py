@@ -104,7 +104,7 @@ class Step(Schedule):
         numbers: Maps the progress from which a number holds to the number; the first progress is 0.
 
     Raises:
-        ValueError: There are no numbers, the first does not start at 0, or a progress is outside [0, 1).
+        ValueError: The dict is empty, the first progress is not 0, or a progress is outside [0, 1).
 
     Example:
         >>> p = Step({0.0: 1.0, 0.9: 0.0})

@@ -20,8 +20,6 @@ class Observer:
     Args:
         model: The classifier.
         needs: ``LabelPolicy.needs``: any of ``clean_logits``, ``clean_features``, ``attention`` and ``attentions``.
-        layer: Name of the layer whose feature map is read; ``None`` takes the map that goes into the global pooling, or
-            else the output of the last stage.
 
     Raises:
         ValueError: A field is unknown, or the model has no feature map or no attention.
@@ -36,14 +34,14 @@ class Observer:
         torch.Size([2, 6, 6, 6])
     """
 
-    def __init__(self, model: nn.Module, needs: frozenset[str], layer: str | None = None) -> None:
+    def __init__(self, model: nn.Module, needs: frozenset[str]) -> None:
         if unknown := sorted(needs - KNOWN):
             raise ValueError(f"A label policy needs {', '.join(unknown)}, which methods do not compute.")
         self.needs = needs
         self.needs_clean_pass = bool(needs & {"clean_logits", "clean_features"})
         self.map_hook = self.attention_hook = None
         if "clean_features" in needs:
-            self.map_hook = _last_map_hook(model) if layer is None else MapHook(model, layer)
+            self.map_hook = _last_map_hook(model)
         if needs & {"attention", "attentions"}:
             self.attention_hook = AttentionHook(model, every_block="attentions" in needs)
 
@@ -72,14 +70,9 @@ class Observer:
             fields["attention"] = self.attention_hook.take(images)
         return fields
 
-    def close(self) -> None:
-        """Take all hooks off the model."""
-        for hook in (self.map_hook, self.attention_hook):
-            if hook is not None:
-                hook.close()
-
 
 def _last_map_hook(model: nn.Module) -> MapHook:
+    """Read the map that goes into the global pooling, or else the output of the last stage."""
     pooling = pooled_layer(model)
     if pooling is not None:
         return MapHook(model, pooling, of="input")

@@ -32,8 +32,8 @@ class ActivationShare(LabelPolicy):
         ValueError: A setting is out of range or, when called, there is no feature map.
 
     Note:
-        On birds with bounding boxes these weights are closer to the visible share of each bird than the pixel share is,
-        for every network that was tried, also one with random weights (``docs/labels.md``).
+        On birds with bounding boxes these weights are closer to the visible share of each bird than the pixel share is
+        (``docs/labels.md``).
 
     Example:
         >>> from mixwell import Constant, CutMix

@@ -200,8 +200,8 @@ class Method(nn.Module, ABC):
     def _look_at_loop(self) -> None:
         """Count the optimizer steps, and warn once about parameters beside the model that two of them did not change.
 
-        An optimizer changes parameters in place, which increases their version counter: no number is read from the
-        device.
+        An optimizer changes parameters in place, which increases their version counter. The device is
+        not read.
         """
         loop, version, unchanged = self._loop, 0, []
         for name, p in self.named_parameters():
