@@ -227,7 +227,7 @@ def test_a_similarity_of_ones_own() -> None:
     ("make", "sentence"),
     [
         (lambda: SemanticShare(similarity="cosine"), "similarity must be one of distance, .* but got 'cosine'"),
-        (lambda: SemanticShare(kappa=-1.0), "kappa must be a finite number from 0 on, but got -1.0"),
+        (lambda: SemanticShare(kappa=-1.0), "kappa must be a finite number of at least 0.0, but got -1.0"),
         (lambda: SemanticShare(kappa=math.nan), "kappa must be a finite number"),
         (lambda: SemanticShare(kappa=math.inf), "kappa must be a finite number"),
         (lambda: Released(sign=0.5), "sign must be 1 or -1, but got 0.5"),

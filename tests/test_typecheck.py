@@ -85,7 +85,7 @@ def test_members_are_looked_at() -> None:
     """Also those of ranges, sets and arrays, and those that only come one by one."""
     refused(lambda: mw.CutMix(aspect=range(1, 4)), TypeError, "aspect of CutMix", "range(1, 4)")
     refused(lambda: mw.CutMix(aspect=np.array([0.5])), TypeError, "aspect of CutMix")
-    refused(lambda: mw.OneOf(iter([1, 2])), ValueError, "list of policies", "[1, 2]")
+    refused(lambda: mw.OneOf(iter([1, 2])), TypeError, "policies of OneOf", "a BatchPolicy")
     refused(lambda: mw.SaliencyMix(saliency=mw.FineGrained), TypeError, "saliency", "FineGrained()")
     refused(lambda: mw.SaliencyMix(saliency=mw.CutMix()), TypeError, "saliency", "CutMix()")
 

@@ -12,7 +12,7 @@ from mixwell.batch import MixedBatch
 from mixwell.labels.base import LabelPolicy, View
 from mixwell.saliency import ClassActivation
 from mixwell.saliency.base import Saliency
-from mixwell.schedule import check_range
+from mixwell.typecheck import Fraction, NonNegativeFloat
 
 
 class ActivationShare(LabelPolicy):
@@ -43,14 +43,10 @@ class ActivationShare(LabelPolicy):
         True
     """
 
-    power: float = 2.0
-    area: float = 0.0
+    power: NonNegativeFloat = 2.0
+    area: Fraction = 0.0
 
     needs = frozenset({"clean_features"})
-
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
-        check_range("power", self.power)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         features: Tensor = view.get("clean_features", self)
@@ -88,11 +84,8 @@ class SaliencyShare(LabelPolicy):
     """
 
     saliency: Saliency = field(default=ClassActivation(), kw_only=False)
-    area: float = 0.0
+    area: Fraction = 0.0
     normalize: bool = True
-
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         maps = self.saliency(view.model, view.get("images", self), view.get("labels", self))

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.labels.base import LabelPolicy, View
-from mixwell.losses import check_smoothing
-from mixwell.schedule import check_range
+from mixwell.typecheck import BelowOne, Fraction
 
 
 class AttentionShare(LabelPolicy):
@@ -37,13 +36,10 @@ class AttentionShare(LabelPolicy):
         True
     """
 
-    area: float = 0.5
+    area: Fraction = 0.5
     nearest: bool = False
 
     needs = frozenset({"attention"})
-
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         attended = attended_share(mixed, view.get("attention", self), self.nearest)
@@ -75,12 +71,9 @@ class ProgressiveAttentionShare(LabelPolicy):
         torch.Size([4, 2])
     """
 
-    smoothing: float = 0.1
+    smoothing: BelowOne = 0.1
 
     needs = frozenset({"attention"})
-
-    def __post_init__(self) -> None:
-        check_smoothing(self.smoothing)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         logits: Tensor = view.get("logits", self)

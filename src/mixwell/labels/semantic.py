@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.labels.base import LabelPolicy, View
+from mixwell.typecheck import NonNegativeFloat
 from mixwell.value import Value, set_field
 
 
@@ -155,7 +156,7 @@ class SemanticShare(LabelPolicy):
     """
 
     similarity: str | Similarity = "distance"
-    kappa: float = 1.0
+    kappa: NonNegativeFloat = 1.0
 
     needs = frozenset({"clean_logits"})
     _similarity: ClassVar[Similarity]  # the object that the name means; set when the settings are checked
@@ -163,8 +164,6 @@ class SemanticShare(LabelPolicy):
     def __post_init__(self) -> None:
         if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
-        if not 0 <= self.kappa < math.inf:
-            raise ValueError(f"kappa must be a finite number from 0 on, but got {self.kappa}.")
         similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
         set_field(self, "_similarity", similarity)
         if self.kappa > similarity.largest_kappa:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.schedule import check_range
-from mixwell.value import Value, set_field
+from mixwell.typecheck import BelowOne, NonNegativeFloat, Within
+from mixwell.value import Value
 
 
 class Loss(Value, ABC):
@@ -46,13 +45,9 @@ class CrossEntropy(Loss):
         tensor(2.3026)
     """
 
-    smoothing: float = 0.0
-    weight: tuple[float, ...] | None = None
+    smoothing: BelowOne = 0.0
+    weight: tuple[NonNegativeFloat, ...] | None = None
     ignore_index: int | None = None
-
-    def __post_init__(self) -> None:
-        check_smoothing(self.smoothing)
-        set_field(self, "weight", _checked_weight(self.weight))
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
         return cross_entropy(logits, mixed, self.smoothing, weight=self.weight, ignore_index=self.ignore_index)
@@ -81,13 +76,9 @@ class FocalLoss(Loss):
         tensor(1.8651)
     """
 
-    gamma: float = 2.0
-    weight: tuple[float, ...] | None = None
+    gamma: NonNegativeFloat = 2.0
+    weight: tuple[NonNegativeFloat, ...] | None = None
     ignore_index: int | None = None
-
-    def __post_init__(self) -> None:
-        check_range("gamma", self.gamma)
-        set_field(self, "weight", _checked_weight(self.weight))
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
         mixed = _without(mixed, self.ignore_index)
@@ -221,8 +212,7 @@ def check_logits(logits: Tensor, mixed: MixedBatch, softmax: bool = False) -> No
 
 def check_smoothing(smoothing: float) -> None:
     """Raise unless smoothing lies in [0, 1)."""
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing}.")
+    Within(0, 1, below=True).check("smoothing", smoothing)
 
 
 _MASS_TOLERANCE = 0.02  # rows of bfloat16 labels are only that close to one
@@ -266,11 +256,3 @@ def reduced(terms: Tensor, reduction: str, mixed: MixedBatch, ignore_index: int 
         return terms.sum() / -len(terms)
     left = mixed.weights.sum(1) if mixed.labels.dim() == 2 else mixed.weights.new_ones(len(terms))
     return terms.sum() / -left.sum().clamp_min(torch.finfo(torch.float32).eps)
-
-
-def _checked_weight(weight: Sequence[float] | None) -> tuple[float, ...] | None:
-    if weight is None:
-        return None
-    if not weight or not all(0 <= number < math.inf for number in weight):
-        raise ValueError(f"weight must hold one finite number of at least 0 per class, but got {weight}.")
-    return tuple(float(number) for number in weight)

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
-from mixwell.typecheck import hints_of, typechecked
+from mixwell.typecheck import checked
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
@@ -77,7 +77,7 @@ class Method(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):  # settings are checked against their annotations; a policy may be any callable
-            cls.__init__ = typechecked(cls.__init__, (), partial(_settings_of, cls.__init__))
+            cls.__init__ = _checking(cls.__init__)
 
     def __init__(self, model: nn.Module, normalization: Normalization | None = None) -> None:
         super().__init__()
@@ -268,9 +268,13 @@ class Method(nn.Module, ABC):
         self.set_current(**self._schedules)
 
 
-@cache
-def _settings_of(init: Callable[..., None]) -> dict[str, Any]:
-    return {name: kind for name, kind in hints_of(init).items() if name not in ("model", "policy")}
+def _checking(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def checking(self: Method, *args: Any, **kwargs: Any) -> None:
+        settings = {name: value for name, value in kwargs.items() if name not in ("model", "policy")}
+        init(self, *args, **{**kwargs, **checked(self, settings, init)})
+
+    return checking
 
 
 def check_policy(policy: object, *, draws: bool = False) -> None:

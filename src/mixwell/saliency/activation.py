@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.saliency.base import Saliency, check_floating, check_rank
+from mixwell.typecheck import PositiveInt
 
 _REDUCTIONS = {
     "mean": lambda maps: maps.mean(1),
@@ -75,14 +77,8 @@ class Activation(NetworkSaliency):
     """
 
     layer: str | None = None
-    reduce: str = "mean"
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.reduce not in _REDUCTIONS:
-            raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, but got {self.reduce!r}.")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be at least 1, but got {self.size}.")
+    reduce: Literal["mean", "norm", "last"] = "mean"
+    size: PositiveInt | None = None
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
         network = self._network(model, images)
