@@ -10,20 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import mixwell.labels as labels
-import mixwell.losses as losses
-import mixwell.methods as methods
-import mixwell.mixers.adaptivemask as adaptivemask
-import mixwell.mixers.masks as masks
-import mixwell.mixers.mixblock as mixblock
-import mixwell.mixers.teacher as teacher
-import mixwell.pairing as pairing
-import mixwell.policies as policies
-import mixwell.policy as policy
-import mixwell.ratio as ratio
-import mixwell.saliency as saliency
-import mixwell.schedule as schedule
-import mixwell.targets as targets
+from mixwell import labels, losses, methods, pairing, policies, policy, ratio, saliency, schedule, targets
+from mixwell.mixers import adaptivemask, masks, mixblock, teacher
 
 KINDS: dict[str, type] = {
     "policy": policy.BatchPolicy,
@@ -122,11 +110,13 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
 
 def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> Any:
     if isinstance(node, ast.Name):
-        return _call(_maker(node.id, makers), [], [])
+        node = ast.Call(node, [], [])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        maker = _maker(node.func.id, makers)
+        name = node.func.id
+        if name not in makers:
+            raise ValueError(f"Unknown name {_short(name)}{nearest(name[:80], makers)}")
         positional = [_build(arg, makers, text) for arg in node.args]
-        return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
+        return _call(makers[name], positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_build(element, makers, text) for element in node.elts)
     if isinstance(node, ast.Dict):
@@ -149,12 +139,6 @@ def _literal(node: ast.expr | None, text: str) -> Any:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
-
-
-def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if name not in makers:
-        raise ValueError(f"Unknown name {_short(name)}{nearest(name[:80], makers)}")
-    return makers[name]
 
 
 def nearest(name: str, choices: Any) -> str:
