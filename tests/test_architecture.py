@@ -47,7 +47,7 @@ ORDER = [
     {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
     | {
         f"train.{name}"
-        for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")
+        for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "listing", "data")
     },
     {"report"},
     {"train", "__main__"},

@@ -13,10 +13,9 @@ from pathlib import Path
 from mixwell.train import images
 from mixwell.train.config import Config
 from mixwell.train.data import SETS
-from mixwell.train.dataset import Source
+from mixwell.train.dataset import SPLITS, Source
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.files import save
-from mixwell.train.image_folder import SPLITS
 from mixwell.train.paths import expand
 
 ABOUT = """\
@@ -25,7 +24,8 @@ not images, and images that cannot be read. The exit status is 0 if a run can us
 
   mixwell check DIR             DIR/train/CLASS/*.jpg, DIR/val, DIR/test; or any folder of images
   mixwell check DIR --list bad.txt
-  mixwell check DIR --dataset cifar100"""
+  mixwell check DIR --dataset cifar100
+  mixwell check labels.csv --dataset csv"""
 
 
 @dataclass
@@ -85,7 +85,7 @@ def check(dataset: str, root: Path, threads: int) -> tuple[list[str], Report]:
         if not found.paths:
             raise RunError(f"no images in {root}: {images.summary(found.skipped) or 'the folder is empty'}")
         return [line for line in [images.summary(found.skipped)] if line], read_all(found.paths, threads)
-    lines, paths = describe(SETS[dataset](Config(dataset=dataset, data=str(root))))
+    lines, paths = describe(SETS[dataset](Config(dataset=dataset, data=str(root), bad_images="skip")))
     return lines, read_all(paths, threads)
 
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         RunError: A training run could not use it; the sentence says why.
     """
     parser = Parser("mixwell check", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="DIR", help="folder of a data set")
+    parser.add_argument("folder", metavar="DIR", help="folder of a data set, or its CSV file")
     kinds = [name for name in SETS if name != "digits"]
     parser.add_argument("--dataset", choices=kinds, default="folder", help="kind of data set [folder]")
     parser.add_argument("--threads", type=int, metavar="N", help="files read at a time [one for each core]")
@@ -118,11 +118,11 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     root, threads = expand(args.folder), args.threads or os.cpu_count() or 1
     if not root.exists():
-        raise RunError(f"no folder {root}")
+        raise RunError(f"nothing at {root}: expected a folder, or a CSV file")
     if threads < 1:
         raise RunError(f"threads must be at least 1, got {threads}")
     lines, report = check(args.dataset, root, threads)
-    print("\n".join([*lines, *(report.lines() if args.dataset == "folder" else [])]))
+    print("\n".join([*lines, *(report.lines() if report.good or report.bad else [])]))
     if args.list:
         lines = "".join(f"{error.path}\n" for error in report.bad)
         save(expand(args.list), lines.encode(errors="surrogateescape"))

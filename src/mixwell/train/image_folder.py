@@ -10,11 +10,10 @@ import torch
 from mixwell.normalization import IMAGENET
 from mixwell.train import images
 from mixwell.train.config import Config
-from mixwell.train.dataset import Source, Split, difference
+from mixwell.train.dataset import SPLITS, Source, Split, difference
 from mixwell.train.errors import RunError
 from mixwell.train.paths import expand
 
-SPLITS = ("train", "val", "test")
 DEEPEST = 3  # how many folders around a data set are looked through for an error message
 
 
