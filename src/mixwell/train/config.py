@@ -44,7 +44,9 @@ class Config:
 
     recipe: str = setting("custom", "name of the recipe that the other values come from")
     # data
-    dataset: str = setting("digits", "digits, cifar10, cifar100, folder or csv")
+    dataset: str = setting(
+        "digits", "digits, cifar10, cifar100, folder, csv, aircraft, cars, cub200, inaturalist or tiny_imagenet"
+    )
     data: str = setting("", "folder or CSV file of the data set (path; digits needs none)")
     subset: int = setting(0, "number of training images used, the same share of each class (images; 0 = all)")
     val_split: float = setting(

@@ -15,6 +15,7 @@ from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Source, Split
 from mixwell.train.errors import RunError
 from mixwell.train.image_folder import folder
+from mixwell.train.layouts import aircraft, cars, cub200, inaturalist, tiny_imagenet
 from mixwell.train.listing import csv_file
 
 
@@ -66,11 +67,9 @@ def digits(config: Config) -> Source:
 
 
 SETS: dict[str, Callable[[Config], Source]] = {
-    "digits": digits,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "folder": folder,
+    **{make.__name__: make for make in (digits, cifar10, cifar100, folder)},
     "csv": csv_file,
+    **{make.__name__: make for make in (aircraft, cars, cub200, inaturalist, tiny_imagenet)},
 }
 
 
