@@ -116,7 +116,7 @@ def _batch(path: Path, files: Files) -> Split:
 def _pickle(path: Path) -> dict[bytes, Any]:
     try:
         return cifar_pickle.read(path)
-    except ValueError as error:
+    except cifar_pickle.RefusedError as error:
         raise RunError(f"{path} is not a CIFAR pickle: {first_line(error)}") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None

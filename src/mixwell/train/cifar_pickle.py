@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 LARGEST = 2**30  # bytes; the largest file of CIFAR has 155 million
-_BASE: Any = pickle._Unpickler  # pyright: ignore[reportPrivateUsage]
+_BASE: Any = pickle._Unpickler
 OPCODES = """
     INT BININT BININT1 BININT2 LONG LONG1 LONG4 NONE NEWTRUE NEWFALSE UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
     STRING BINSTRING SHORT_BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS
@@ -29,12 +29,16 @@ OPCODES = """
 """.split()  # noqa: SIM905
 
 
+class RefusedError(ValueError):
+    """The file holds something that has no place in a CIFAR file."""
+
+
 class Texts(dict[Any, Any]):
     """A dictionary with texts as keys: a nested tuple may take forever to hash."""
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not isinstance(key, bytes | str):
-            raise ValueError("a dictionary must have texts as keys")
+            raise RefusedError("a dictionary must have texts as keys")
         super().__setitem__(key, value)
 
 
@@ -57,28 +61,28 @@ class Bytes8:
 
 def _dtype(name: Any, *_: Any) -> Bytes8:
     if name not in ("u1", b"u1", "uint8", b"uint8"):
-        raise ValueError("an array is not of type uint8")
+        raise RefusedError("an array is not of type uint8")
     return Bytes8()
 
 
 def _ndarray(*_: Any) -> None:
-    raise ValueError("it calls numpy.ndarray, which is not part of a CIFAR file")
+    raise RefusedError("it calls numpy.ndarray, which is not part of a CIFAR file")
 
 
 def _reconstruct(kind: Any, *_: Any) -> Array:
     if kind is not _ndarray:
-        raise ValueError("it holds an array of an unknown type")
+        raise RefusedError("it holds an array of an unknown type")
     return Array()
 
 
 def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
     """Return an array, if the size of its content fits the shape."""
     if not isinstance(dtype, Bytes8) or not isinstance(content, bytes) or order not in ("C", "F"):
-        raise ValueError("an array is not of type uint8")
+        raise RefusedError("an array is not of type uint8")
     if not isinstance(shape, tuple) or not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
-        raise ValueError("an array has an invalid shape")
+        raise RefusedError("an array has an invalid shape")
     if len(shape) > 4 or math.prod(shape) != len(content):
-        raise ValueError(f"an array of {len(content)} bytes cannot have the shape {shape[:4]}")
+        raise RefusedError(f"an array of {len(content)} bytes cannot have the shape {shape[:4]}")
     found = Array()
     found.content = np.frombuffer(content, np.uint8).reshape(shape, order=order)
     return found
@@ -86,7 +90,7 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
 
 def _encode(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise ValueError("it encodes something other than text as Latin-1")
+        raise RefusedError("it encodes something other than text as Latin-1")
     return text.encode("latin-1")
 
 
@@ -106,11 +110,11 @@ class Unpickler(_BASE):
         """Return the function of this module that stands for a name.
 
         Raises:
-            ValueError: The name has no place in a CIFAR file.
+            RefusedError: The name has no place in a CIFAR file.
         """
         found = NAMES.get((module.partition(".")[0], name))
         if found is None:
-            raise ValueError(f"it names {ascii(f'{module}.{name}')[1:-1][:80]}, which is not part of a CIFAR file")
+            raise RefusedError(f"it names {ascii(f'{module}.{name}')[1:-1][:80]}, which is not part of a CIFAR file")
         return found
 
     def _empty_dict(self) -> None:
@@ -118,7 +122,7 @@ class Unpickler(_BASE):
 
     def _dict(self) -> None:
         if self.pop_mark():  # every version of Python has stored the items afterwards
-            raise ValueError("it holds a dictionary in a form that is not part of a CIFAR file")
+            raise RefusedError("it holds a dictionary in a form that is not part of a CIFAR file")
         self.append(Texts())
 
     def _build(self) -> None:
@@ -138,7 +142,7 @@ def parse(content: bytes) -> dict[bytes, Any]:
     """Return the dictionary in a pickle, as Python 2 or 3 wrote it, with bytes as keys.
 
     Raises:
-        ValueError: It is damaged, or holds anything but a dictionary of plain values and uint8 arrays.
+        RefusedError: It is damaged, or holds anything but a dictionary of plain values and uint8 arrays.
 
     Example:
         >>> parse(pickle.dumps({b"labels": [3, 4], b"data": np.zeros((2, 3), np.uint8)}))
@@ -147,12 +151,12 @@ def parse(content: bytes) -> dict[bytes, Any]:
     """
     try:
         result = Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except ValueError as error:
-        raise ValueError(f"{error!s:.200}") from None
-    except Exception:  # what a damaged file makes of the stack has no limit
-        raise ValueError("it is damaged, or not a pickle of CIFAR") from None
+    except RefusedError:
+        raise
+    except Exception:  # there is no limit to what a damaged file makes of the stack
+        raise RefusedError("it is damaged") from None
     if not isinstance(result, Texts):
-        raise ValueError("it does not hold a dictionary")
+        raise RefusedError("it does not hold a dictionary")
     return {
         key.encode() if isinstance(key, str) else key: value.content if isinstance(value, Array) else value
         for key, value in result.items()
@@ -163,10 +167,10 @@ def read(path: Path) -> dict[bytes, Any]:
     """Read a pickle of CIFAR from a file; see :func:`parse`.
 
     Raises:
-        ValueError: See :func:`parse`, or the file is larger than any of CIFAR.
+        RefusedError: See :func:`parse`, or the file is larger than any of CIFAR.
         OSError: The file cannot be read.
     """
     size = path.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"it has {size} bytes, expected at most {LARGEST}")
+        raise RefusedError(f"it has {size} bytes, expected at most {LARGEST}")
     return parse(path.read_bytes())
