@@ -48,25 +48,25 @@ class Run:
         """How the classifier is measured: ``"top1"``, or ``"map"`` for several labels per image."""
         return "map" if any("val_map" in record for record in self.metrics) else "top1"
 
-    def validated(self) -> list[tuple[int, float]]:
-        """Return epoch and top-1 accuracy or mAP on the validation images (percent) where it was measured."""
-        name = f"val_{self.measure}"
-        return [(record["epoch"], record[name]) for record in self.metrics if name in record]
+    @property
+    def curve(self) -> dict[str, float]:
+        """Last, best and median accuracy or mAP on the validation images; see :func:`curve`."""
+        return curve(self.metrics, f"val_{self.measure}")
 
     @property
     def last(self) -> float:
         """Accuracy or mAP after the last epoch (percent)."""
-        return self.validated()[-1][1]
+        return self.curve["last"]
 
     @property
     def best(self) -> float:
         """Accuracy or mAP of the best epoch (percent); optimistic, because it is chosen on the same images."""
-        return max(value for _, value in self.validated())
+        return self.curve["best"]
 
     @property
     def median(self) -> float:
         """Median accuracy or mAP of the last ten epochs (percent)."""
-        return statistics.median(value for epoch, value in self.validated() if epoch > self.metrics[-1]["epoch"] - 10)
+        return self.curve["median_last_10"]
 
     @property
     def test(self) -> float:
