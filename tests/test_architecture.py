@@ -47,7 +47,17 @@ ORDER = [
     {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
     | {
         f"train.{name}"
-        for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")
+        for name in (
+            "images",
+            "image_files",
+            "dataset",
+            "cifar_pickle",
+            "cifar",
+            "image_folder",
+            "listing",
+            "layouts",
+            "data",
+        )
     },
     {"report"},
     {"train", "__main__"},
@@ -62,7 +72,7 @@ MAY_IMPORT = {
     "__main__": {"mixwell_cli"},
     "train": {
         "mixwell_cli",
-        *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
+        *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy"),
         *("sklearn", "tensorboard", "timm", "torchvision"),
     },
 }

@@ -205,7 +205,7 @@ def test_moving_average_against_a_loop():
         ({"save_every": 11}, ["save_every 11 has no effect: it exceeds epochs"]),
         ({"ema": 0.999}, ["ema 0.999 averages over more steps than the 50"]),
         ({"ema": 0.9}, []),
-        ({"eval_crop": 0.5}, ["eval_crop 0.5 has no effect: only folder images"]),
+        ({"eval_crop": 0.5}, ["eval_crop 0.5 has no effect: only image files"]),
         ({"scale": 0.5}, ["scale 0.5 has no effect: images in memory"]),
         ({"workers": 2}, ["workers 2 has no effect"]),
         ({"workers": 2, "augment": "rand-m9"}, []),

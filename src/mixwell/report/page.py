@@ -39,8 +39,8 @@ def html(runs: Sequence[Run]) -> str:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return templates.get_template("report.html").render(
         chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
-        newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
-        table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
+        measured=table.measured, newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs,
+        groups=found, table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
         environments=[(json.loads(facts), members) for facts, members in environments.items()],
     )  # fmt: skip
 

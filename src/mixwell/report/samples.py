@@ -116,11 +116,12 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
     """Return the first readable image of each of some classes of a data set, no larger than ``largest`` pixels."""
     rows, pixels = [], []
-    for label in split.labels.unique()[:count].tolist():
-        row, image = _first((split.labels == label).nonzero()[:, 0].tolist(), split, largest)
+    labels, names = split.one_label(classes)
+    for label in labels.unique()[:count].tolist():
+        row, image = _first((labels == label).nonzero()[:, 0].tolist(), split, largest)
         rows.append(row)
         pixels.append(image)
-    return Images(torch.stack(pixels), split.labels[rows], classes)
+    return Images(torch.stack(pixels), labels[rows], names)
 
 
 def _first(rows: Sequence[int], split: Split, largest: int) -> tuple[int, Tensor]:

@@ -10,6 +10,7 @@ from mixwell.train.config import Config
 from mixwell.train.runs import Group, Run
 
 MIN_SEEDS = 3
+NAMES = {"top1": "Top-1 accuracy", "map": "mAP"}
 HELD_OUT = "held-out images"
 # Title of a column, the measure of a group, and its digits; accuracy on test images is "last" if nothing is held out.
 MEASURES = {
@@ -35,6 +36,11 @@ def measured_on(runs: Sequence[Run]) -> str:
     """Return which images the accuracies of some runs were measured on, as written in their summaries."""
     found = dict.fromkeys(run.summary.validated_on or "validation images" for run in runs if run.summary)
     return " or ".join(found or ["validation images"])
+
+
+def measured(found: Sequence[Group]) -> str:
+    """Return the names of the measures of some groups."""
+    return " or ".join(dict.fromkeys(NAMES[group.measure] for group in found))
 
 
 def cells(found: Sequence[Group]) -> list[list[str]]:

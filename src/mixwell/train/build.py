@@ -17,7 +17,7 @@ from mixwell.losses import Loss
 from mixwell.methods import Method
 from mixwell.normalization import Normalization
 from mixwell.parse import names, parse
-from mixwell.policy import BatchPolicy
+from mixwell.policy import BatchPolicy, NoMix
 from mixwell.train.checkpoint import load_weights, read_weights
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet
@@ -153,6 +153,21 @@ def method(config: Config, model: nn.Module, num_classes: int, normalization: No
     settings |= {name: value for name, value in (("policy", mix), ("loss", criterion)) if value is not None}
     with mistakes():
         return make(model, **settings)
+
+
+def check_several_labels(method: Method) -> None:
+    """Check that a method has a loss for several labels per image.
+
+    Raises:
+        RunError: Its loss is a softmax loss, or needs class indices.
+    """
+    criterion: Any = getattr(method, "loss", None)
+    try:
+        criterion(torch.zeros(1, 2), NoMix()(torch.zeros(1, 1, 1, 1), torch.ones(1, 2)))
+    except (TypeError, ValueError):
+        raise RunError(
+            f"the images have several labels, which {criterion} cannot learn: use --loss 'BinaryCrossEntropy()'"
+        ) from None
 
 
 def _parsed(field: str, text: str) -> Any:

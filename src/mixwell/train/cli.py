@@ -162,9 +162,10 @@ def _absolute(path: str) -> str:
 
 
 def _result(run: Path, summary: Summary) -> str:
-    top1, mask = summary.val_top1, f"\nlearned mask, as a policy: {summary.mask}" if summary.mask else ""
-    median = f"median of the last ten epochs {top1['median_last_10']:.2f}"
-    return f"{run}: top-1 {top1['last']:.2f} % ({median}) on {summary.validated_on}{mask}"
+    mask = f"\nlearned mask, as a policy: {summary.mask}" if summary.mask else ""
+    measure, found = ("mAP", summary.val_map) if summary.val_map else ("top-1", summary.val_top1 or {})
+    median = f"median of the last ten epochs {found['median_last_10']:.2f}"
+    return f"{run}: {measure} {found['last']:.2f} % ({median}) on {summary.validated_on}{mask}"
 
 
 def _run_name(config: Config) -> str:

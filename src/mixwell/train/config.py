@@ -44,8 +44,10 @@ class Config:
 
     recipe: str = setting("custom", "name of the recipe that the other values come from")
     # data
-    dataset: str = setting("digits", "digits, cifar10, cifar100 or folder")
-    data: str = setting("", "folder that holds the data set (path; digits needs none)")
+    dataset: str = setting(
+        "digits", "digits, cifar10, cifar100, folder, csv, aircraft, cars, cub200, inaturalist or tiny_imagenet"
+    )
+    data: str = setting("", "folder or CSV file of the data set (path; digits needs none)")
     subset: int = setting(0, "number of training images used, the same share of each class (images; 0 = all)")
     val_split: float = setting(
         0.0, "share of each class's training images held out for validation (0 to 0.9; 0 = use val or test images)"

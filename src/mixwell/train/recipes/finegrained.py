@@ -38,23 +38,9 @@ def cub200_resnet18_automix() -> Config:
     return replace(FINE, recipe="cub200_resnet18_automix", **automix(**AUTOMIX))
 
 
-def cub200_resnext50_automix() -> Config:
-    """AutoMix on CUB-200, ResNeXt-50, whose block is rewarded for mask variance.
-
-    The bonus ends at a variance of 0.1, the released one never.
-    """
-    method = automix(mask_loss=SumOf((AreaHinge(), VarianceBonus())), **AUTOMIX)
-    return replace(FINE, recipe="cub200_resnext50_automix", model=RESNEXT, **method)
-
-
 def cub200_resnet18_samix() -> Config:
     """SAMix on CUB-200, ResNet-18."""
     return replace(FINE, recipe="cub200_resnet18_samix", **samix(momentum=TEACHER, **SAMIX))
-
-
-def cub200_resnext50_samix() -> Config:
-    """SAMix on CUB-200, ResNeXt-50."""
-    return replace(cub200_resnet18_samix(), recipe="cub200_resnext50_samix", model=RESNEXT)
 
 
 def cub200_resnet18_adautomix() -> Config:
@@ -69,6 +55,20 @@ def cub200_resnet50_adautomix() -> Config:
     return replace(FINE, recipe="cub200_resnet50_adautomix", model="timm/resnet50", **method)
 
 
+def cub200_resnext50_automix() -> Config:
+    """AutoMix on CUB-200, ResNeXt-50, whose block is rewarded for mask variance.
+
+    The bonus ends at a variance of 0.1, the released one never.
+    """
+    method = automix(mask_loss=SumOf((AreaHinge(), VarianceBonus())), **AUTOMIX)
+    return replace(FINE, recipe="cub200_resnext50_automix", model=RESNEXT, **method)
+
+
+def cub200_resnext50_samix() -> Config:
+    """SAMix on CUB-200, ResNeXt-50."""
+    return replace(cub200_resnet18_samix(), recipe="cub200_resnext50_samix", model=RESNEXT)
+
+
 def cub200_resnext50_adautomix() -> Config:
     """AdAutoMix of three sources on CUB-200, ResNeXt-50."""
     settings: dict[str, Any] = {**ADVERSARIAL, "block_group": {"lr": 0.1, "lr_min": 5e-4}, "pairing": "Derangement()"}
@@ -80,26 +80,26 @@ def aircraft_resnet18_automix() -> Config:
     return replace(cub200_resnet18_automix(), recipe="aircraft_resnet18_automix")
 
 
-def aircraft_resnext50_automix() -> Config:
-    """AutoMix on FGVC-Aircraft, ResNeXt-50; as on CUB."""
-    return replace(cub200_resnext50_automix(), recipe="aircraft_resnext50_automix")
-
-
 def aircraft_resnet18_samix() -> Config:
     """SAMix on FGVC-Aircraft, ResNet-18."""
     method = samix(momentum=Momentum(end=0.99996), **SAMIX)
     return replace(FINE, recipe="aircraft_resnet18_samix", **method)
 
 
-def aircraft_resnext50_samix() -> Config:
-    """SAMix on FGVC-Aircraft, ResNeXt-50."""
-    return replace(aircraft_resnet18_samix(), recipe="aircraft_resnext50_samix", model=RESNEXT)
-
-
 def aircraft_resnet18_adautomix() -> Config:
     """AdAutoMix of two or three sources on FGVC-Aircraft, ResNet-18; without a margin, as released."""
     method = adautomix(beta=0.3, random_sources=True, margin=0.0, **ADVERSARIAL)
     return replace(FINE, recipe="aircraft_resnet18_adautomix", lr_min=5e-4, **method)
+
+
+def aircraft_resnext50_automix() -> Config:
+    """AutoMix on FGVC-Aircraft, ResNeXt-50; as on CUB."""
+    return replace(cub200_resnext50_automix(), recipe="aircraft_resnext50_automix")
+
+
+def aircraft_resnext50_samix() -> Config:
+    """SAMix on FGVC-Aircraft, ResNeXt-50."""
+    return replace(aircraft_resnet18_samix(), recipe="aircraft_resnext50_samix", model=RESNEXT)
 
 
 def aircraft_resnext50_adautomix() -> Config:
