@@ -12,6 +12,7 @@ from mixwell import (
     AlignMix,
     AugMix,
     BatchPolicy,
+    BlendPlan,
     GridLoss,
     HiddenMix,
     LabelPolicy,
@@ -19,6 +20,7 @@ from mixwell import (
     MixedBatch,
     Mixing,
     NoMix,
+    Pairs,
     PerturbedMixing,
     RegMixup,
     SemanticShare,
@@ -108,6 +110,7 @@ def alignmix(method: AlignMix, images: Tensor, labels: Tensor, parts: Parts) -> 
         transport = log_transport(squared_distances(a, b).detach(), method.eps, method.iterations)[0]
         aligned = mix_aligned(a, b, plan.weights[:, 0], backwards, transport)
         logits = method.model.rest(aligned.transpose(1, 2).reshape(maps.shape))
+        plan = BlendPlan(Pairs(plan.sources[:, 1], plan.weights[:, 0], plan.size))  # no region belongs to one source
     else:
         logits = method.model(plan.apply(images))
     return judged(method, labelled(plan, images, labels), logits, images, parts)

@@ -80,8 +80,8 @@ def test_even_evidence_gives_the_pixel_share(policy: mw.BatchPolicy) -> None:
     for label, view in (
         (ActivationShare(), View(clean_features=torch.ones(ROWS, 4, 4, 4))),
         (AttentionShare(area=0.0), View(attention=torch.ones(ROWS, 4, 4))),
-        (ObjectShare(), View(objects=torch.ones(ROWS, SIDE, SIDE))),
-        (ObjectShare(fraction=False), View(objects=torch.tensor([[0.0, 0.0, SIDE, SIDE]]).expand(ROWS, 4))),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE))),
+        (ObjectShare(fraction=False), View(boxes=torch.tensor([[0.0, 0.0, SIDE, SIDE]]).expand(ROWS, 4))),
     ):
         assert label(mixed, view) == pytest.approx(pixels, abs=2e-3), label
 
@@ -97,7 +97,7 @@ def test_weights_are_a_distribution(policy: mw.BatchPolicy) -> None:
         attentions=tuple(torch.rand(ROWS, 17, 17).softmax(2) for _ in range(3)),
         images=images,
         labels=torch.arange(ROWS),
-        objects=torch.tensor([[4.0, 4.0, 20.0, 28.0]]).expand(ROWS, 4),
+        boxes=torch.tensor([[4.0, 4.0, 20.0, 28.0]]).expand(ROWS, 4),
     )
     two = mixed.weights.shape[1] == 2
     for label in (
@@ -237,8 +237,17 @@ def test_saliency_share_unnormalized_is_the_visible_part_of_each_map() -> None:
         (AttentionShare(), View(), "needs View\\(attention=...\\)"),
         (AttentionShare(), View(attention=torch.ones(ROWS, 16)), "attention must have shape"),
         (TokenLabelAlignment(), View(attentions=(torch.ones(ROWS, 17, 17), torch.ones(ROWS, 9, 9))), "merge tokens"),
-        (ObjectShare(), View(), "masks or boxes"),
-        (ObjectShare(), View(objects=torch.ones(ROWS, 5)), "Objects must be masks"),
+        (ObjectShare(), View(), "either masks= or boxes=, but got neither"),
+        (ObjectShare(), View(masks=torch.ones(1), boxes=torch.ones(1)), "but got both"),
+        (ObjectShare(), View(boxes=torch.ones(ROWS, 5)), "boxes must have shape"),
+        (ObjectShare(), View(boxes=torch.ones(ROWS - 1, 4)), "boxes must have shape"),
+        (ObjectShare(), View(boxes=[torch.ones(2, 4)]), "boxes must have shape"),
+        (ObjectShare(), View(boxes=torch.tensor([[8.0, 4.0, 3.0, 9.0]]).expand(ROWS, 4)), "x1 <= x2"),
+        (ObjectShare(), View(boxes=torch.full((ROWS, 4), math.nan)), "x1 <= x2"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE + 1)), "masks must have shape"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, 1, SIDE, SIDE)), "masks must have shape"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE, dtype=torch.uint8)), "use masks > 0"),
+        (ObjectShare(), View(masks=torch.full((ROWS, SIDE, SIDE), 255.0)), "must lie in"),
     ],
 )
 def test_errors(label: mw.LabelPolicy, view: View, words: str) -> None:

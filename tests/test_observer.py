@@ -126,8 +126,14 @@ def test_every_method_takes_them(name: str, label: mw.LabelPolicy) -> None:
     ("make", "words"),
     [
         (lambda: mw.Mixing(network(), label=mw.AttentionShare()), "no attention that could be read"),
-        (lambda: mw.AutoMix(network(), label=mw.ActivationShare()), "needs clean_features, which AutoMix does not"),
-        (lambda: mw.RegMixup(network(), label=mw.ActivationShare()), "needs clean_features, which RegMixup does not"),
+        (lambda: mw.AlignMix(transformer(), label=mw.AttentionShare()), "AlignMix mixes features behind the attention"),
+        (lambda: mw.HiddenMix(transformer(), label=mw.TokenLabelAlignment()), "mixes the output of 'blocks.0', behind"),
+        (
+            lambda: mw.HiddenMix(transformer(), layers=("blocks.1",), label=mw.AttentionShare()),
+            "mixes the output of 'blocks.1', behind it: name earlier layers",
+        ),
+        (lambda: mw.AutoMix(network(), label=mw.AttentionShare()), "no attention that could be read"),
+        (lambda: mw.AdAutoMix(network(), label=mw.LUMixShare()), "needs two sources: use sources=2 instead of 3"),
         (lambda: mw.Mixing(nn.Linear(2, 2), label=mw.ActivationShare()), "Could not infer the last feature map"),
     ],
 )

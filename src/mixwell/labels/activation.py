@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.saliency import ClassActivation
 from mixwell.saliency.base import Saliency
 from mixwell.schedule import check_range
@@ -119,8 +119,9 @@ def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize:
         >>> visible_share(mixed, torch.rand(1, 2, 2))
         tensor([[1., 0.]])
     """
-    maps = F.interpolate(maps[:, None], mixed.plan.size, mode="bilinear", align_corners=False)
-    seen = mixed.plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
+    plan = plan_of(mixed, "The label policy")
+    maps = F.interpolate(maps[:, None], plan.size, mode="bilinear", align_corners=False)
+    seen = plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
     if normalize:
         total = seen.sum(1, keepdim=True)
         rows = mixed.weights.sum(1, keepdim=True)

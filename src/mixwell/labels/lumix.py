@@ -43,6 +43,8 @@ class LUMixShare(LabelPolicy):
     predicted: float = 0.1
     alpha: float = 1.0
 
+    two_sources = True
+
     def __post_init__(self) -> None:
         check_range("random", self.random, 0, 1)
         check_range("predicted", self.predicted, 0, 1)

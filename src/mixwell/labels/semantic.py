@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.value import Value, set_field
 
 
@@ -158,6 +158,7 @@ class SemanticShare(LabelPolicy):
     kappa: float = 1.0
 
     needs = frozenset({"clean_logits"})
+    two_sources = True
     _similarity: ClassVar[Similarity]  # the object that the name means; set when the settings are checked
 
     def __post_init__(self) -> None:
@@ -184,6 +185,9 @@ class SemanticShare(LabelPolicy):
                 f"SUMix compares an anchor with one partner, but these images have {mixed.weights.shape[1]} sources: "
                 "use a two-source policy."
             )
+        plan: Any = mixed.plan
+        if plan is None:
+            plan = plan_of(mixed, self)
         if view.clean_logits is None or view.logits is None:
             raise ValueError(
                 "SemanticShare compares with the predictions for the unmixed images: pass "
@@ -191,7 +195,7 @@ class SemanticShare(LabelPolicy):
             )
         with torch.no_grad(), torch.autocast(view.logits.device.type, enabled=False):
             clean, seen = view.clean_logits.float().softmax(1), view.logits.float().softmax(1)
-            away, by_class = self._similarity(clean, seen, mixed.labels, mixed.plan.sources, self.kappa)
+            away, by_class = self._similarity(clean, seen, mixed.labels, plan.sources, self.kappa)
             # The logarithm of weight 0 is minus infinity: a source that is not in the image gets no label weight.
             share, total = (mixed.weights.clamp_min(0).log() - away).softmax(1), mixed.weights.sum(1, keepdim=True)
             # A row without any weight, all minus infinity, would be NaN.
