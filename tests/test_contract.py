@@ -278,6 +278,7 @@ def test_every_label_policy(policy: BatchPolicy, label: mw.LabelPolicy, device: 
         (torch.rand(rows, tokens, tokens, device=device).softmax(2),),
         images,
         FLOAT.labels(device),
+        normalization=NOISE,
         boxes=torch.tensor([[0.0, 1.0, 6.0, 5.0]], device=device).expand(rows, 4),
     )
     weights = label(mixed, view)

@@ -95,7 +95,8 @@ class SaliencyShare(LabelPolicy):
         check_range("area", self.area, 0, 1)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self))
+        known = {"normalization": view.normalization} if getattr(self.saliency, "uses_normalization", False) else {}
+        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self), **known)
         with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
             return visible_share(mixed, maps.detach().float().clamp_min(0), self.area, self.normalize)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.value import Value
 
@@ -33,6 +34,7 @@ class View:
         images: The unmixed images, shape ``(B, C, H, W)``.
         labels: Their labels, class indices ``(B,)`` or dense labels ``(B, N)``.
         model: The classifier.
+        normalization: How the images were normalized; None means that they are in [0, 1].
         masks: Objects in the unmixed images, shape ``(B, H, W)``, see :class:`ObjectShare`.
         boxes: Their bounding boxes instead.
     """
@@ -45,6 +47,7 @@ class View:
     images: Tensor | None = None
     labels: Tensor | None = None
     model: nn.Module | None = None
+    normalization: Normalization | None = None
     masks: Tensor | None = None
     boxes: Boxes | None = None
 

@@ -158,8 +158,10 @@ class AdAutoMix(Method):
         pairs, lam = self._draw(batch, count)
         if count > 2:  # as published, one set of ratios for block and classifier
             pairs, lam = pairs.with_lam(block_lam[:, 0]), block_lam
-        terms, fields = {}, {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        student_fields, teacher_fields = {"model": self.model, **fields}, {"model": self.teacher.model, **fields}
+        terms: dict[str, Tensor] = {}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields["normalization"] = self.normalization
+        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
         with self.teacher_observer.on_clean:
             features, teacher_clean = self.teacher.features_and_logits(images)
         teacher_fields["clean_logits"] = teacher_clean

@@ -152,8 +152,10 @@ class AutoMix(Method):
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)
         block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)
-        terms, fields = {}, {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        student_fields, teacher_fields = {"model": self.model, **fields}, {"model": self.teacher.model, **fields}
+        terms: dict[str, Tensor] = {}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields["normalization"] = self.normalization
+        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
         if self.observer.needs_clean_pass:
             with self.teacher_observer.on_clean:
                 features, teacher_fields["clean_logits"] = self.teacher.features_and_logits(images)

@@ -150,8 +150,8 @@ class Method(nn.Module, ABC):
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
         and without an update of batch-norm statistics.
         """
-        fields: dict[str, Any] = {"images": images, "labels": labels, "model": self.model}
-        fields |= {"masks": masks, "boxes": boxes}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields |= self.policy_arguments
         if self.observer.needs_clean_pass:
             with clean_pass(self.model), self.on_clean:
                 fields["clean_logits"] = logits_of(self.model(images))

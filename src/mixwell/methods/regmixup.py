@@ -75,7 +75,7 @@ class RegMixup(Method):
         with self.on_clean, self.on_mixed:
             clean_logits, logits = logits_of(self.model(both)).chunk(2)
         check_logits(clean_logits, clean)
-        fields = {"images": images, "labels": labels, "model": self.model, "masks": masks, "boxes": boxes}
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         fields["clean_logits"] = clean_logits.detach()
         if self.label.needs:
             fields |= self.observer.clean_fields(both, slice(n)) | self.observer.mixed_fields(both, slice(n, None))

@@ -98,7 +98,7 @@ class SAMixPretrained(Method):
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        fields = {"images": images, "labels": labels, "model": self.model, "masks": masks, "boxes": boxes}
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         clean_logits = None
         if self.clean_weight or self.observer.needs_clean_pass:
             with self.on_clean:

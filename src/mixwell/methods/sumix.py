@@ -108,7 +108,7 @@ class SUMix(Method):
         with self.on_mixed:
             logits, uncertainty = self._predict(mixed.images)
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        fields["model"] = self.model
+        fields |= self.policy_arguments
         if self.label.needs - {"clean_logits"}:
             fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
         terms = sumix_terms(
