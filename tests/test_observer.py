@@ -142,6 +142,27 @@ def test_refused_when_built(make: object, words: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("label", [mw.ActivationShare(), mw.SemanticShare()], ids=repr)
+def test_region_loss_looks_once(label: mw.LabelPolicy) -> None:
+    """Its pass over the unmixed images serves the label policy, too."""
+    model, passes = network(), []
+    method = mw.RegionLoss(model, mw.CutMix(), num_classes=6, label=label)
+    model.register_forward_hook(lambda *_: passes.append(1))
+    losses(method)
+    assert len(passes) == 2
+
+
+def test_scheduled_start() -> None:
+    """The labels are those by area until the schedule changes, and by activation afterwards."""
+    label = mw.ActivationShare(area=mw.Step({0.0: 1.0, 0.1: 0.0}))
+    model = network().eval()
+    method = mw.Mixing(model, mw.CutMix(scope="sample"), label=label)
+    for progress, plain in ((0.0, mw.PixelShare()), (0.2, mw.ActivationShare())):
+        method.after_step(progress)
+        wanted = losses(mw.Mixing(model, mw.CutMix(scope="sample"), label=plain))["loss"]
+        assert losses(method)["loss"].item() == pytest.approx(wanted.item(), abs=1e-6)
+
+
 def test_region_loss_written_out() -> None:
     """SMMix's step: windows by the attention of all patches, regions, and consistency with the blended predictions."""
     from mixwell.features.attention import AttentionHook

@@ -154,7 +154,7 @@ class SemanticShare(LabelPolicy):
         True
     """
 
-    similarity: str | Similarity = "distance"
+    similarity: str | Value = "distance"
     kappa: float = 1.0
 
     needs = frozenset({"clean_logits"})
@@ -162,6 +162,12 @@ class SemanticShare(LabelPolicy):
     _similarity: ClassVar[Similarity]  # the object that the name means; set when the settings are checked
 
     def __post_init__(self) -> None:
+        if not isinstance(self.similarity, str | Similarity):
+            advice = ": it computes label weights itself, so pass it to the method as label="
+            raise TypeError(
+                f"similarity of SemanticShare must be a str or a Similarity, but got {self.similarity}"
+                f"{advice if isinstance(self.similarity, LabelPolicy) else ''}."
+            )
         if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
             raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
         if not 0 <= self.kappa < math.inf:
