@@ -81,7 +81,7 @@ def errors(data: Path, count: int, trained: bool) -> dict[str, Tensor]:
             rows = slice(start, start + BATCH)
             generator = torch.Generator().manual_seed(start)
             mixed = policy(images[rows], labels[rows], generator=generator, normalization=mw.Normalization(0.5, 0.5))
-            view = mw.View(clean_features=features[rows], objects=masks[rows])
+            view = mw.View(clean_features=features[rows], masks=masks[rows])
             references = mw.visible_objects(mixed.plan, masks[rows])
             for label in LABELS:
                 parts[repr(label)].append(torch.stack((label(mixed, view)[:, 0], *references)))

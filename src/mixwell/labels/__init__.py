@@ -3,7 +3,7 @@
 from mixwell.labels.activation import ActivationShare, SaliencyShare
 from mixwell.labels.alignment import TokenLabelAlignment
 from mixwell.labels.attention import AttentionShare, ProgressiveAttentionShare
-from mixwell.labels.base import LabelPolicy, PixelShare, RatioShare, View
+from mixwell.labels.base import Boxes, LabelPolicy, PixelShare, RatioShare, View
 from mixwell.labels.lumix import LUMixShare
 from mixwell.labels.objects import ObjectShare
 from mixwell.labels.semantic import Agreement, Distance, Released, SemanticShare, Similarity
@@ -12,6 +12,7 @@ __all__ = [
     "ActivationShare",
     "Agreement",
     "AttentionShare",
+    "Boxes",
     "Distance",
     "LUMixShare",
     "LabelPolicy",

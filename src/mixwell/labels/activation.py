@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.saliency import ClassActivation
 from mixwell.saliency.base import Saliency
 from mixwell.typecheck import Fraction, NonNegativeFloat
@@ -88,7 +88,8 @@ class SaliencyShare(LabelPolicy):
     normalize: bool = True
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self))
+        known = {"normalization": view.normalization} if getattr(self.saliency, "uses_normalization", False) else {}
+        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self), **known)
         with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
             return visible_share(mixed, maps.detach().float().clamp_min(0), self.area, self.normalize)
 
@@ -112,8 +113,9 @@ def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize:
         >>> visible_share(mixed, torch.rand(1, 2, 2))
         tensor([[1., 0.]])
     """
-    maps = F.interpolate(maps[:, None], mixed.plan.size, mode="bilinear", align_corners=False)
-    seen = mixed.plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
+    plan = plan_of(mixed, "The label policy")
+    maps = F.interpolate(maps[:, None], plan.size, mode="bilinear", align_corners=False)
+    seen = plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
     if normalize:
         total = seen.sum(1, keepdim=True)
         rows = mixed.weights.sum(1, keepdim=True)

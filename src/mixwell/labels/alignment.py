@@ -10,7 +10,7 @@ from torch import Tensor
 from mixwell.batch import MixedBatch
 from mixwell.features.mixing import grid_of
 from mixwell.labels.attention import patch_shares
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 
 
 class TokenLabelAlignment(LabelPolicy):
@@ -38,6 +38,7 @@ class TokenLabelAlignment(LabelPolicy):
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         attentions: tuple[Tensor, ...] = view.get("attentions", self)
         with torch.no_grad(), torch.autocast(mixed.weights.device.type, enabled=False):
+            plan_of(mixed, self)
             shares = self.token_shares(mixed, attentions[0].shape[2])
             prefix = shares.shape[1] - self.patches(shares.shape[1], mixed)
             for attention in attentions:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.typecheck import BelowOne, Fraction
 
 
@@ -121,5 +121,6 @@ def patch_shares(mixed: MixedBatch, grid: tuple[int, int], nearest: bool = False
         >>> patch_shares(mixed, (1, 1)).flatten()
         tensor([1., 0.])
     """
-    share = mixed.plan.share(mixed.plan.size).expand(len(mixed), -1, -1, -1)
+    plan = plan_of(mixed, "The label policy")
+    share = plan.share(plan.size).expand(len(mixed), -1, -1, -1)
     return F.interpolate(share, grid, mode="nearest") if nearest else F.adaptive_avg_pool2d(share, grid)

@@ -43,6 +43,8 @@ class LUMixShare(LabelPolicy):
     predicted: Fraction = 0.1
     alpha: PositiveFloat = 1.0
 
+    two_sources = True
+
     def __post_init__(self) -> None:
         if self.random + self.predicted > 1:
             raise ValueError(f"random and predicted must sum to at most 1, but got {self.random} and {self.predicted}.")

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch, check_images
 from mixwell.features.passes import logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, check_label
+from mixwell.methods.method import LossFunction, Method, relabelled
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
@@ -227,20 +227,25 @@ class AugMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_label(label, self, "clean_features")
         self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
         check_range("weight", weight)
         self.set_current(views=views, weight=weight)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         views = [self.views(images, normalization=self.normalization) for _ in range(2)]
-        mixed_images = [plan.apply(one) for one in (images, *views)]
-        logits = logits_of(self.model(torch.cat(mixed_images))).chunk(3)
-        mixed = MixedBatch(mixed_images[0], plan.source_labels(labels), plan.weights, plan)
-        mixed = self.weighted(mixed, logits[0], fields)
+        three = torch.cat([plan.apply(one) for one in (images, *views)])
+        with self.on_mixed:
+            logits = logits_of(self.model(three)).chunk(3)
+        rows = slice(len(images))
+        mixed = MixedBatch(three[rows], plan.source_labels(labels), plan.weights, plan)
+        if self.label.needs:
+            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(three, rows)
+        mixed = relabelled(mixed, self.label, logits[0], fields)
         divergence = jensen_shannon(torch.stack(logits))
         total = self.loss(logits[0], mixed) + self.weight * divergence
         return self.step_output(total, logits[0], mixed, divergence=divergence)

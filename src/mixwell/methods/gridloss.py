@@ -10,7 +10,7 @@ from mixwell.batch import MixedBatch
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import channels_of, last_map, unwrapped
 from mixwell.features.passes import MapHook, logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
@@ -85,10 +85,12 @@ class GridLoss(Method):
         width = channels_of_map(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         with self.hook, self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         cell_loss = self.loss(*self._cells(self.hook.taken(mixed.images), mixed))

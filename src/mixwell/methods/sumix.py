@@ -13,7 +13,7 @@ from mixwell.batch import MixedBatch
 from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
-from mixwell.labels import LabelPolicy, SemanticShare, View
+from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
 from mixwell.losses import CrossEntropy, check_logits
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
@@ -95,7 +95,9 @@ class SUMix(Method):
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.head = like_model(UncertaintyHead(_width(self.hook, num_classes), num_classes), model)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the regulariser, and how far learned ratios are from drawn ones.
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
@@ -105,7 +107,8 @@ class SUMix(Method):
             clean_logits, clean_uncertainty = self._predict(images)
         with self.on_mixed:
             logits, uncertainty = self._predict(mixed.images)
-        fields: dict[str, Any] = {"images": images, "labels": labels, "model": self.model}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields |= self.policy_arguments
         if self.label.needs - {"clean_logits"}:
             fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
         terms = sumix_terms(

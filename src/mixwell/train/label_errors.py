@@ -194,7 +194,7 @@ def _view(
     with observer.on_mixed:
         logits = logits_of(model(mixed.images))
     fields |= observer.mixed_fields(mixed.images)
-    return mw.View(logits, clean, images=images, labels=labels, model=model, objects=boxes, **fields)
+    return mw.View(logits, clean, images=images, labels=labels, model=model, boxes=boxes, **fields)
 
 
 def _errors(weights: Tensor, visible: Mapping[str, Tensor]) -> dict[str, float]:
