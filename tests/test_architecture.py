@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "train": {
         "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
-        *("sklearn", "tensorboard", "timm", "torchvision"),
+        *("sklearn", "ray", "tensorboard", "timm", "torchvision", "yaml"),
     },
 }
 EVERYWHERE = {*sys.stdlib_module_names, "torch", "mixwell"}
