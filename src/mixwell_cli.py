@@ -17,6 +17,7 @@ mixwell trains image classifiers by mixing samples and labels.
 
 commands:
   train    train a recipe, or resume a run
+  sweep    train every combination of settings and seeds in a file, and compare them
   eval     evaluate a trained run
   list     list recipes, policies, methods and models
   show     draw what a policy does to images

@@ -72,8 +72,8 @@ MAY_IMPORT = {
     "__main__": {"mixwell_cli"},
     "train": {
         "mixwell_cli",
-        *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors", "scipy"),
-        *("sklearn", "tensorboard", "timm", "torchvision"),
+        *("accelerate", "matplotlib", "numpy", "PIL", "ray", "rich", "safetensors", "scipy"),
+        *("sklearn", "tensorboard", "timm", "torchvision", "yaml"),
     },
 }
 EVERYWHERE = {*sys.stdlib_module_names, "torch", "mixwell"}

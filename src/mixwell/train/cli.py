@@ -37,6 +37,7 @@ ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their ow
     "report": "mixwell.report.page",
     "check": "mixwell.train.check",
     "labels": "mixwell.train.label_errors",
+    "sweep": "mixwell.train.sweep",
     "demo": "mixwell.train.demo",
 }
 COMMANDS = ("train", "eval", "list", *ELSEWHERE)
@@ -292,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complete(argv: Sequence[str], out: SafeStream) -> int:
     """Return 2 if output was lost that is not also in files, otherwise 0."""
     out.flush()
-    if argv[:1] in (["train"], ["demo"]) or not out.incomplete:
+    if argv[:1] in (["train"], ["sweep"], ["demo"]) or not out.incomplete:
         return 0
     raise RunError(f"cannot write the output: {out.error and out.error.strerror}")
 

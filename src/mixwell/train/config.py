@@ -138,10 +138,10 @@ class Config:
             raise RunError(f"the config is not JSON: {first_line(error)}") from None
         if not isinstance(values, dict):
             raise RunError(f"the config must be a JSON object of settings, but is of type {type(values).__name__}")
-        return cls(**{name: cls._checked(name, value) for name, value in values.items()})
+        return cls(**{name: cls.checked(name, value) for name, value in values.items()})
 
     @classmethod
-    def _checked(cls, name: str, value: Any) -> Any:
+    def checked(cls, name: str, value: Any) -> Any:
         types = cls.types()
         if name not in types:
             raise RunError(f"the config has an unknown field {name!r}{closest(name, types)}")
