@@ -268,9 +268,10 @@ def reduced(terms: Tensor, reduction: str, mixed: MixedBatch, ignore_index: int 
     return terms.sum() / -left.sum().clamp_min(torch.finfo(torch.float32).eps)
 
 
-def _checked_weight(weight: Sequence[float] | None) -> tuple[float, ...] | None:
+def _checked_weight(weight: Sequence[float] | Tensor | None) -> tuple[float, ...] | None:
     if weight is None:
         return None
+    weight = torch.as_tensor(weight, dtype=torch.float64).flatten().tolist()
     if not weight or not all(0 <= number < math.inf for number in weight):
         raise ValueError(f"weight must hold one finite number of at least 0 per class, but got {weight}.")
     return tuple(float(number) for number in weight)

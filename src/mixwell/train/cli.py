@@ -237,7 +237,8 @@ def _underscored(word: str) -> str:
 def _unknown(command: str, word: str) -> str:
     name = word.removeprefix("--").partition("=")[0]
     if command == "train" and word.startswith("--"):
-        return f"unknown setting --{name}{closest(name, [*Config.types(), 'out', 'resume'])} (see mixwell train --help)"
+        suggested = closest(name, [*Config.types(), "out", "resume"]).replace("mean ", "mean --")
+        return f"unknown setting --{name}{suggested} (see mixwell train --help)"
     return f"unexpected argument {word!r} (see mixwell {command} --help)"
 
 
