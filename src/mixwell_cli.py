@@ -45,6 +45,12 @@ def answer(argv: Sequence[str]) -> str | None:
     return None
 
 
+def answer_and_exit(argv: Sequence[str]) -> None:
+    """End the process with the help or the version if the arguments ask for it."""
+    if answer(argv) is not None:
+        sys.exit(main(argv))
+
+
 def open_streams() -> None:
     """Open the null device in place of closed standard streams, whose numbers the next opened files would get."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):

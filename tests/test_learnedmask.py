@@ -195,6 +195,9 @@ def test_images_as_trained_on(tmp_path: Path) -> None:
         {"model": "wide_resnet28_8"},
         {"model": "timm/vit_tiny_patch16_224(img_size=1000000)"},
         {"model": "timm/vit_tiny_patch16_224(embed_dim=1000000)"},
+        {"model": "timm/vit_tiny_patch16_224(depth=1000000000)"},
+        {"model": "timm/convnext_atto(depths=(2, 2, 1_000_000_000, 2))"},
+        {"model": "timm/vit_tiny_patch16_224(depth=0x7fffffff)"},
         {"model": "timm/resnet18"},
     ],
     ids=str,
@@ -266,6 +269,18 @@ def test_a_card_makes_timm_read_no_file(block: tuple[str, AutoMix], tmp_path: Pa
     save_file(load_file(block[0]), other, {"mixwell": json.dumps(card)})
     with pytest.raises(ValueError, match=r"but a file may not set|cannot be built"):
         LearnedMask(other)
+
+
+def test_home_directory(block: tuple[str, AutoMix], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home directory where a mask is written and read; the repr keeps what was given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    method = block[1]
+    save_mask("~/mask.safetensors", method.block, method.teacher.model, method.teacher.layer, model="mini_resnet")
+    policy = LearnedMask("~/mask.safetensors")
+    assert (tmp_path / "mask.safetensors").is_file() and "'~/mask.safetensors'" in repr(policy)
+    for path in ("~nobody-9/x", "~/y"):
+        with pytest.raises(ValueError, match=f"The file {path} does not exist"):
+            LearnedMask(path)
 
 
 def test_without_safetensors(monkeypatch: pytest.MonkeyPatch, block: tuple[str, AutoMix]) -> None:

@@ -57,6 +57,7 @@ def test_every_field_is_explained_and_about_thirty():
         ('{"precision": "fp8"}', "precision must be one of fp32, bf16, fp16, but is 'fp8'"),
         ('{"val_split": 1}', "val_split must be at most 0.9"),
         ('{"eval_crop": 0}', "eval_crop must be above 0 and at most 1"),
+        ('{"eval_crop": 1e-9}', "eval_crop must be at least 0.01, but is 1e-09"),
         ('{"erasing": 2}', "erasing must be at most 1"),
         ('{"lr": 0.01, "lr_min": 0.02}', "lr_min must be at most lr 0.01, but is 0.02"),
         ("[]", "must be a JSON object"),

@@ -1,6 +1,12 @@
 """Mix samples and labels to train stronger image classifiers."""
 
+import sys
 from typing import NoReturn
+
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mixwell":  # python -m mixwell: help without torch
+    import mixwell_cli
+
+    mixwell_cli.answer_and_exit(sys.argv[1:])
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.ema import EMA

@@ -100,7 +100,7 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    if not isinstance(tree, ast.Name | ast.Call):
+    if not isinstance(tree, ast.Name | ast.Call | ast.Attribute):
         raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {_short(text)}.")
     try:
         return _build(tree, known() | (extra or {}), text)
@@ -109,6 +109,9 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
 
 
 def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> Any:
+    named = node.func if isinstance(node, ast.Call) else node
+    if isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name):  # mw.CutMix
+        raise ValueError(f"Unknown name {_short(f'{named.value.id}.{named.attr}')}{nearest(named.attr[:80], makers)}")
     if isinstance(node, ast.Name):
         node = ast.Call(node, [], [])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -163,7 +166,8 @@ def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str
     by_name = [p.name for p in parameters if partial or p.kind is p.KEYWORD_ONLY]
     what, keywords = make.__name__, dict(named)
     if len(positional) > len(settings) - len(by_name):
-        example = f"{what}({by_name[0]}=...)" if by_name else f"{what}()"
+        value = repr(positional[0]) if len(positional) == 1 and by_name == settings else "..."
+        example = f"{what}({by_name[0]}={value})" if by_name else f"{what}()"
         raise ValueError(f"{what} takes its settings by name, as in {example}: {', '.join(settings) or 'none'}.")
     for name, _ in named:
         if name not in settings:

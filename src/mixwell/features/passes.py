@@ -196,10 +196,11 @@ class FeatureHook:
             handle.remove()
 
     def _unused(self) -> str:
+        guess = 'name the layer that computes the logits, as in classifier="head.fc"' if self._guessed else ""
         return (
             f"No forward pass ran through {self.name!r} inside the hook's with block. Either the model does not use "
-            "that module, or it was compiled and called before the hook: create the method before torch.compile, and "
-            "run its first step before anything else calls the compiled model."
+            f"that module{guess and f': {guess}'}, or it was compiled and called before the hook: create the method "
+            "before torch.compile, and run its first step before anything else calls the compiled model."
         )
 
     def _described(self, found: Any) -> str:
@@ -279,8 +280,9 @@ def _computes(output: Any, logits: Tensor) -> bool:
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Keep running statistics unchanged in training mode: norms still normalize by the statistics of the batch.
 
-    Statistics are the buffers ``running_*`` and ``num_batches_tracked`` of any module in training mode. Modules in eval
-    mode are not touched. A backward pass may come after the block.
+    Statistics are the counters and floating-point buffers that a module in training mode saves with its weights: those
+    of norms of any kind, and the vectors of spectral normalization. Modules in eval mode are not touched. A backward
+    pass may come after the block.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -298,7 +300,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             if module.track_running_stats:
                 flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
         else:
-            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if b is not None and _running(n)]
+            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if _is_statistic(module, n, b)]
     try:
         for module in flagged:
             module.track_running_stats = False
@@ -315,8 +317,10 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def _running(name: str) -> bool:
-    return name.startswith("running_") or name == "num_batches_tracked"
+def _is_statistic(module: nn.Module, name: str, buffer: Tensor | None) -> bool:
+    if buffer is None or name in module._non_persistent_buffers_set:
+        return False
+    return buffer.is_floating_point() or buffer.dim() == 0
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
@@ -120,11 +121,11 @@ class TrainedMask:
 
 
 def _opened(path: str, encoder: nn.Module | None) -> TrainedMask:
-    file = Path(path)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises for an unknown user)
     if not file.is_file():
         raise ValueError(f"The file {path} does not exist: expected one written by mixwell train or save_mask().")
     facts = file.stat()
-    return _load(path, facts.st_mtime_ns, facts.st_size) if encoder is None else _fitted(path, encoder)
+    return _load(str(file), facts.st_mtime_ns, facts.st_size) if encoder is None else _fitted(str(file), encoder)
 
 
 @lru_cache(maxsize=4)

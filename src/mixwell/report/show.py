@@ -13,10 +13,11 @@ import mixwell as mw
 from mixwell.report import picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
-from mixwell.train.errors import Parser, RunError
+from mixwell.train.errors import Parser, RunError, whole
 from mixwell.train.files import save
 from mixwell.train.paths import expand
 
+LARGEST = 4096  # side of an image (pixels), and number of pairs
 ABOUT = """\
 Draw what a policy does at several ratios: clean images, masks, mixed images and labels.
 
@@ -73,7 +74,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=expand, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
     parser.add_argument("--size", type=int, metavar="N", help="side of an image (pixels) [224; all: 112]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and random draws [0]")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="seed of images and random draws [0]"
+    )
     parser.add_argument("--count", type=int, default=2, metavar="N", help="pairs of images [2; all: 1]")
     args = parser.parse_args(argv)
     if args.size is None:
@@ -84,6 +87,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--ratios expects shares of the anchor between 0 and 1, but got {wrong[0]:g}")
     if min(args.size, args.count) < 1:
         parser.error(f"--size and --count must be at least 1, but got {min(args.size, args.count)}")
+    if args.size > LARGEST or args.count > LARGEST:
+        parser.error(f"--size and --count must be at most {LARGEST}, but got {max(args.size, args.count)}")
     return args
 
 

@@ -25,7 +25,7 @@ from mixwell.parse import known
 from mixwell.train import run
 from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
-from mixwell.train.errors import Parser, RunError, closest, enough_memory
+from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
 from mixwell.train.output import SafeStream, safe_output
 from mixwell.train.paths import expand
 from mixwell.train.recipes import FAMILIES, RECIPES
@@ -61,12 +61,6 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, but got {text!r}")
     return text.lower() == "true"
-
-
-def _bins(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= 1000 or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"expected a whole number between 1 and 1000, but got {text[:80]!r}")
-    return int(text)
 
 
 def _add_fields(parser: argparse.ArgumentParser, base: Config) -> None:
@@ -105,7 +99,9 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate = commands.add_parser("eval", description="Evaluate the classifier of a run.", allow_abbrev=False)
     evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
     evaluate.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on [test]")
-    evaluate.add_argument("--bins", type=_bins, default=10, help="bins of the calibration error (1 to 1000) [10]")
+    evaluate.add_argument(
+        "--bins", type=whole(1, 1000), default=10, help="bins of the calibration error (1 to 1000) [10]"
+    )
     evaluate.add_argument("--json", action="store_true", help="print one line of JSON")
     evaluate.add_argument("--data", type=_absolute, help="folder of the data set, if it is not that of the run")
     evaluate.add_argument("--device", help="device, if it is not that of the run")
@@ -239,7 +235,8 @@ def _underscored(word: str) -> str:
 def _unknown(command: str, word: str) -> str:
     name = word.removeprefix("--").partition("=")[0]
     if command == "train" and word.startswith("--"):
-        return f"unknown setting --{name}{closest(name, [*Config.types(), 'out', 'resume'])} (see mixwell train --help)"
+        suggested = closest(name, [*Config.types(), "out", "resume"]).replace("mean ", "mean --")
+        return f"unknown setting --{name}{suggested} (see mixwell train --help)"
     return f"unexpected argument {word!r} (see mixwell {command} --help)"
 
 

@@ -106,6 +106,9 @@ class Config:
             self._expect(name, getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("scale", "eval_crop"):
             self._expect(name, getattr(self, name) > 0, "above 0 and at most 1")
+        self._expect(
+            "eval_crop", self.eval_crop >= 0.01, "at least 0.01"
+        )  # images are enlarged to image_size / eval_crop
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
         self._expect("lr_min", self.lr_min <= self.lr, f"at most lr {self.lr}")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mixwell.metrics import calibration_sums, mean_average_precision, top_k_hits
 from mixwell.train import build
-from mixwell.train.accelerator import start
+from mixwell.train.accelerator import start, unbroken
 from mixwell.train.checkpoint import load_weights, read_weights
 from mixwell.train.config import Config
 from mixwell.train.data import load
@@ -106,6 +106,7 @@ def evaluate(
     return summarise(total)
 
 
+@unbroken(lambda: "start the evaluation again")
 def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10) -> dict[str, float]:
     """Measure the classifier that a run has stored.
 

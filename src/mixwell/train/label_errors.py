@@ -26,7 +26,7 @@ from mixwell.report.label_errors import worst_cases
 from mixwell.train import images as files
 from mixwell.train.build import without_prefix
 from mixwell.train.checkpoint import load_weights, read_weights
-from mixwell.train.errors import Parser, RunError
+from mixwell.train.errors import Parser, RunError, whole
 from mixwell.train.files import write
 from mixwell.train.paths import expand
 from mixwell.train.runs import read_config
@@ -289,9 +289,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--model", help="architecture of a file of weights, such as timm/NAME")
     parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
     parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
-    parser.add_argument("--image_size", type=int, help="side of the square the network sees (pixels)")
-    parser.add_argument("--count", type=int, default=384, help="number of images [384]")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and of the mixing [0]")
+    parser.add_argument("--image_size", type=whole(1, 16384), help="side of the square the network sees (pixels)")
+    parser.add_argument("--count", type=whole(1, 10**9), default=384, help="number of images [384]")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="seed of the choice of images and of the mixing [0]"
+    )
     parser.add_argument("--out", type=expand, metavar="DIR", help="write label_error.json and worst.png there")
     args = parser.parse_args(argv)
     if args.count < 2:
