@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixwell as mw
@@ -21,6 +21,7 @@ with warnings.catch_warnings():  # of other packages, while they are imported
     import lightning as L
 
 from mixwell.integrations.lightning import AfterStep, MethodModule, MixCallback
+from steps import free_port
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -85,7 +86,7 @@ def test_twenty_steps(name: str) -> None:
     module = MethodModule(
         method,
         partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-        lambda optimizer, steps: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        torch.optim.lr_scheduler.CosineAnnealingLR,
         weight_decay=1e-4,
         ema=0.5,
     )
@@ -188,14 +189,29 @@ def test_after_step_in_a_users_module() -> None:
         MethodModule(network())
 
 
-@pytest.mark.slow
+def one_of_two(rank: int, folder: str, port: int) -> None:
+    """Train in one of two processes, and write what it has found."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+    torch.manual_seed(0)
+    module, losses = MethodModule(METHODS["AutoMix"](network()), partial(torch.optim.SGD, lr=0.05), ema=0.9), Losses()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = trainer(callbacks=[losses], devices=2, strategy="ddp", gradient_clip_val=5.0)
+        run.fit(module, loader(320))
+    found = {
+        "weights": [p.detach() for p in module.method.parameters()],
+        "steps": run.global_step,
+        "progress": module.method.progress,
+        "draw": float(torch.rand(())),
+        "losses": losses.values,
+    }
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
 def test_two_processes(tmp_path: Path) -> None:
-    """Both processes end with the same weights, see different rows and draw different ratios."""
-    out = tmp_path / "found"
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("two_processes_lightning.py")), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(f"{out}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    """Both processes end with the same weights and draw different ratios, and the loss falls."""
+    start_processes(one_of_two, (str(tmp_path), free_port()), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     assert first["steps"] == second["steps"] == 20 and first["progress"] == 1.0
     assert first["draw"] != second["draw"]

@@ -74,7 +74,7 @@ class AfterStep(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Seed this process by its rank, and check that the training has an end."""
         if not 0 < trainer.estimated_stepping_batches < float("inf"):
-            raise ValueError("Schedules of a method need the number of steps: give the Trainer max_epochs or max_steps.")
+            raise ValueError("A method needs to know the number of steps: give the Trainer max_epochs or max_steps.")
         seed_process(trainer.global_rank)
         self.steps = trainer.global_step
 
