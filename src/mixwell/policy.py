@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from mixwell.value import Value, set_field
 
 Model = torch.nn.Module | Callable[[Tensor], Tensor]
 SaliencySource = Callable[[Any, Tensor, Tensor], Tensor]  # (model or None, images, labels) -> maps (B, h, w)
-SCOPES = ("batch", "sample", "pair")
+Scope = Literal["batch", "sample", "pair"]
+SCOPES = get_args(Scope)
 
 
 class BatchPolicy(Value, ABC):
@@ -134,7 +135,7 @@ class Policy(BatchPolicy):
 
     alpha: float | Ratio = 1.0
     pairing: Pairing = Permutation()
-    scope: str = "batch"
+    scope: Scope = "batch"
 
     uses_saliency: ClassVar[bool] = False
     weights_sum_to_one: ClassVar[bool] = True
@@ -233,7 +234,7 @@ class OneOf(BatchPolicy):
 
     policies: tuple[BatchPolicy, ...] = field(default=(), kw_only=False)
     weights: tuple[float, ...] | None = None
-    scope: str = "batch"
+    scope: Scope = "batch"
     pairing: Pairing = Permutation()
 
     def __post_init__(self) -> None:
@@ -284,7 +285,7 @@ class Sometimes(BatchPolicy):
 
     policy: BatchPolicy = field(default=NoMix(), kw_only=False)
     p: float = 0.5
-    scope: str = "batch"
+    scope: Scope = "batch"
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:

@@ -7,7 +7,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 
@@ -72,6 +72,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, SCALARS[kind][0]) and not isinstance(value, bool) and _fits_float(value)
     if (origin or kind) in (tuple, list):
         return _members_fit(value, get_args(kind) if origin is tuple else ())
+    if origin is Literal:
+        return isinstance(value, str)  # which one is checked by the class
     if kind is bool:
         return type(value).__name__ in ("bool", "bool_")  # Python's, and NumPy's by either of its names
     if Callable in (kind, origin):
@@ -110,6 +112,8 @@ def _described(kind: Any) -> list[str]:
     if origin is tuple and get_args(kind):
         members = ("..." if member is Ellipsis else " or ".join(_described(member)) for member in get_args(kind))
         return [f"a tuple ({', '.join(members)})"]
+    if origin is Literal:
+        return ["a str"]
     if Callable in (kind, origin):
         return ["a callable"]
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import Rule, area_weights, clipped, cut_side, inside, matched, place
@@ -51,10 +52,10 @@ class CutMix(Policy):
         True
     """
 
-    box: str = "clip"
+    box: Literal["clip", "inside"] = "clip"
     minmax: tuple[float, float] | None = None
     correct_lam: bool = True
-    odd: str = "floor"
+    odd: Literal["floor", "exact"] = "floor"
     match_area: bool = False
     aspect: tuple[float, float] = (1.0, 1.0)
 

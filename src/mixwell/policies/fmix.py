@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from mixwell.batch import Pairs
 from mixwell.ops.fourier import isotropic_field, largest, published_field
@@ -45,7 +46,7 @@ class FMix(Policy):
     decay: float = 3.0
     soft: float = 0.0
     reformulated: bool = False
-    spectrum: str = "isotropic"
+    spectrum: Literal["isotropic", "published"] = "isotropic"
 
     def __post_init__(self) -> None:
         if self.spectrum not in _SPECTRA:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import Rule, clipped, place, shifted, whole_image
 from mixwell.plan import BoxPlan
@@ -44,8 +46,8 @@ class ResizeMix(Policy):
     """
 
     alpha: float | Ratio = Uniform(0.1, 0.8)
-    box: str = "inside"
-    interpolation: str = "nearest"
+    box: Literal["clip", "inside"] = "inside"
+    interpolation: Literal["nearest", "bilinear", "area"] = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()

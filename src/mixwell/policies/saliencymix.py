@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import Rule, clipped_around, cut_side, place, shifted_around
 from mixwell.ops.peaks import drawn_by, peaks
 from mixwell.plan import BoxPlan
-from mixwell.policy import Policy, SaliencySource
+from mixwell.policy import Policy, SaliencySource, Scope
 from mixwell.saliency import FineGrained
 
 _RULES: dict[str, Rule] = {"clip": clipped_around, "inside": shifted_around}
@@ -49,9 +51,9 @@ class SaliencyMix(Policy):
         BoxPlan(sources=(4, 2), size=(32, 32))
     """
 
-    scope: str = "sample"
+    scope: Scope = "sample"
     saliency: SaliencySource | None = FineGrained()
-    box: str = "clip"
+    box: Literal["clip", "inside"] = "clip"
     draw_centre: bool = False
     temperature: float | None = None
     levels: int | None = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class Activation(NetworkSaliency):
     """
 
     layer: str | None = None
-    reduce: str = "mean"
+    reduce: Literal["mean", "norm", "last"] = "mean"
     size: int | None = None
 
     def __post_init__(self) -> None:
