@@ -39,13 +39,13 @@ def html(runs: Sequence[Run]) -> str:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return templates.get_template("report.html").render(
         chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
-        newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
+        newest=masks.newest, png=png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
         table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
         environments=[(json.loads(facts), members) for facts, members in environments.items()],
     )  # fmt: skip
 
 
-def _png(content: Tensor | Path) -> str:
+def png(content: Tensor | Path) -> str:
     """Return an image or a PNG file as a data URI."""
     raw = content.read_bytes() if isinstance(content, Path) else picture.png(picture.tile(content))
     return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
