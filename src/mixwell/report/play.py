@@ -96,11 +96,11 @@ def uploaded(value: Any) -> Picture | None:
         return None
     value = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
     name = Path(str(value.get("name", ""))).name[:200] if isinstance(value, dict) else ""
-    data = value.get("data") if isinstance(value, dict) else None
-    if isinstance(value, dict) and (value.get("size") or len(data or "") > 4 * LARGEST_FILE // 3 + 100):
+    data = str(value.get("data", "")) if isinstance(value, dict) else ""
+    if isinstance(value, dict) and (value.get("size") or len(data) > 4 * LARGEST_FILE // 3 + 100):
         raise RunError(f"{name} is larger than {LARGEST_FILE // 2**20} MiB: use a smaller picture")
     try:
-        return Picture(name or "picture", base64.b64decode(str(data).partition(",")[2], validate=True))
+        return Picture(name or "picture", base64.b64decode(data.partition(",")[2], validate=True))
     except binascii.Error:
         raise RunError(f"{name or 'the picture'} did not arrive whole: choose it again") from None
 
@@ -140,7 +140,7 @@ def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], firs
     import gradio as gr
 
     chooser = gr.Dropdown(names, value=first, label=title, elem_id=title.replace(" ", "-"))
-    inside = gr.Row()
+    inside = gr.Row(elem_classes="mixwell-settings")
     text = gr.Textbox(
         repr(mw.parse(first)), label=f"{title} as an expression", info="any expression, then Enter", max_lines=3,
         elem_id=f"{title.replace(' ', '-')}-expression",

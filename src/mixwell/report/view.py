@@ -101,12 +101,12 @@ def expression(text: str, kind: type[Kind]) -> Kind:
     Raises:
         RunError: It does not describe one, or reads a file.
     """
+    if "LearnedMask" in text:
+        raise RunError("LearnedMask reads a file, so the page does not offer it: use mixwell show")
     with mistakes():
         found = mw.parse(text)
     if not isinstance(found, kind):
         raise RunError(f"expected a {kind.__name__}, but got {text[:80]}")
-    if isinstance(found, mw.LearnedMask):
-        raise RunError("LearnedMask reads a file, so the page does not offer it: use mixwell show")
     return found
 
 
