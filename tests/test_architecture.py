@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "models": {"timm", "torchvision"},
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
-    "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn", "uvicorn"},
+    "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "scipy", "sklearn", "uvicorn"},
     "evaluation": {"autoattack"},  # an extra, imported when the attack runs
     "__main__": {"mixwell_cli"},
     "train": {

@@ -12,15 +12,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import mixwell as mw
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
 from mixwell.features.passes import logits_of
 from mixwell.report import samples
+from mixwell.report.evidence import evidence
 from mixwell.report.gallery import without_model
-from mixwell.report.picture import SOURCES, rgb
 from mixwell.report.samples import Images, Sample
 from mixwell.train import images as files
 from mixwell.train.errors import RunError, mistakes
@@ -168,7 +167,8 @@ def look(
         weights = said[repr(labeller)]
         if not isinstance(weights, str):
             sample = dataclasses.replace(sample, weights=weights)
-        evidence = [] if network is None else _evidence(network, mixed, sample)
+        maps = evidence(network, mixed.images[:1], sample.mixed, mixed.labels[0]) if network else []
+        captioned = [(f"evidence for {name}", drawn) for name, drawn in zip(sample.names, maps, strict=False)]
     predicted: list[tuple[str, float]] = []
     if logits is not None:
         top = logits[0].softmax(0).topk(min(3, logits.shape[1]))
@@ -177,7 +177,7 @@ def look(
     if network is None and without_model(chosen) is not chosen:
         notes.append("Without a model, saliency is image contrast.")
     line = _line(used, anchor, partner, side, seed, source if network else "")
-    return Look(sample, line, said, evidence, predicted, notes)
+    return Look(sample, line, said, captioned, predicted, notes)
 
 
 def _line(
@@ -236,20 +236,3 @@ def _observed(
             except ValueError:  # this kind of model does not have it
                 continue
     return mw.View(**fields)
-
-
-def _evidence(network: Network, mixed: mw.MixedBatch, sample: Sample) -> list[tuple[str, Tensor]]:
-    """Draw where in the mixed image the model sees the class of each source, on one scale for all."""
-    classes = mixed.labels[0]
-    images = mixed.images[:1].expand(len(classes), -1, -1, -1)
-    for source in (mw.ClassActivation(), mw.ClassActivation(gradient=True)):
-        try:
-            maps = source(network.model, images, classes)
-        except ValueError:  # no linear classifier on the map, or no map
-            continue
-        maps = F.interpolate(maps[:, None], sample.mixed.shape[1:], mode="bilinear")[:, 0]
-        heat = (maps / maps.amax().clamp_min(1e-12))[:, None]
-        grey = sample.mixed.mean(0).expand(3, -1, -1)
-        drawn = [torch.lerp(0.6 * grey, rgb(SOURCES[k % len(SOURCES)])[:, None, None], h) for k, h in enumerate(heat)]
-        return [(f"evidence for {name}", image) for name, image in zip(sample.names, drawn, strict=True)]
-    return []
