@@ -31,7 +31,7 @@ def control(value: mw.Value, name: str) -> Any:
     import gradio as gr
 
     kind, now = hints_of(type(value)).get(name), getattr(value, name)
-    common: dict[str, Any] = {"label": name, "key": f"{type(value).__name__}.{name}", "min_width": 150, "interactive": True}
+    common: dict[str, Any] = {"label": name, "key": f"{type(value).__name__}.{name}", "interactive": True}
     if kind is bool:
         return gr.Checkbox(now, **common)
     if kind in (int, float) and isinstance(now, int | float):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
 MAX_LABEL = 48  # characters of a name in the legend; the table has the whole name
@@ -56,20 +57,19 @@ class Plot:
     limits: tuple[float, float] | None = None
     diagonal: bool = False
 
-    def rows(self) -> list[list[object]]:
+    def rows(self) -> list[list[Any]]:
         """Return the data as a table with a row for every point, titles first."""
-        points = [[line.name, x, "" if y is None else y] for line in self.lines for x, y in zip(line.x, line.y)]  # noqa: B905  (a run may have stopped)
-        return [["line", self.x, self.y], *points]
+        points = [(line.name, x, y) for line in self.lines for x, y in zip(line.x, line.y, strict=True)]
+        return [["line", self.x, self.y], *([name, x, "" if y is None else y] for name, x, y in points)]
 
     def words(self) -> str:
         """Return the text alternative: the last value of every line of the legend."""
-        ends = [(line, [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]) for line in self.lines]
-        found = [
-            f"{line.name} {points[-1][1]:.4g} at {points[-1][0]:.4g}"
-            for line, points in ends
-            if points and not line.thin
-        ]
-        return f"{self.title}; last values: {'; '.join(found)}"
+        found = []
+        for line in self.lines:
+            points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
+            if points and not line.thin:
+                found.append(f"{line.name} {points[-1][1]:.4g} at {points[-1][0]:.4g}".strip())
+        return f"{self.title}, last values: {'; '.join(found)}"
 
     def svg(self) -> str:
         """Return an ``<svg>`` element in the colours of the page around it."""
@@ -122,12 +122,12 @@ def shortened(name: str) -> str:
     return name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
 
 
-def csv_text(rows: Sequence[Sequence[object]]) -> str:
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
     """Return rows as the text of a CSV file.
 
     Example:
-        >>> csv_text([["a", "b"], ["x, y", 1]])
-        'a,b\\r\\n"x, y",1\\r\\n'
+        >>> csv_text([["a", "b"], ["x, y", 1]]).splitlines()
+        ['a,b', '"x, y",1']
     """
     file = io.StringIO()
     csv.writer(file).writerows(rows)

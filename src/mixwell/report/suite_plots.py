@@ -54,46 +54,33 @@ def compared(groups: Mapping[str, Sequence[Mapping[str, Figures]]]) -> dict[str,
 
 
 def _mean(name: str, lines: Sequence[Line], group: int) -> Line:
-    columns = [
-        [value for value in column if value is not None] for column in zip(*(line.y for line in lines), strict=False)
-    ]
+    columns = ([y for y in column if y is not None] for column in zip(*(line.y for line in lines), strict=False))
     return Line(name, lines[0].x, [statistics.mean(column) if column else None for column in columns], group)
 
 
 def _reliability(figures: Figures) -> Plot:
     points = figures["reliability"]["value"]
-    shown = [(c, a) for c, a, n in zip(points["confidence"], points["accuracy"], points["count"], strict=True) if n]
     bins = len(points["count"])
-    accuracy: list[float | None] = [None] * bins
-    for confidence, value in shown:
-        accuracy[min(int((confidence or 0) * bins), bins - 1)] = value
-    centres = [(k + 0.5) / bins for k in range(bins)]
-    line = Line("", centres, accuracy)
+    accuracy = [value if count else None for value, count in zip(points["accuracy"], points["count"], strict=True)]
+    line = Line("", [(k + 0.5) / bins for k in range(bins)], accuracy)
     return Plot("accuracy by confidence", "confidence", "accuracy", [line], (0, 1), diagonal=True)
 
 
 def _risk(figures: Figures) -> Plot:
     curve = figures["risk_coverage"]["value"]
-    return Plot(
-        "error by coverage", "coverage", "error among covered images (%)", [Line("", curve["coverage"], curve["risk"])]
-    )
+    line = Line("", curve["coverage"], curve["risk"])
+    return Plot("error by coverage", "coverage", "error among covered images (%)", [line])
 
 
 def _occlusion(figures: Figures) -> Plot:
-    found = {
-        fill: figures[f"occlusion_{fill}"]["value"] for fill in ("mean", "black") if f"occlusion_{fill}" in figures
-    }
-    lines = [
-        Line(f"{fill} colour", curve["share"], curve["accuracy"], k) for k, (fill, curve) in enumerate(found.items())
-    ]
+    fills = [fill for fill in ("mean", "black") if f"occlusion_{fill}" in figures]
+    found = [figures[f"occlusion_{fill}"]["value"] for fill in fills]
+    lines = [Line(f"{fills[k]} colour", curve["share"], curve["accuracy"], k) for k, curve in enumerate(found)]
     return Plot("accuracy by share of hidden patches", "hidden patches (%)", "top-1 accuracy (%)", lines, (0, 100))
 
 
 def _severity(figures: Figures) -> Plot:
-    errors = figures["errors_by_severity"]["value"]
-    severities = [*range(1, 6)]
+    errors, severities = figures["errors_by_severity"]["value"], [*range(1, 6)]
     lines = [Line(name, severities, values, thin=True) for name, values in errors.items()]
-    mean = [statistics.mean(values) for values in zip(*errors.values(), strict=True)]
-    return Plot(
-        "error by severity of the corruption", "severity", "top-1 error (%)", [*lines, Line("mean", severities, mean)]
-    )
+    mean = Line("mean", severities, [statistics.mean(values) for values in zip(*errors.values(), strict=True)])
+    return Plot("error by severity of the corruption", "severity", "top-1 error (%)", [*lines, mean])
