@@ -22,6 +22,7 @@ commands:
   list     list recipes, policies, methods and models
   show     draw what a policy does to images
   report   write one HTML page about several runs
+  play     open a local web page that mixes two pictures
   check    read every image of a data set once, before training
   labels   measure label weights against what is visible, on images with boxes
   demo     compare plain training, CutMix and CutMix + SUMix on handwritten digits

@@ -44,7 +44,21 @@ ORDER = [
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
+    {
+        f"train.{name}"
+        for name in (
+            "errors",
+            "files",
+            "paths",
+            "config",
+            "summary",
+            "checkpoint",
+            "recipes",
+            "runs",
+            "build",
+            "network",
+        )
+    }
     | {
         f"train.{name}"
         for name in (
@@ -67,7 +81,7 @@ MAY_IMPORT = {
     "models": {"timm", "torchvision"},
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
-    "report": {"jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn"},
+    "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "scipy", "sklearn", "uvicorn"},
     "evaluation": {"autoattack"},  # an extra, imported when the attack runs
     "__main__": {"mixwell_cli"},
     "train": {

@@ -103,6 +103,24 @@ def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str,
     module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
 
 
+def stored_classes(path: Path) -> list[str]:
+    """Return the class names in the file of a classifier.
+
+    Raises:
+        RunError: It has none, so it was not written by a training run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            classes = json.loads((file.metadata() or {})["mixwell"])["classes"]
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise RunError(f"{path} holds no class names: expected the model.safetensors of a training run")
+    return classes
+
+
 def _reason(error: Exception) -> str:
     """Return why a file cannot be read; torch's own message recommends to trust the file."""
     if isinstance(error, pickle.UnpicklingError):

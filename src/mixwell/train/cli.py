@@ -35,6 +35,7 @@ from mixwell.train.summary import Summary
 ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their own
     "show": "mixwell.report.show",
     "report": "mixwell.report.page",
+    "play": "mixwell.report.play",
     "check": "mixwell.train.check",
     "labels": "mixwell.train.label_errors",
     "sweep": "mixwell.train.sweep",

@@ -17,19 +17,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mixwell as mw
-from mixwell import models
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
 from mixwell.features.passes import logits_of
 from mixwell.labels.objects import object_masks
 from mixwell.report.label_errors import worst_cases
 from mixwell.train import images as files
-from mixwell.train.build import without_prefix
-from mixwell.train.checkpoint import load_weights, read_weights
 from mixwell.train.errors import Parser, RunError, whole
 from mixwell.train.files import write
+from mixwell.train.network import load
 from mixwell.train.paths import expand
-from mixwell.train.runs import read_config
 
 ABOUT = """\
 Measure how far label weights of mixed images are from the visible share of each object, on images whose objects have
@@ -219,33 +216,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _network(args: argparse.Namespace) -> tuple[nn.Module, mw.Normalization, int]:
-    """Return the classifier, its normalization and the size of its images."""
-    normalization = mw.Normalization(args.mean, args.std) if args.mean is not None else None
-    if args.network.is_dir():
-        config, path = read_config(args.network), args.network / "model.safetensors"
-        known = mw.CIFAR10 if config.dataset.startswith("cifar") else mw.IMAGENET
-        name, size, normalization = config.model, args.image_size or config.image_size, normalization or known
-    else:
-        if not args.model:
-            raise RunError(f"{args.network} is not a run directory: name its architecture with --model timm/NAME")
-        name, path, size = args.model, args.network, args.image_size or 224
-    weights = read_weights(path)
-    classes = _outputs(name, weights)
-    model = models.build(name, classes, 3)
-    load_weights(model, without_prefix(weights, model.state_dict()), path)
-    return model.eval(), normalization or mw.IMAGENET, size
-
-
-def _outputs(name: str, weights: Mapping[str, Tensor]) -> int:
-    """Return the number of classes of the classifier in a file of weights."""
-    head = mw.classifier_of(models.build(name, 2, 3))[0]
-    found = next((value for key, value in weights.items() if key.endswith(f"{head}.weight")), None)
-    if found is None:
-        raise RunError(f"the weights have no {head}.weight, the classifier of {name}: check --model")
-    return len(found)
-
-
 def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
     found = {}
     for text in texts:
@@ -301,10 +271,12 @@ def main(argv: Sequence[str]) -> None:
     with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
         labels = _expressions("label", args.labels or LABELS, mw.LabelPolicy)
     policies = {n: _per_sample(p) for n, p in _expressions("policy", args.policies, mw.BatchPolicy).items()}
-    model, normalization, size = _network(args)
+    normalization = mw.Normalization(args.mean, args.std) if args.mean is not None else None
+    network = load(args.network, args.model or "", normalization, args.image_size or 0)
+    model = network.model
     labels = _possible(model, labels, bool(args.labels))
-    objects = read_objects(args.data, args.boxes, size, args.count, args.seed)
-    records = measure(model, objects, policies, labels, normalization, args.seed)
+    objects = read_objects(args.data, args.boxes, network.size, args.count, args.seed)
+    records = measure(model, objects, policies, labels, network.normalization, args.seed)
     print(f"{len(objects.images)} images, one draw per sample; means over {len(policies)} sample policies\n")
     print(table(records))
     if args.out:

@@ -18,12 +18,11 @@ from mixwell.normalization import Normalization
 from mixwell.report.suite_plots import plots
 from mixwell.train import build, images
 from mixwell.train.accelerator import environment, start
-from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet, Split, match_classes
 from mixwell.train.errors import RunError, closest
-from mixwell.train.evaluate import stored_classes
 from mixwell.train.files import write
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 from mixwell.train.suite_clock import Clock
