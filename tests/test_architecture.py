@@ -60,6 +60,7 @@ MAY_IMPORT = {
     "report": {"jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn"},
     "evaluation": {"autoattack"},  # an extra, imported when the attack runs
     "__main__": {"mixwell_cli"},
+    "": {"mixwell_cli"},  # python -m mixwell --help, answered before torch is imported
     "train": {
         "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
