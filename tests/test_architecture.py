@@ -84,6 +84,7 @@ MAY_IMPORT = {
     "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "scipy", "sklearn", "uvicorn"},
     "evaluation": {"autoattack"},  # an extra, imported when the attack runs
     "__main__": {"mixwell_cli"},
+    "": {"mixwell_cli"},  # python -m mixwell --help, answered before torch is imported
     "train": {
         "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "ray", "rich", "safetensors", "scipy"),

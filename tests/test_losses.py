@@ -167,16 +167,14 @@ def test_class_weights(kind: str, smoothing: float) -> None:
     torch.testing.assert_close(cross_entropy(logits, mixed, smoothing, weight=torch.tensor(weight)), ours)
 
 
-def test_class_weights_of_any_sequence() -> None:
-    """Lists, NumPy arrays and tensors are the same setting as a tuple, which the repr shows; bad ones are refused."""
-    numbers = [1.0, 0.5, 2.0]
-    for loss in (CrossEntropy, FocalLoss):
-        expected = loss(weight=tuple(numbers))
-        for weight in (numbers, np.array(numbers), torch.tensor(numbers), np.array(numbers, np.float32)):
-            assert loss(weight=weight) == expected and repr(loss(weight=weight)) == repr(expected)
-        for weight in (torch.tensor([1.0, -1.0]), np.array([1.0, math.nan]), torch.empty(0), []):
-            with pytest.raises(ValueError, match="weight must hold one finite number of at least 0 per class"):
-                loss(weight=weight)
+@pytest.mark.parametrize("loss", [CrossEntropy, FocalLoss])
+def test_class_weights_of_any_sequence(loss: type) -> None:
+    """Lists, NumPy arrays and tensors are the same setting as a tuple; bad ones are refused."""
+    for weight in ([1.0, 0.5], np.array([1, 0.5]), torch.tensor([1, 0.5])):
+        assert repr(loss(weight=weight)) == repr(loss(weight=(1.0, 0.5)))
+    for weight in (torch.tensor([1.0, -1.0]), np.array([1.0, math.nan]), torch.empty(0), []):
+        with pytest.raises(ValueError, match="weight must hold one finite number of at least 0 per class"):
+            loss(weight=weight)
 
 
 @pytest.mark.parametrize("kind", ["index", "dense", "loose"])

@@ -300,7 +300,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             if module.track_running_stats:
                 flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
         else:
-            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if _is_statistic(module, n, b)]
+            swapped += [
+                (module._buffers, n, b)
+                for n, b in module._buffers.items()
+                if b is not None and _is_statistic(module, n, b)
+            ]
     try:
         for module in flagged:
             module.track_running_stats = False
@@ -317,10 +321,9 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def _is_statistic(module: nn.Module, name: str, buffer: Tensor | None) -> bool:
-    if buffer is None or name in module._non_persistent_buffers_set:
-        return False
-    return buffer.is_floating_point() or buffer.dim() == 0
+def _is_statistic(module: nn.Module, name: str, buffer: Tensor) -> bool:
+    saved = name not in module._non_persistent_buffers_set
+    return saved and (buffer.is_floating_point() or buffer.dim() == 0)
 
 
 @contextmanager
