@@ -292,7 +292,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         ([0.0, 0.0], 0)
     """
     flagged: list[_BatchNorm] = []
-    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    swapped: list[tuple[Any, str, Tensor]] = []
     for module in model.modules():
         if not module.training or not module._buffers:
             continue
