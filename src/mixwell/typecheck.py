@@ -83,7 +83,7 @@ def checked(owner: object, settings: Mapping[str, Any], annotated: Any) -> dict[
         >>> checked(Blur(), {"sigma": 1.0, "size": [3, 3]}, Blur)
         {'sigma': 1.0, 'size': (3, 3)}
     """
-    if torch.compiler.is_compiling():
+    if not settings or torch.compiler.is_compiling():
         return dict(settings)
     hints, found = hints_of(annotated), dict(settings)
     for name, kind in ((name, hints[name]) for name in settings if name in hints):

@@ -16,7 +16,8 @@ from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat, PositiveInt
 
 
 class GridLoss(Method):
@@ -66,8 +67,8 @@ class GridLoss(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int,
-        cells: int = 4,
-        weight: float | Schedule = 0.15,
+        cells: PositiveInt = 4,
+        weight: NonNegativeFloat | Schedule = 0.15,
         layer: str | None = None,
         channels: int | None = None,
         label: LabelPolicy = PixelShare(),
@@ -76,9 +77,6 @@ class GridLoss(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(GridMix() if policy is None else policy, label, loss)
-        check_range("weight", weight)
-        if cells < 1:
-            raise ValueError(f"cells must be at least 1, but got {cells}.")
         self.cells = cells
         self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)

@@ -19,7 +19,8 @@ from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.saliency import InputGradient
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction, NonNegativeFloat
 
 
 class PerturbedMixing(Method):
@@ -74,18 +75,15 @@ class PerturbedMixing(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        p: float | Schedule = 0.1,
-        epsilon: float | Schedule = 10.0,
-        clean_lam: float | Schedule = 0.0,
+        p: Fraction | Schedule = 0.1,
+        epsilon: NonNegativeFloat | Schedule = 10.0,
+        clean_lam: NonNegativeFloat | Schedule = 0.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(NoMix() if policy is None else policy, label, loss)
-        check_range("p", p, 0, 1)
-        check_range("epsilon", epsilon)
-        check_range("clean_lam", clean_lam)
         self.set_current(p=p, epsilon=epsilon, clean_lam=clean_lam)
 
     def forward(

@@ -20,7 +20,8 @@ from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies import SMMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class RegionLoss(Method):
@@ -67,8 +68,8 @@ class RegionLoss(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int,
-        region_weight: float | Schedule = 1.0,
-        consistency_weight: float | Schedule = 1.0,
+        region_weight: NonNegativeFloat | Schedule = 1.0,
+        consistency_weight: NonNegativeFloat | Schedule = 1.0,
         layer: str | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
@@ -76,8 +77,6 @@ class RegionLoss(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(SMMix() if policy is None else policy, label, loss)
-        check_range("region_weight", region_weight)
-        check_range("consistency_weight", consistency_weight)
         self.set_current(region_weight=region_weight, consistency_weight=consistency_weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         self.head = like_model(nn.Linear(channels_of_map(model, self.hook), num_classes), model)

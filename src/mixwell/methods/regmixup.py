@@ -12,7 +12,8 @@ from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class RegMixup(Method):
@@ -55,14 +56,13 @@ class RegMixup(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        eta: float | Schedule = 1.0,
+        eta: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
-        check_range("eta", eta)
         self.set_current(eta=eta)
 
     def forward(

@@ -18,7 +18,8 @@ from mixwell.losses import CrossEntropy, check_logits
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat, PositiveInt
 
 
 class SUMix(Method):
@@ -72,8 +73,8 @@ class SUMix(Method):
         model: nn.Module,
         policy: BatchPolicy,
         *,
-        num_classes: int,
-        gamma: float | Schedule = 0.5,
+        num_classes: PositiveInt,
+        gamma: NonNegativeFloat | Schedule = 0.5,
         is_norm: bool = True,
         label: LabelPolicy = SemanticShare(),
         loss: LossFunction = CrossEntropy(),
@@ -82,9 +83,6 @@ class SUMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_range("gamma", gamma)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
         self.set_parts(policy, SemanticShare(similarity="reference") if reference_compat else label, loss)
