@@ -1,9 +1,9 @@
 """CUB-200 and FGVC-Aircraft, 224 pixels, from ImageNet weights: SGD, batches of 16, 200 epochs.
 
 Data are as published; ``--dataset folder`` reads train/CLASS/*.jpg and test/CLASS/*.jpg. The weights are torchvision's
-first, by way of timm; without a network, ``--weights resnet18.pth`` names them as a file. Random crops are cut from the whole image, not from one made
-256 pixels large before. The released Aircraft settings for ResNeXt-50 train AutoMix on CUB with its 200 classes, by
-mistake; here the data set decides.
+first, by way of timm; without a network, ``--weights resnet18.pth`` names them as a file. Random crops are cut from the
+whole image, not from one made 256 pixels large before. The released Aircraft settings for ResNeXt-50 train AutoMix on
+CUB with its 200 classes, by mistake; here the data set decides.
 """
 
 from __future__ import annotations
