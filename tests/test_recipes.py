@@ -230,8 +230,9 @@ def test_images() -> None:
     assert seen == {
         ("cifar100", 32, 4, 0.08, 0.875, "", 0, ""): {"cifar100"},
         ("cifar100", 224, 0, 0.8, 0.875, "rand-m7-n2-mstd0.5", 0, ""): {"cifar100"},
-        ("folder", 64, 0, 0.08, 1.0, "", 0, ""): {"tiny"},
-        ("folder", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"cub200", "aircraft"},
+        ("tiny_imagenet", 64, 0, 0.08, 1.0, "", 0, ""): {"tiny"},
+        ("cub200", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"cub200"},
+        ("aircraft", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"aircraft"},
         ("folder", 224, 0, 0.08, 0.875, "", 0, ""): {"imagenet"},
         ("folder", 224, 0, 0.08, 0.875, "rand-m9-mstd0.5-inc1", 0.25, ""): {"imagenet"},
     }

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from mixwell.train.config import Config
-from mixwell.train.data import load
+from mixwell.train.data import SETS, load
 from mixwell.train.errors import RunError
 
 Expected = dict[str, list[tuple[str, str]]]  # by split: end of the path, and class
@@ -166,3 +166,9 @@ def test_classes_out_of_range(tmp_path: Path) -> None:
         RunError, match=r"image 1514522 of .* has an unknown class 'Model B20'; did you mean Model B200"
     ):
         load(Config(dataset="aircraft", data=str(tmp_path)))
+
+
+def test_page_lists_all_data_sets() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `") and "--" not in line]
+    assert sorted(", ".join(rows).replace("`", "").replace(" ", "").split(",")) == sorted(SETS)

@@ -73,7 +73,7 @@ def test_files_are_read(tmp_path: Path, lines: str, classes: list[str], train: l
         ("file,label\n\n0.png", "line 3 of {} has 1 values"),
         ('file,label\n0.png,a\n1.png,"b"c', "line 3 of {} is damaged"),
         ("file,label\n0.png,a\n1.png,;", "line 3 of {} has no label"),
-        ("file,a,b\n0.png,1,0\n1.png,yes,0", "line 3 of {} has 'yes' in the column of class 'a': expected 0 or 1"),
+        ("file,a,b\n0.png,1,0\n1.png,yes,0", "line 3 of {} has 'yes' in column 'a': expected 0 or 1, or a column"),
         ("file,label,split\n0.png,a,train\n1.png,b,dev", "line 3 of {} has the split 'dev': expected train, val, test"),
         ("file,label,split\n0.png,a,train\n9.png,b,train\n1.png,b,val",
          "line 3 of {} names an image that does not exist"),

@@ -137,7 +137,9 @@ def _entry(where: str, row: dict[str, str], names: list[str], path: Path) -> Ent
 
 def _one(text: str, name: str, where: str) -> bool:
     if text.strip() not in ("0", "1", "0.0", "1.0"):
-        raise RunError(f"{where} has {text[:40]!r} in the column of class {name!r}: expected 0 or 1")
+        raise RunError(
+            f"{where} has {text[:40]!r} in column {name!r}: expected 0 or 1, or a column 'label' of class names"
+        )
     return text.strip().startswith("1")
 
 
