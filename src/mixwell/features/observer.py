@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixwell.features.attention import AttentionHook
 from mixwell.features.layers import last_map, pooled_layer
-from mixwell.features.passes import MapHook
+from mixwell.features.passes import MapHook, logits_of
 
 KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
 
@@ -54,6 +54,18 @@ class Observer:
     def on_mixed(self) -> AbstractContextManager[Any]:
         """Context for the pass over the mixed images."""
         return self.attention_hook or nullcontext()
+
+    def clean_pass(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """Run the model on the unmixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_clean:
+            logits = logits_of(model(images))
+        return {"clean_logits": logits, **self.clean_fields(images)}
+
+    def mixed_pass(self, model: nn.Module, images: Tensor) -> dict[str, Any]:
+        """Run the model on the mixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_mixed:
+            logits = logits_of(model(images))
+        return {"logits": logits, **self.mixed_fields(images)}
 
     def clean_fields(self, images: Tensor) -> dict[str, Tensor]:
         """Return what was read in the pass over the unmixed images, without gradient."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import mixwell as mw
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
-from mixwell.features.passes import logits_of
 from mixwell.labels.objects import object_masks
 from mixwell.report.label_errors import worst_cases
 from mixwell.train import network
@@ -102,7 +101,7 @@ def measure(
             rows = slice(start, start + BATCH)
             pixels = objects.images[rows].float() / 255
             images = pixels if normalization is None else normalization.normalize(pixels)
-            clean = _clean_fields(model, observer, images)
+            clean = observer.clean_pass(model, images)
             clean |= {"images": images, "labels": objects.labels[rows], "model": model, "objects": objects.boxes[rows]}
             for name, policy in policies.items():
                 given = {"model": model, "normalization": normalization}
@@ -110,7 +109,7 @@ def measure(
                 mixed = policy(images, objects.labels[rows], **given, generator=generator)
                 area, fraction = mw.visible_objects(mixed.plan, masks[rows])
                 shown = {"sources": mixed.plan.sources + start, "mixed": mixed.plan.apply(objects.images[rows])}
-                view = mw.View(**clean, **_mixed_fields(model, observer, mixed.images))
+                view = mw.View(**clean, **observer.mixed_pass(model, mixed.images))
                 weights = {label_name: label(mixed, view)[:, 0] for label_name, label in labels.items()}
                 parts[name].append({"area": area, "fraction": fraction, **shown, **weights})
     records = []
@@ -122,20 +121,6 @@ def measure(
             for label_name, each in weights.items()
         ]
     return records
-
-
-def _clean_fields(model: nn.Module, observer: Observer, images: Tensor) -> dict[str, Any]:
-    """Return what the pass over the unmixed images shows, as fields of a ``View``."""
-    with observer.on_clean:
-        logits = logits_of(model(images))
-    return {"clean_logits": logits, **observer.clean_fields(images)}
-
-
-def _mixed_fields(model: nn.Module, observer: Observer, images: Tensor) -> dict[str, Any]:
-    """Return what the pass over the mixed images shows, as fields of a ``View``."""
-    with observer.on_mixed:
-        logits = logits_of(model(images))
-    return {"logits": logits, **observer.mixed_fields(images)}
 
 
 def _errors(weights: Tensor, visible: Mapping[str, Tensor]) -> dict[str, float]:

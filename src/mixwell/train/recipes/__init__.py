@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mixwell.train.config import Config
-from mixwell.train.recipes import cifar, cifar_vits, finegrained, imagenet, small, tiny_imagenet
+from mixwell.train.recipes import attention, cifar, cifar_vits, finegrained, imagenet, small, tiny_imagenet
 
 Recipe = Callable[[], Config]
 
@@ -67,5 +67,6 @@ FAMILIES: dict[str, tuple[Recipe, ...]] = {
         imagenet.imagenet_swin_tiny_automix,
         imagenet.imagenet_convnext_tiny_automix,
     ),
+    "transformers, attention and label weights": attention.RECIPES,
 }
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for family in FAMILIES.values() for recipe in family}
