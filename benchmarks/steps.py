@@ -112,7 +112,7 @@ NETS = {
 def step(method: mw.Method, shape: tuple[int, int], device: str) -> Callable[[], None]:
     """Return one step of training, the optimiser's included, on so many images of a side in pixels."""
     rows, side = shape
-    images = torch.randn(rows, 3, side, side, device=device)
+    images = torch.rand(rows, 3, side, side, device=device)
     labels = torch.randint(CLASSES, (rows,), device=device)
     method.to(device)
     optimizer = torch.optim.SGD(method.param_groups(), lr=0.01, momentum=0.9)
