@@ -24,6 +24,7 @@ RESULTS = ROOT / "results" / "label_error.jsonl"
 FIVE = ("CutMix()", "FMix()", "ResizeMix()", "GridMix()", "SaliencyMix()")
 AREA = "PixelShare()"
 DIGITS = 4
+KEYS = ("policy", "label", "fraction_error", "fraction_correlation", "fraction_large", "error", "correlation", "large")
 Record = dict[str, Any]
 
 
@@ -36,10 +37,11 @@ def add(network: str, folder: Path, path: Path = RESULTS) -> None:
     """Add the measurements of ``mixwell labels --out FOLDER``, in place of older ones with the same names."""
     measured = json.loads((folder / "label_error.json").read_text())
     about = {"network": network, **{key: measured[key] for key in ("images", "image_size", "seed")}}
-    new = [about | {key: _rounded(value) for key, value in record.items()} for record in measured["records"]]
+    new = [{**{key: _rounded(value) for key, value in record.items()}, **about} for record in measured["records"]]
     names = {_name(record) for record in new}
     kept = [record for record in load(path) if _name(record) not in names]
-    path.write_text("".join(json.dumps(record) + "\n" for record in [*kept, *new]))
+    lines = (json.dumps({key: record[key] for key in (*about, *KEYS)}) for record in [*kept, *new])
+    path.write_text("".join(f"{each}\n" for each in lines))
 
 
 def _name(record: Record) -> tuple[str, ...]:

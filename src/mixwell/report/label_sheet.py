@@ -99,7 +99,8 @@ def _column(
     words = [f"{caption}, by area: {sample}"]
     for name, (weights, evidence) in by_label.items():
         weighted = replace(sample, weights=tuple(weights[row].tolist()))
-        parts.append(text(name, bold=True, width=width))
+        title, settings = name.removesuffix(")").split("(", 1) if "(" in name else (name, "")
+        parts.append(below(text(title, bold=True, width=width), text(settings, 11, colour=GREY, width=width)))
         if evidence is not None:
             parts.append(picture.tile(_lit(evidence[row], sample)))
         parts.append(picture.label(weighted, width))
