@@ -112,7 +112,8 @@ def runs_of(made: dict[str, mw.BatchPolicy], model: nn.Module, rows: int = 8) ->
     for key, policy in made.items():
         with counted(type(model), rows) as runs:
             policy(images, labels, model=model)
-        shown = "LearnedMask(path)" if isinstance(policy, mw.LearnedMask) else repr(policy)
+        written = {"LearnedMask": "LearnedMask(path)", "MaskMix": "MaskMix(patch=side // 4)"}
+        shown = written.get(key, repr(policy))
         counts[key] = {"policy": shown, "forwards": runs.forwards, "backwards": runs.backwards, "batches": []}
     return counts
 

@@ -2,10 +2,11 @@
 
     mixwell labels weights.safetensors --model timm/tf_efficientnet_lite0 --mean 0.5 --std 0.5 --image_size 144
         --data cub50 --boxes cub50/cub50.csv --out measured
-    python benchmarks/label_error.py --add "EfficientNet-Lite0, 65 %" measured    into results/label_error.jsonl
+    python benchmarks/label_error.py --add policies "EfficientNet-Lite0" measured    into results/label_error.jsonl
     python benchmarks/label_error.py    from there into docs/labels.md and docs/sumix.md
 
-Every line of the results file is one sample policy with one label policy. Data: CUB-200, of which the first 50 classes
+Every line of the results file is one sample policy with one label policy. Measurements of ``policies`` become a table of
+each network, those of ``kappa`` the tables that compare networks and settings of SUMix. Data: CUB-200, of which the first 50 classes
 are used, as an image folder with a table of boxes that has the columns ``file``, ``split``, ``class_index`` and
 ``bbox_x``, ``bbox_y``, ``bbox_w``, ``bbox_h``.
 """
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "label_error.jsonl"
 FIVE = ("CutMix()", "FMix()", "ResizeMix()", "GridMix()", "SaliencyMix()")
 AREA = "PixelShare()"
+STUDIES = ("policies", "kappa")
 DIGITS = 4
 KEYS = ("policy", "label", "fraction_error", "fraction_correlation", "fraction_large", "error", "correlation", "large")
 Record = dict[str, Any]
@@ -33,10 +35,10 @@ def load(path: Path = RESULTS) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def add(network: str, folder: Path, path: Path = RESULTS) -> None:
+def add(study: str, network: str, folder: Path, path: Path = RESULTS) -> None:
     """Add the measurements of ``mixwell labels --out FOLDER``, in place of older ones with the same names."""
     measured = json.loads((folder / "label_error.json").read_text())
-    about = {"network": network, **{key: measured[key] for key in ("images", "image_size", "seed")}}
+    about = {"study": study, "network": network, **{key: measured[key] for key in ("images", "image_size", "seed")}}
     new = [{**{key: _rounded(value) for key, value in record.items()}, **about} for record in measured["records"]]
     names = {_name(record) for record in new}
     kept = [record for record in load(path) if _name(record) not in names]
@@ -45,7 +47,7 @@ def add(network: str, folder: Path, path: Path = RESULTS) -> None:
 
 
 def _name(record: Record) -> tuple[str, ...]:
-    return record["network"], record["policy"], record["label"]
+    return record["study"], record["network"], record["policy"], record["label"]
 
 
 def _rounded(value: Any) -> Any:
@@ -133,13 +135,13 @@ def filled(page: str, tables: dict[str, str]) -> str:
 def pages(records: Sequence[Record]) -> dict[Path, dict[str, str]]:
     """Return the tables of each page."""
     labels = (AREA, "SemanticShare(similarity='distance', kappa=0.5)", "ActivationShare()")
-    networks = list(dict.fromkeys(record["network"] for record in records))
-    whole = [n for n in networks if any(r["label"] == "ObjectShare()" for r in records if r["network"] == n)]
-    tables = "\n".join(f"{network}:\n\n{by_label(records, network)}" for network in whole)
+    policies, settings = ([r for r in records if r["study"] == study] for study in STUDIES)
+    networks = dict.fromkeys(record["network"] for record in policies)
+    tables = "\n".join(f"{network}:\n\n{by_label(policies, network)}" for network in networks)
     return {
-        ROOT / "docs" / "labels.md": {"label errors": tables, "networks": by_network(records, labels)},
+        ROOT / "docs" / "labels.md": {"label errors": tables, "networks": by_network(settings, labels)},
         ROOT / "docs" / "sumix.md": {
-            f"errors by {similarity}": kappas(records, similarity)
+            f"errors by {similarity}": kappas(settings, similarity)
             for similarity in ("distance", "agreement", "released")
         },
     }
@@ -148,10 +150,13 @@ def pages(records: Sequence[Record]) -> dict[Path, dict[str, str]]:
 def main() -> None:
     """Add measurements, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--add", nargs=2, metavar=("NETWORK", "DIR"), help="name of the network, and the --out folder")
+    parser.add_argument("--add", nargs=3, metavar=("STUDY", "NETWORK", "DIR"), help="policies or kappa, and a name")
     args = parser.parse_args()
     if args.add:
-        add(args.add[0], Path(args.add[1]))
+        study, network, folder = args.add
+        if study not in STUDIES:
+            parser.error(f"STUDY must be one of {', '.join(STUDIES)}, but is {study}")
+        add(study, network, Path(folder))
         return
     for page, tables in pages(load()).items():
         page.write_text(filled(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
