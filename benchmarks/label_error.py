@@ -5,10 +5,10 @@
     python benchmarks/label_error.py --add policies "EfficientNet-Lite0" measured    into results/label_error.jsonl
     python benchmarks/label_error.py    from there into docs/labels.md and docs/sumix.md
 
-Every line of the results file is one sample policy with one label policy. Measurements of ``policies`` become a table of
-each network, those of ``kappa`` the tables that compare networks and settings of SUMix. Data: CUB-200, of which the first 50 classes
-are used, as an image folder with a table of boxes that has the columns ``file``, ``split``, ``class_index`` and
-``bbox_x``, ``bbox_y``, ``bbox_w``, ``bbox_h``.
+Every line of the results file is one sample policy with one label policy. Measurements of ``policies`` become a table
+of each network, those of ``kappa`` the tables that compare networks and settings of SUMix. Data: CUB-200, of which the
+first 50 classes are used, as an image folder with a table of boxes that has the columns ``file``, ``split``,
+``class_index`` and ``bbox_x``, ``bbox_y``, ``bbox_w``, ``bbox_h``.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 
 SIZE = 32
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_images(folder: Path, form: tuple[str, ...], count: int = 9) -> Path:
@@ -153,6 +155,42 @@ def test_run_directory_and_untrained_network(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert main(["labels", "mini_resnot", *command]) == 2
     assert "neither a run directory nor a file of weights nor a network" in capsys.readouterr().err
+
+
+def test_results_and_pages(tmp_path: Path) -> None:
+    """Measurements are added once, and docs/labels.md and docs/sumix.md have the tables of the committed results."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "label_error.py"))
+    for page, tables in script["pages"](script["load"]()).items():
+        text = page.read_text(encoding="utf-8")
+        assert script["filled"](text, tables) == text, f"{page.name} is old: run python benchmarks/label_error.py"
+    keys = [f"{prefix}{key}" for prefix in ("", "fraction_") for key in ("error", "correlation", "large")]
+    records = [
+        {"policy": policy, "label": label, **dict.fromkeys(keys, value)}
+        for policy, value in zip(script["FIVE"], (0.1, 0.2, 0.3, 0.4, 0.50001), strict=True)
+        for label in ("PixelShare()", "SemanticShare(similarity='distance', kappa=0.5)")
+    ]
+    measured = {"images": 8, "image_size": SIZE, "seed": 0, "records": records}
+    (tmp_path / "label_error.json").write_text(json.dumps(measured))
+    for _ in range(2):
+        script["add"]("kappa", "a net", tmp_path, tmp_path / "results.jsonl")
+    found = script["load"](tmp_path / "results.jsonl")
+    assert len(found) == 10 and found[0]["images"] == 8
+    assert script["mean"](found, "a net", "PixelShare()") == pytest.approx(0.3)
+    assert "| a net | **0.300** | **0.300** |" in script["kappas"](found, "distance")
+    with pytest.raises(ValueError, match="markers of the table networks"):
+        script["filled"]("a page", {"networks": ""})
+
+
+def test_activation_is_closer_by_the_committed_results() -> None:
+    """The error to the visible fraction is below 0.75 times that of labels by area, with every trained network."""
+    script = runpy.run_path(str(ROOT / "benchmarks" / "label_error.py"))
+    trained = [record for record in script["load"]() if "untrained" not in record["network"]]
+    networks = dict.fromkeys((record["study"], record["network"]) for record in trained)
+    assert len(networks) >= 5
+    for study, network in networks:
+        mine = [record for record in trained if record["study"] == study]
+        area, seen = (script["mean"](mine, network, label) for label in ("PixelShare()", "ActivationShare()"))
+        assert seen < 0.75 * area, network
 
 
 def test_activation_is_closer_on_real_birds(shared: Path) -> None:
