@@ -76,10 +76,10 @@ class Observer:
         if self.attention_hook is None:
             return {}
         fields: dict[str, Any] = {}
-        if "attentions" in self.needs:
-            fields["attentions"] = self.attention_hook.take_all(images)
         if "attention" in self.needs:
             fields["attention"] = self.attention_hook.take(images)
+        if "attentions" in self.needs:
+            fields["attentions"] = self.attention_hook.take_all(images)
         return fields
 
 

@@ -99,8 +99,10 @@ def _column(
     words = [f"{caption}, by area: {sample}"]
     for name, (weights, evidence) in by_label.items():
         weighted = replace(sample, weights=tuple(weights[row].tolist()))
-        title, settings = name.removesuffix(")").split("(", 1) if "(" in name else (name, "")
-        parts.append(below(text(title, bold=True, width=width), text(settings, 11, colour=GREY, width=width)))
+        title, bracket, settings = name.partition("(")
+        parts.append(text(title, bold=True, width=width))
+        if settings.strip(")"):
+            parts.append(text(bracket + settings, 11, colour=GREY, width=width))
         if evidence is not None:
             parts.append(picture.tile(_lit(evidence[row], sample)))
         parts.append(picture.label(weighted, width))
