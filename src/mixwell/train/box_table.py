@@ -67,14 +67,16 @@ def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) 
     for row in rows:
         boxes.setdefault(row["file"], []).append(_corners(row, columns, table))
         classes[row["file"]] = row.get("class_index") or Path(row["file"]).parent.name
-    there = [name for name in boxes if (root / name).is_file()]
-    if missing := [name for name in boxes if name not in set(there)]:
-        print(f"left out {len(missing)} of {len(boxes)} images: no file {root / missing[0]}", file=sys.stderr)
+    names = list(boxes)
+    order = [names[index] for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
+    there = [name for name in order if (root / name).is_file()]
+    if missing := sorted(set(names) - set(there)):
+        print(f"left out {len(missing)} of {len(names)} images: no file {root / missing[0]}", file=sys.stderr)
     chosen, pixels, scaled, outside = [], [], [], []
-    for index in torch.randperm(len(there), generator=torch.Generator().manual_seed(seed)).tolist():
+    for name in there:
         if len(chosen) == count:
             break
-        name, image = there[index], files.read(root / there[index])
+        image = files.read(root / name)
         inside = _inside(boxes[name], image.size, size)
         if not inside:
             outside.append(name)
