@@ -176,7 +176,7 @@ def measure(net: Net, args: argparse.Namespace, clock: Callable[[], float]) -> i
 
 def main() -> int:
     """Print the tables; return how many bars were missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--net", choices=NETS, help="one network [all]")
     parser.add_argument("--quick", action="store_true", help="small networks, few images")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds [7]")

@@ -44,7 +44,10 @@ ORDER = [
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
+    {
+        f"train.{name}"
+        for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs", "network")
+    }
     | {
         f"train.{name}"
         for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")

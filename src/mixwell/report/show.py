@@ -96,7 +96,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--out expects a file name that ends in .png, but got {args.out}")
     if wrong := [ratio for ratio in args.ratios or () if not 0 <= ratio <= 1]:
         parser.error(f"--ratios expects shares of the anchor between 0 and 1, but got {wrong[0]:g}")
-    if (least := min(args.size or 1, args.count)) < 1:
+    if (least := min(1 if args.size is None else args.size, args.count)) < 1:
         parser.error(f"--size and --count must be at least 1, but got {least}")
     return args
 

@@ -94,11 +94,11 @@ def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) 
     return Objects(stacked, torch.tensor(filled), _labels([classes[name] for name in chosen]), chosen)
 
 
-def _rows(table: Path) -> tuple[list[Row], tuple[str, ...]]:
+def _rows(table: Path) -> tuple[list[dict[str, str]], tuple[str, ...]]:
     """Return the rows to use, without surrounding blanks, and the names of the columns of the box."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            read = [{(k or "").strip(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
+            read = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"cannot read the boxes in {table}: {error}") from None
     rows = [row for row in read if row.get("split") == "test"] or read

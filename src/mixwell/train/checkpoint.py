@@ -103,6 +103,27 @@ def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str,
     module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
 
 
+def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what a wrapper put before the names of a model's weights, such as ``module.`` or ``_orig_mod.``.
+
+    Args:
+        theirs: Weights by name.
+        ours: Weights by name as the model has them.
+
+    Example:
+        >>> one = torch.zeros(1)
+        >>> list(without_prefix({"module.fc.weight": one, "n_averaged": one}, {"fc.weight": one}))
+        ['fc.weight']
+    """
+    name = next(iter(ours))
+    prefixes = {key.removesuffix(name) for key in theirs if key == name or key.endswith("." + name)}
+    prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in theirs for name in ours), default="")
+    if not prefix:
+        return theirs
+    counter = "n_averaged"  # beside the weights of torch.optim.swa_utils.AveragedModel
+    return {key.removeprefix(prefix): value for key, value in theirs.items() if key != counter}
+
+
 def _reason(error: Exception) -> str:
     """Return why a file cannot be read; torch's own message recommends to trust the file."""
     if isinstance(error, pickle.UnpicklingError):

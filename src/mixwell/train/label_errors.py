@@ -104,7 +104,7 @@ def measure(
             clean = observer.clean_pass(model, images)
             clean |= {"images": images, "labels": objects.labels[rows], "model": model, "objects": objects.boxes[rows]}
             for name, policy in policies.items():
-                given = {"model": model, "normalization": normalization}
+                given: dict[str, Any] = {"model": model, "normalization": normalization}
                 generator = torch.Generator().manual_seed(seed + start)
                 mixed = policy(images, objects.labels[rows], **given, generator=generator)
                 area, fraction = mw.visible_objects(mixed.plan, masks[rows])

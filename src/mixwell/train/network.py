@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import mixwell as mw
 from mixwell import models
-from mixwell.train.build import without_prefix
-from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.train.checkpoint import load_weights, read_weights, without_prefix
 from mixwell.train.errors import RunError, mistakes
 from mixwell.train.runs import read_config
 
@@ -60,16 +59,16 @@ def load(path: Path, options: argparse.Namespace, size: int | None = None, seed:
         config = read_config(path)
         name, size = config.model, size or config.image_size
         known = mw.CIFAR10 if config.dataset.startswith("cifar") else known
-        path = path / "model.safetensors"
+        weights = path / "model.safetensors"
     elif path.is_file():
         if not options.model:
             raise RunError(f"{path} is not a run directory: name its architecture with --model timm/NAME")
-        name = options.model
+        name, weights = options.model, path
     else:
-        name, path = _architecture(path), None
+        name, weights = _architecture(path), None
     with mistakes():
         normalization = known if options.mean is None else mw.Normalization(options.mean, options.std)
-        model = _untrained(name, seed) if path is None else _trained(name, path)
+        model = _untrained(name, seed) if weights is None else _trained(name, weights)
     return Network(model.eval(), normalization, size or 224)
 
 
