@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import mixwell as mw
 from mixwell import models
+from mixwell.features.observer import Observer
 from mixwell.labels import View
 
 timm = pytest.importorskip("timm")
@@ -193,3 +194,12 @@ def test_region_loss_written_out() -> None:
     assert step["region_loss"] == pytest.approx(region.item(), abs=1e-5)
     assert step["consistency"] == pytest.approx(consistency.item(), abs=1e-5)
     assert step["loss"].item() == pytest.approx((total + 0.7 * region + 0.3 * consistency).item(), abs=1e-5)
+
+
+def test_attention_of_the_last_and_of_all_blocks() -> None:
+    """Label policies that need both get both from one pass."""
+    model, images = transformer().eval(), torch.rand(2, 3, 32, 32)
+    needs = ({"attention"}, {"attentions"}, {"attention", "attentions"})
+    last, every, both = (Observer(model, frozenset(each)).mixed_pass(model, images) for each in needs)
+    torch.testing.assert_close(both, last | every)
+    torch.testing.assert_close(both["attention"].flatten(1), both["attentions"][-1][:, 0, 1:])

@@ -74,7 +74,7 @@ class AttentionHook:
             hook.close()
 
     def take(self, images: Tensor, by_patches: bool = False) -> Tensor:
-        """Return the attention to every patch in the last block, averaged over the heads.
+        """Return the attention to every patch in the last block, averaged over the heads; before :meth:`take_all`.
 
         It is the attention of the class token if the model classifies by it, else the average over all patches.
 
@@ -88,7 +88,7 @@ class AttentionHook:
         Raises:
             ValueError: The attention does not have the layout of tokens or of windows of tokens.
         """
-        matrix = _mean_over_heads(self.hooks[-1].take(), self.names[-1])
+        matrix = _mean_over_heads(self.hooks[-1].take(forget=len(self.hooks) == 1), self.names[-1])
         rows, size = len(images), (images.shape[2], images.shape[3])
         if len(matrix) != rows:
             return self._from_windows(matrix, rows, size)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixwell.features.attention import AttentionHook
 from mixwell.features.layers import last_map, pooled_layer
-from mixwell.features.passes import MapHook
+from mixwell.features.passes import MapHook, logits_of
 
 KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
 
@@ -61,6 +61,18 @@ class Observer:
         """
         return {"clean_features": self.map_hook.taken(images)[rows].detach()} if self.map_hook else {}
 
+    def clean_pass(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """Run the model on the unmixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_clean:
+            logits = logits_of(model(images))
+        return {"clean_logits": logits, **self.clean_fields(images)}
+
+    def mixed_pass(self, model: nn.Module, images: Tensor) -> dict[str, Any]:
+        """Run the model on the mixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_mixed:
+            logits = logits_of(model(images))
+        return {"logits": logits, **self.mixed_fields(images)}
+
     def mixed_fields(self, images: Tensor, rows: slice = slice(None)) -> dict[str, Any]:
         """Return what was read in the pass over the mixed images, without gradient.
 
@@ -71,10 +83,10 @@ class Observer:
         if self.attention_hook is None:
             return {}
         fields: dict[str, Any] = {}
-        if "attentions" in self.needs:
-            fields["attentions"] = tuple(matrix[rows] for matrix in self.attention_hook.take_all(images))
         if "attention" in self.needs:
             fields["attention"] = self.attention_hook.take(images)[rows]
+        if "attentions" in self.needs:
+            fields["attentions"] = tuple(matrix[rows] for matrix in self.attention_hook.take_all(images))
         return fields
 
 

@@ -141,11 +141,12 @@ class FeatureHook:
         # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, new at every step.
         return change.__call__(output)
 
-    def take(self, logits: Tensor | None = None) -> Tensor:
+    def take(self, logits: Tensor | None = None, *, forget: bool = True) -> Tensor:
         """Return the tensor that the last forward pass inside the block left, and forget it.
 
         Args:
             logits: What the model returned, shape ``(B, N)``: compared once with the output of a guessed classifier.
+            forget: Whether to forget it; else it can be taken once more.
 
         Raises:
             RuntimeError: No forward pass ran through the module.
@@ -159,7 +160,7 @@ class FeatureHook:
                     f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
                     'the layer that computes the logits, as in classifier="head.fc".'
                 )
-        captured, self._captured = self._captured, None
+        captured, self._captured = self._captured, None if forget else self._captured
         if captured is None:
             raise RuntimeError(self._unused())
         if not isinstance(captured, Tensor):

@@ -50,6 +50,14 @@ class TokenLabelAlignment(LabelPolicy):
                 shares = (shares + attention.float() @ shares) / 2
             return shares[:, 0] if prefix else shares.mean(1)
 
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch in the last block, shape ``(B, h, w)``."""
+        attention: Tensor = view.get("attentions", self)[-1]
+        height, width = grid_of(attention.shape[2], mixed.plan.size)
+        prefix = attention.shape[2] - height * width
+        row = attention[:, 0] if prefix else attention.mean(1)
+        return row[:, prefix:].unflatten(1, (height, width))
+
     def token_shares(self, mixed: MixedBatch, tokens: int) -> Tensor:
         """Return the shares of each token before the first block, shape ``(B, T, K)``."""
         patches = self.patches(tokens, mixed)

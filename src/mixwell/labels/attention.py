@@ -45,6 +45,10 @@ class AttentionShare(LabelPolicy):
         attended = attended_share(mixed, view.get("attention", self), self.nearest)
         return torch.lerp(attended, mixed.weights, self.area)
 
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch, shape ``(B, h, w)``."""
+        return view.get("attention", self)
+
 
 class ProgressiveAttentionShare(LabelPolicy):
     """MixPro's progressive attention labels: from the pixel share to the attention as predictions become right.
@@ -82,6 +86,10 @@ class ProgressiveAttentionShare(LabelPolicy):
             target = mixed.targets(logits.shape[1], self.smoothing)
             trust = F.cosine_similarity(target, logits.float().softmax(1), dim=1)
             return torch.lerp(mixed.weights, attended, trust[:, None])
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch, shape ``(B, h, w)``."""
+        return view.get("attention", self)
 
 
 def attended_share(mixed: MixedBatch, attention: Tensor, nearest: bool = False) -> Tensor:

@@ -75,6 +75,10 @@ class LabelPolicy(Value, ABC):
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         """Return weights ``(B, K)``, float32, without gradient."""
 
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor | None:
+        """Return what the weights sum up over each mixed image, as maps ``(B, h, w)``; None if there is no map."""
+        return None
+
 
 class RatioShare(LabelPolicy):
     """Label weights are the drawn ratios, whatever the pixels show; the published form of AutoMix and its successors.

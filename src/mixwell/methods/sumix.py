@@ -37,7 +37,7 @@ class SUMix(Method):
         is_norm: Estimate the uncertainty by a second head. False takes the logits themselves, as the released ImageNet
             settings do.
         label: How label weights are computed, see :class:`SemanticShare`. Predictions of an untrained model say nothing
-            about the weights; ``SemanticShare(kappa=Step({0.0: 0.0, 0.1: 1.0}))`` waits for a tenth of the training.
+            about the weights; ``SemanticShare(kappa=Step({0.0: 0.0, 0.1: 0.5}))`` waits for a tenth of the training.
         loss: The loss, ``(logits, mixed) -> scalar``.
         reference_compat: Compute the released step, see Note.
         classifier: Name of the layer that computes the logits, if it is not found.
@@ -50,9 +50,9 @@ class SUMix(Method):
     Note:
         The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second
         head (``docs/sumix.md``); the default repairs all three, and its clean pass has no gradient, which saves a third
-        of the step. ``reference_compat=True`` is the released step: ``SemanticShare(similarity="reference")``, the
-        mean weight of the batch for every sample, exponential regulariser, clean pass with gradient and update of
-        batch-norm statistics.
+        of the step. ``reference_compat=True`` is the released step: ``SemanticShare(similarity="reference",
+        kappa=1.0)``, the mean weight of the batch for every sample, exponential regulariser, clean pass with gradient
+        and update of batch-norm statistics.
 
         The paper has single-label data. With multi-label data the target of the regulariser is the row of labels
         divided by its sum.
@@ -85,7 +85,7 @@ class SUMix(Method):
         super().__init__(model, normalization)
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
-        self.set_parts(policy, SemanticShare(similarity="reference") if reference_compat else label, loss)
+        self.set_parts(policy, SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label, loss)
         self.set_current(gamma=gamma)
         self.published = reference_compat
         self.hook = self.head = None
@@ -235,7 +235,7 @@ def sumix_terms(
         gamma: Weight of the regulariser.
         form: ``"linear"`` takes ``-(semantic + uncertainty)`` as logits, ``"exp"`` its exponential, as released.
         published: Replace every sample's weights by the batch's mean in the main loss, as OpenMixup's heads do. The
-            released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference")``.
+            released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference", kappa=1.0)``.
         fields: Further fields of :class:`mixwell.labels.View` that the label policy reads.
 
     Raises:

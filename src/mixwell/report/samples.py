@@ -157,14 +157,18 @@ def mix(policy: mw.BatchPolicy, images: Images, seed: int, count: int | None = N
     Raises:
         RunError: the policy needs something that is not available here, such as a model.
     """
+    return of_plan(draw(policy, images, seed), images, range(len(images.pixels))[:count])
+
+
+def draw(policy: mw.BatchPolicy, images: Images, seed: int) -> mw.Plan:
+    """Draw the plan of :func:`mix`."""
     pixels, generator = images.pixels, torch.Generator().manual_seed(seed)
     if getattr(policy, "looks_as_trained", False):
         pixels = (pixels * 255).round().byte()
     try:
-        plan = policy.draw(pixels, images.labels, generator=generator)
+        return policy.draw(pixels, images.labels, generator=generator)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
-    return of_plan(plan, images, range(len(pixels))[:count])
 
 
 def of_plan(plan: mw.Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
@@ -212,11 +216,17 @@ def at_ratios(
     Returns:
         Samples of each ratio; their ``lam`` is that of the plan.
     """
+    rows = range(len(images.pixels))[:count]
+    return [of_plan(plan, images, rows) for plan in plans_at_ratios(policy, images, ratios, seed)]
+
+
+def plans_at_ratios(policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], seed: int) -> list[mw.Plan]:
+    """Draw the plans of :func:`at_ratios`."""
     policy = in_order(policy)
     size = images.pixels.shape[2], images.pixels.shape[3]
     if not all(abs(_lam(with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
-        return [mix(policy, images, seed + turn, count) for turn in range(len(ratios))]
-    return [mix(with_ratio(policy, ratio, size), images, seed, count) for ratio in ratios]
+        return [draw(policy, images, seed + turn) for turn in range(len(ratios))]
+    return [draw(with_ratio(policy, ratio, size), images, seed) for ratio in ratios]
 
 
 def in_order(policy: mw.BatchPolicy) -> mw.BatchPolicy:

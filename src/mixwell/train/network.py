@@ -1,7 +1,8 @@
-"""A trained classifier as it is used after training: from a run directory, or from a file of weights."""
+"""A classifier as it is used after training: from a run directory, a file of weights, or untrained by its name."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,11 @@ import mixwell as mw
 from mixwell import models
 from mixwell.features.isolation import undisturbed
 from mixwell.features.passes import logits_of
-from mixwell.train.build import without_prefix
-from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
-from mixwell.train.errors import RunError
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes, without_prefix
+from mixwell.train.errors import RunError, mistakes
 from mixwell.train.runs import read_config
 
+UNTRAINED_CLASSES = 1000
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 NORMALIZATIONS = {"digits": mw.Normalization((0.305,), (0.32,)), "cifar10": mw.CIFAR10, "cifar100": mw.CIFAR100}
 
@@ -53,27 +54,43 @@ class Network:
             return logits_of(self.model(self.inputs(pixels))).argmax(1)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`from_options` reads."""
+    parser.add_argument("--model", default="", help="architecture of a file of weights, such as timm/NAME")
+    parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
+    parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
+
+
+def from_options(path: Path, options: argparse.Namespace, size: int | None, seed: int = 0) -> Network:
+    """Load the classifier that a command line names; see :func:`add_options` and :func:`load`."""
+    with mistakes():
+        normalization = None if options.mean is None else mw.Normalization(options.mean, options.std)
+        return load(path, options.model, normalization, size or 0, seed)
+
+
 def load(
-    path: Path | str, model: str = "", normalization: mw.Normalization | None = None, size: int = 0
-) -> Network:  # fmt: skip
+    path: Path | str, model: str = "", normalization: mw.Normalization | None = None, size: int = 0, seed: int = 0
+) -> Network:
     """Load a classifier.
 
     Args:
-        path: Run directory, or a file of weights.
-        model: Architecture of a file of weights, such as ``"timm/resnet50"``.
+        path: Run directory; file of weights; or an architecture, such as ``"timm/resnet50"``, which gets random weights.
+        model: Architecture of a file of weights.
         normalization: Of its images; ``None`` means that of the run's data set, or ImageNet's.
         size: Side of its images (pixels); 0 means that of the run, or 224.
+        seed: Seed of random weights.
 
     Raises:
-        RunError: There is no such run or file, or the weights do not fit the model.
+        RunError: There is no such run, file or architecture, or the weights do not fit the model.
     """
-    path = Path(path)
-    classes: list[str] = []
+    path, classes = Path(path), list[str]()
     if path.is_dir():
         config, path = read_config(path), path / "model.safetensors"
         model, size = config.model, size or config.image_size
         normalization = normalization or NORMALIZATIONS.get(config.dataset)
         classes = stored_classes(path)
+    elif not path.is_file():
+        return Network(_untrained(str(path), seed).eval(), normalization or mw.IMAGENET, size or 224)
     elif not model:
         raise RunError(f"{path} is not a run directory: name its architecture with --model timm/NAME")
     weights = read_weights(path)
@@ -83,6 +100,17 @@ def load(
     load_weights(built, without_prefix(weights, built.state_dict()), path)
     names = classes or [str(number) for number in range(count)]
     return Network(built.eval().requires_grad_(False), normalization or mw.IMAGENET, size or 224, channels, names)
+
+
+def _untrained(name: str, seed: int) -> nn.Module:
+    if name.partition("(")[0] not in models.NAMES and not name.startswith("timm/"):
+        raise RunError(
+            f"{name} is neither a run directory nor a file of weights nor a network: one without training is named "
+            f"as timm/NAME, or as one of {', '.join(models.NAMES)}"
+        )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return models.build(name, UNTRAINED_CLASSES)
 
 
 def _outputs(name: str, weights: Mapping[str, Tensor]) -> int:

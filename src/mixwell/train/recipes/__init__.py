@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from mixwell.train.config import Config
-from mixwell.train.recipes import cifar, cifar_vits, finegrained, imagenet, small, tiny_imagenet
+from mixwell.train.recipes import attention, cifar, cifar_vits, finegrained, imagenet, small, tiny_imagenet
 
 Recipe = Callable[[], Config]
 
@@ -25,5 +25,6 @@ FAMILIES: dict[str, tuple[Recipe, ...]] = {
     "Tiny-ImageNet": _recipes(tiny_imagenet),
     "fine-grained": _recipes(finegrained),
     "ImageNet": _recipes(imagenet),
+    "transformers, attention and label weights": attention.RECIPES,
 }
 RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for family in FAMILIES.values() for recipe in family}
