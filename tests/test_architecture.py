@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
     "report": {"jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn"},
-    "evaluation": {"autoattack"},  # an extra, imported when the attack runs
+    "evaluation": {"pyautoattack", "scipy"},  # imported when an attack or a localization runs
     "__main__": {"mixwell_cli"},
     "train": {
         "mixwell_cli",

@@ -88,24 +88,48 @@ class Objects:
     names: list[str]
 
 
-def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
-    """Read a CSV of boxes and the images that it names, ``count`` of them at random.
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Read a CSV of boxes.
 
     Raises:
-        RunError: The table or an image cannot be read, or a column is missing.
+        RunError: It cannot be read, or a column is missing.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"cannot read the boxes in {table}: {error}") from None
-    rows = [row for row in rows if row.get("split") == "test"] or rows
-    columns = next((c for c in CORNERS if rows and set(c) <= rows[0].keys()), None)
-    if columns is None or "file" not in rows[0]:
+    if not rows or "file" not in rows[0] or not any(set(columns) <= rows[0].keys() for columns in CORNERS):
         raise RunError(f"{table} must have a column file and {', or '.join(', '.join(c) for c in CORNERS)}")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    return rows
+
+
+def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
+    """Read a CSV of boxes and the images that it names, ``count`` of them at random.
+
+    Raises:
+        RunError: The table or an image cannot be read, or a column is missing.
+    """
+    rows = read_rows(table)
+    rows = [row for row in rows if row.get("split") == "test"] or rows
+    return read_images(root, table, chosen_rows(rows, count, seed), size)
+
+
+def chosen_rows(rows: Sequence[Mapping[str, str]], count: int, seed: int = 0) -> list[Mapping[str, str]]:
+    """Return ``count`` rows at random."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    return [rows[index] for index in order.tolist()]
+
+
+def read_images(root: Path, table: Path, rows: Sequence[Mapping[str, str]], size: int) -> Objects:
+    """Read the images that rows of a table name, and resize them to a square.
+
+    Raises:
+        RunError: An image cannot be read, or a box is not four numbers.
+    """
+    columns = next(columns for columns in CORNERS if set(columns) <= rows[0].keys())
     pixels, boxes, folders = [], [], []
-    for row in (rows[index] for index in order):
+    for row in rows:
         image = files.read(root / row["file"])
         pixels.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
         boxes.append(_box(row, columns, image.size, size, table))
@@ -113,7 +137,7 @@ def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) 
     classes = sorted(set(folders), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     labels = [int(name) if name.isdecimal() else classes.index(name) for name in folders]
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Objects(stacked, torch.tensor(boxes), torch.tensor(labels), [rows[index]["file"] for index in order])
+    return Objects(stacked, torch.tensor(boxes), torch.tensor(labels), [row["file"] for row in rows])
 
 
 def _box(
@@ -259,19 +283,30 @@ def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
     return found
 
 
-def _possible(model: nn.Module, labels: dict[str, mw.LabelPolicy], chosen: bool) -> dict[str, mw.LabelPolicy]:
-    """Return the label policies that a model allows, and say why others are left out unless they were asked for."""
-    possible = {}
+def parsed_policies(texts: Sequence[str] = POLICIES) -> dict[str, mw.BatchPolicy]:
+    """Return sample policies by name, each of which draws for every sample."""
+    found = _expressions("policy", texts, mw.BatchPolicy)
+    return {
+        name: replace(policy, scope="sample") if getattr(policy, "scope", None) == "batch" else policy
+        for name, policy in found.items()
+    }
+
+
+def parsed_labels(texts: Sequence[str] = LABELS) -> dict[str, mw.LabelPolicy]:
+    """Return label policies by name."""
+    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
+        return _expressions("label", texts, mw.LabelPolicy)
+
+
+def impossible(model: nn.Module, labels: Mapping[str, mw.LabelPolicy]) -> dict[str, str]:
+    """Return the label policies that a model does not allow, and why."""
+    reasons = {}
     for name, label in labels.items():
         try:
             Observer(model, label.needs)
         except ValueError as error:
-            if chosen:
-                raise RunError(f"{name}: {error}") from None
-            print(f"left out {name}: {error}")
-        else:
-            possible[name] = label
-    return possible
+            reasons[name] = str(error)
+    return reasons
 
 
 def main(argv: Sequence[str]) -> None:
@@ -296,11 +331,13 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.count < 2:
         raise RunError(f"--count must be at least 2, but got {args.count}")
-    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
-        labels = _expressions("label", args.labels or LABELS, mw.LabelPolicy)
-    policies = {n: _per_sample(p) for n, p in _expressions("policy", args.policies, mw.BatchPolicy).items()}
+    labels, policies = parsed_labels(args.labels or LABELS), parsed_policies(args.policies)
     model, normalization, size = _network(args)
-    labels = _possible(model, labels, bool(args.labels))
+    for name, reason in impossible(model, labels).items():
+        if args.labels:
+            raise RunError(f"{name}: {reason}")
+        print(f"left out {name}: {reason}")
+        del labels[name]
     objects = read_objects(args.data, args.boxes, size, args.count, args.seed)
     records = measure(model, objects, policies, labels, normalization, args.seed)
     print(f"{len(objects.images)} images, one draw per sample; means over {len(policies)} sample policies\n")
@@ -311,8 +348,3 @@ def main(argv: Sequence[str]) -> None:
         write(args.out / "label_error.json", (json.dumps(numbers, indent=1) + "\n").encode())
         write(args.out / "worst.png", worst_cases(objects.images, objects.names, records))
         print(f"\nwrote {args.out / 'label_error.json'} and {args.out / 'worst.png'}")
-
-
-def _per_sample(policy: mw.BatchPolicy) -> mw.BatchPolicy:
-    """Return a policy that draws for every sample."""
-    return replace(policy, scope="sample") if getattr(policy, "scope", None) == "batch" else policy
