@@ -68,7 +68,7 @@ def main() -> None:
         folder = Path(name)
         make(folder, args.images)
         config = Config(
-            dataset="folder", data=name, model=args.model, image_size=SIDE, eval_crop=1.0, epochs=1, batch_size=50,
+            dataset="folder", data=name, model=args.model, image_size=SIDE, eval_crop=1.0, epochs=1, batch_size=100,
             lr=0.05, scale=0.8, threads=args.threads, device="cpu",
         )  # fmt: skip
         run(config, folder / "run")

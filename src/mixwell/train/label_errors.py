@@ -178,7 +178,8 @@ def measure(
         image, ``sources``, the rows of its two images, and ``mixed``, its pixels (uint8).
     """
     needs = frozenset().union(*(label.needs for label in labels.values()))
-    observer, records = Observer(model, needs), []
+    # Two observers: attention that has been read from all blocks cannot be read again from the last one.
+    observers, records = [Observer(model, part) for part in (needs - {"attentions"}, needs & {"attentions"})], []
     height, width = objects.images.shape[2:]
     masks = object_masks(objects.boxes, len(objects.images), (height, width))
     with undisturbed(model):
@@ -192,7 +193,7 @@ def measure(
                 given = {"model": model, "normalization": normalization}
                 generator = torch.Generator().manual_seed(seed + start)
                 mixed = policy(images, objects.labels[rows], **given, generator=generator)
-                view = _view(model, observer, images, mixed, objects.labels[rows], objects.boxes[rows])
+                view = _view(model, observers, images, mixed, objects.labels[rows], objects.boxes[rows])
                 for name, label in labels.items():
                     found[name].append(label(mixed, view)[:, 0])
                 for part, visible in zip((area, fraction), mw.visible_objects(mixed.plan, masks[rows]), strict=True):
@@ -210,14 +211,14 @@ def measure(
 
 
 def _view(
-    model: nn.Module, observer: Observer, images: Tensor, mixed: mw.MixedBatch, labels: Tensor, boxes: Tensor
+    model: nn.Module, observers: Sequence[Observer], images: Tensor, mixed: mw.MixedBatch, labels: Tensor, boxes: Tensor
 ) -> mw.View:
-    with observer.on_clean:
+    with observers[0].on_clean:
         clean = logits_of(model(images))
-    fields: dict[str, Any] = observer.clean_fields(images)
-    with observer.on_mixed:
+    fields: dict[str, Any] = observers[0].clean_fields(images)
+    with observers[0].on_mixed, observers[1].on_mixed:
         logits = logits_of(model(mixed.images))
-    fields |= observer.mixed_fields(mixed.images)
+    fields |= observers[0].mixed_fields(mixed.images) | observers[1].mixed_fields(mixed.images)
     return mw.View(logits, clean, images=images, labels=labels, model=model, objects=boxes, **fields)
 
 
