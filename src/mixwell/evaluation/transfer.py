@@ -26,7 +26,7 @@ def neighbour_scores(
         temperature: Small values favour the nearest neighbours.
 
     Returns:
-        Shape ``(B, classes)``, rows that sum to one; NaN for a test image whose features have a NaN or Inf.
+        Shape ``(B, classes)``, rows that sum to one; a row has NaN if the features of the image have a NaN or Inf.
 
     Raises:
         ValueError: Shapes do not match, or a training feature is NaN or Inf.
