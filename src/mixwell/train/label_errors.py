@@ -105,11 +105,7 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 
 
 def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
-    """Read a CSV of boxes and the images that it names, ``count`` of them at random.
-
-    Raises:
-        RunError: The table or an image cannot be read, or a column is missing.
-    """
+    """Read ``count`` random images of a CSV of boxes; errors as in :func:`read_rows` and :func:`read_images`."""
     rows = read_rows(table)
     rows = [row for row in rows if row.get("split") == "test"] or rows
     return read_images(root, table, chosen_rows(rows, count, seed), size)
