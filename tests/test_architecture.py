@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
     "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "scipy", "sklearn", "uvicorn"},
-    "evaluation": {"autoattack"},  # an extra, imported when the attack runs
+    "evaluation": {"pyautoattack", "scipy"},  # imported when an attack or a localization runs
     "__main__": {"mixwell_cli"},
     "": {"mixwell_cli"},  # python -m mixwell --help, answered before torch is imported
     "train": {

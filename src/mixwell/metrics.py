@@ -34,12 +34,14 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Return for each image whether its label is among the ``k`` highest classes, bool, shape ``(B,)``.
 
-    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. An image
-    with a NaN logit is never a hit.
+    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. Of equal logits the one of
+    the first class counts as the higher one, as in ``argmax``. An image with a NaN logit is never a hit.
     """
     _check(logits, labels)
-    highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (highest == labels[:, None]).any(1) & ~logits.isnan().any(1)
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & before)).sum(1)
+    return (rank < k) & ~logits.isnan().any(1)
 
 
 def mixed_accuracy(logits: Tensor, mixed: MixedBatch) -> Tensor:

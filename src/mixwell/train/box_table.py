@@ -44,44 +44,97 @@ class Objects:
     names: list[str]
 
 
-def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
-    """Read a table of boxes and ``count`` of its images at random.
+@dataclass(frozen=True)
+class Entry:
+    """One image of a table.
 
-    Rows of the same file are boxes of one image. Images that do not exist, and those without a box inside the image,
-    are left out; a line on standard error says how many.
+    Attributes:
+        file: Its path below a folder.
+        boxes: ``(x1, y1, x2, y2)`` in pixels of the file.
+        split: Such as ``"test"``; empty if the table has no column ``split``.
+        class_index: Empty if the table has no such column.
+    """
+
+    file: str
+    boxes: list[list[float]]
+    split: str = ""
+    class_index: str = ""
+
+    @property
+    def class_name(self) -> str:
+        """The class index, or else the folder of the file."""
+        return self.class_index or Path(self.file).parent.name
+
+
+def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
+    """Read a table of boxes and ``count`` of its images at random; of the split ``test`` if there is one.
+
+    Raises:
+        RunError: See :func:`read_table` and :func:`read_images`.
+    """
+    entries = read_table(table)
+    return read_images(root, shuffled([e for e in entries if e.split == "test"] or entries, seed), table, size, count)
+
+
+def read_table(table: Path) -> list[Entry]:
+    """Read a table of boxes; rows of the same file are boxes of one image.
+
+    Args:
+        table: CSV with the columns ``file`` and one of ``CORNERS`` in any order, optionally ``split`` and
+            ``class_index``.
+
+    Raises:
+        RunError: The table cannot be read, a column is missing, or a box is not four finite numbers.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"cannot read the boxes in {table}: {error}") from None
+    columns = next((c for c in CORNERS if rows and set(c) <= rows[0].keys()), None)
+    if columns is None or "file" not in rows[0]:
+        raise RunError(f"{table} must have a column file and {', or '.join(', '.join(c) for c in CORNERS)}")
+    found: dict[str, Entry] = {}
+    for row in rows:
+        new = Entry(row["file"], [], row.get("split", ""), row.get("class_index", ""))
+        found.setdefault(new.file, new).boxes.append(_corners(row, columns, table))
+    return [*found.values()]
+
+
+def shuffled(entries: list[Entry], seed: int = 0) -> list[Entry]:
+    """Return the entries in random order."""
+    return [entries[index] for index in torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed))]
+
+
+def read_images(root: Path, entries: list[Entry], table: Path, size: int, count: int) -> Objects:
+    """Read the first ``count`` images of a table that can be used, and resize them to squares.
+
+    Images that do not exist, and those without a box inside the image, are left out; a line on standard error says how
+    many.
 
     Args:
         root: Folder that the file names are relative to.
-        table: CSV with the columns ``file`` and one of ``CORNERS`` in any order; optionally ``split``, of which only
-            ``test`` is used if there is any, and ``class_index``, else the class is the folder of the file.
-        size: Side of the squares that images are resized to (pixels).
+        entries: Of the table.
+        table: For errors.
+        size: Side of the squares (pixels).
         count: Largest number of images.
-        seed: Seed of the choice.
 
     Raises:
-        RunError: The table or an image cannot be read, a column is missing, or fewer than two images are left.
+        RunError: An image cannot be read, or fewer than two are left.
     """
-    rows, columns = _rows(table)
-    boxes: dict[str, list[list[float]]] = {}
-    classes: dict[str, str] = {}
-    for row in rows:
-        boxes.setdefault(row["file"], []).append(_corners(row, columns, table))
-        classes[row["file"]] = row.get("class_index") or Path(row["file"]).parent.name
-    names = list(boxes)
-    order = [names[index] for index in torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))]
-    there = [name for name in order if (root / name).is_file()]
-    if missing := sorted(set(names) - set(there)):
-        print(f"left out {len(missing)} of {len(names)} images: no file {root / missing[0]}", file=sys.stderr)
-    chosen, pixels, scaled, outside = [], [], [], []
-    for name in there:
+    there = [entry for entry in entries if (root / entry.file).is_file()]
+    if missing := sorted({entry.file for entry in entries} - {entry.file for entry in there}):
+        print(f"left out {len(missing)} of {len(entries)} images: no file {root / missing[0]}", file=sys.stderr)
+    chosen, pixels, scaled, outside = list[Entry](), [], [], []
+    for entry in there:
         if len(chosen) == count:
             break
-        image = files.read(root / name)
-        inside = _inside(boxes[name], image.size, size)
+        image = files.read(root / entry.file)
+        inside = _inside(entry.boxes, image.size, size)
         if not inside:
-            outside.append(name)
+            outside.append(entry.file)
             continue
-        chosen.append(name)
+        chosen.append(entry)
         pixels.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
         scaled.append(inside)
     if outside:
@@ -89,23 +142,9 @@ def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) 
     if len(chosen) < 2:
         raise RunError(f"{table} names {len(chosen)} images with boxes in {root}, expected two or more")
     most = max(len(each) for each in scaled)
-    filled = [each + [[0.0] * 4] * (most - len(each)) for each in scaled]
+    filled = torch.tensor([each + [[0.0] * 4] * (most - len(each)) for each in scaled])
     stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Objects(stacked, torch.tensor(filled), _labels([classes[name] for name in chosen]), chosen)
-
-
-def _rows(table: Path) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-    """Return the rows to use, without surrounding blanks, and the names of the columns of the box."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            read = [{str(k).strip(): (v or "").strip() for k, v in row.items() if k} for row in csv.DictReader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"cannot read the boxes in {table}: {error}") from None
-    rows = [row for row in read if row.get("split") == "test"] or read
-    columns = next((c for c in CORNERS if rows and set(c) <= rows[0].keys()), None)
-    if columns is None or "file" not in rows[0]:
-        raise RunError(f"{table} must have a column file and {', or '.join(', '.join(c) for c in CORNERS)}")
-    return rows, columns
+    return Objects(stacked, filled, _labels([e.class_name for e in chosen]), [e.file for e in chosen])
 
 
 def _corners(row: Row, columns: tuple[str, ...], table: Path) -> list[float]:

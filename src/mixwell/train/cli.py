@@ -42,6 +42,7 @@ ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their ow
     "demo": "mixwell.train.demo",
 }
 COMMANDS = ("train", "eval", "list", *ELSEWHERE)
+OTHERS = ("ood", "corrupted", "baseline", "transfer", "boxes")  # options that only --suite uses
 KINDS = {
     "policies": "policy",
     "shorthands for policies": "shorthand",
@@ -119,6 +120,12 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate.add_argument(
         "--baseline", type=expand, metavar="RUN", help="run that the mCE is relative to (with --suite)"
     )
+    evaluate.add_argument(
+        "--transfer", type=expand, metavar="DIR", help="other data set for the transfer of features (with --suite)"
+    )
+    evaluate.add_argument(
+        "--boxes", type=expand, metavar="CSV", help="boxes of objects, as for mixwell labels (with --suite)"
+    )
     commands.add_parser("list", description="List recipes, policies, methods and models.")
     return parser
 
@@ -179,9 +186,9 @@ def _shortened(text: str) -> str:
 def _suite(args: argparse.Namespace, config: Config, command: str) -> None:
     from mixwell.train.suite import evaluate_suite, table
 
-    folders = {name: getattr(args, name) for name in ("ood", "corrupted", "baseline")}
+    others = {name: getattr(args, name) for name in OTHERS}
     with enough_memory():
-        record = evaluate_suite(config, args.run, args.suite, args.split, command, **folders)
+        record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
     print(json.dumps(record) if args.json else f"{table(record)}\nwritten: {args.run / 'eval.json'}")
 
 
@@ -192,7 +199,7 @@ def _eval(args: argparse.Namespace, command: str) -> None:
     if args.suite:
         _suite(args, replace(read_config(args.run), **changes), command)
         return
-    given = [name for name in ("ood", "corrupted", "baseline") if getattr(args, name)]
+    given = [name for name in OTHERS if getattr(args, name)]
     if given:
         raise RunError(f"--{given[0]} is used with --suite: add --suite full, or the parts you want")
     with enough_memory():

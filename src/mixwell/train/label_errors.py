@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +102,13 @@ def measure(
             pixels = objects.images[rows].float() / 255
             images = pixels if normalization is None else normalization.normalize(pixels)
             clean = observer.clean_pass(model, images)
-            clean |= {"images": images, "labels": objects.labels[rows], "model": model, "boxes": objects.boxes[rows]}
+            clean |= {
+                "images": images,
+                "labels": objects.labels[rows],
+                "model": model,
+                "boxes": objects.boxes[rows],
+                "normalization": normalization,
+            }
             for name, policy in policies.items():
                 given: dict[str, Any] = {"model": model, "normalization": normalization}
                 generator = torch.Generator().manual_seed(seed + start)
@@ -158,31 +164,32 @@ def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
     return found
 
 
-def _possible(
-    objects: Objects, net: network.Network, policy: tuple[str, mw.BatchPolicy], labels: Mapping[str, mw.LabelPolicy]
-) -> Iterable[tuple[str, mw.LabelPolicy | str]]:
-    """Yield every label policy, or why the network does not allow it; four images tell."""
+def refused(
+    model: nn.Module,
+    objects: Objects,
+    labels: Mapping[str, mw.LabelPolicy],
+    normalization: mw.Normalization | None = None,
+) -> dict[str, str]:
+    """Return the label policies that a model does not allow, and why; four images tell."""
     few = Objects(objects.images[:4], objects.boxes[:4], objects.labels[:4], objects.names[:4])
+    reasons = {}
     for name, label in labels.items():
         try:
-            measure(net.model, few, dict([policy]), {name: label}, net.normalization)
+            measure(model, few, {"CutMix()": mw.CutMix()}, {name: label}, normalization)
         except ValueError as error:
-            yield name, str(error)
-        else:
-            yield name, label
+            reasons[name] = str(error)
+    return reasons
 
 
-def _allowed(tried: Iterable[tuple[str, mw.LabelPolicy | str]], chosen: bool) -> dict[str, mw.LabelPolicy]:
-    """Return the label policies that are allowed, and say why others are left out unless they were asked for."""
-    allowed = {}
-    for name, label in tried:
-        if isinstance(label, mw.LabelPolicy):
-            allowed[name] = label
-        elif chosen:
-            raise RunError(f"{name}: {label}")
-        else:
-            print(f"left out {name}: {label}")
-    return allowed
+def parsed_labels(texts: Sequence[str] = LABELS) -> dict[str, mw.LabelPolicy]:
+    """Return label policies by name."""
+    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
+        return _expressions("label", texts, mw.LabelPolicy)
+
+
+def parsed_policies(texts: Sequence[str] = POLICIES) -> dict[str, mw.BatchPolicy]:
+    """Return sample policies by name, each of which draws for every sample."""
+    return {name: _per_sample(policy) for name, policy in _expressions("policy", texts, mw.BatchPolicy).items()}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -214,14 +221,16 @@ def main(argv: Sequence[str]) -> None:
         RunError: The network, the boxes or an expression cannot be read.
     """
     args = _arguments(argv)
-    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
-        labels = _expressions("label", args.labels or LABELS, mw.LabelPolicy)
-    policies = {n: _per_sample(p) for n, p in _expressions("policy", args.policies, mw.BatchPolicy).items()}
+    labels, policies = parsed_labels(args.labels or LABELS), parsed_policies(args.policies)
     net = network.from_options(args.network, args, args.image_size, args.seed)
     objects = read_objects(args.data, args.boxes, net.size, args.count, args.seed)
     torch.manual_seed(args.seed)  # for label policies that draw, as LUMixShare
     with mistakes():
-        labels = _allowed(_possible(objects, net, next(iter(policies.items())), labels), bool(args.labels))
+        for name, reason in refused(net.model, objects, labels, net.normalization).items():
+            if args.labels:
+                raise RunError(f"{name}: {reason}")
+            print(f"left out {name}: {reason}")
+            del labels[name]
         records = measure(net.model, objects, policies, labels, net.normalization, args.seed)
     print(f"{len(objects.images)} images, one draw per sample; means over {len(policies)} sample policies\n")
     print(table(records))

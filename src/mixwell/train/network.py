@@ -74,7 +74,7 @@ def load(
     """Load a classifier.
 
     Args:
-        path: Run directory; file of weights; or an architecture, such as ``"timm/resnet50"``, which gets random weights.
+        path: Run directory; file of weights; or an architecture, such as ``"timm/resnet50"``, with random weights.
         model: Architecture of a file of weights.
         normalization: Of its images; ``None`` means that of the run's data set, or ImageNet's.
         size: Side of its images (pixels); 0 means that of the run, or 224.
