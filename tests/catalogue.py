@@ -26,6 +26,7 @@ from mixwell import (
     Folded,
     Given,
     Greedy,
+    LabelDistance,
     GridLoss,
     GridMix,
     GridMixup,
@@ -159,6 +160,7 @@ PAIRINGS: list[Pairing] = [
     Reverse(),
     Given([2, 2, 0, 4, 4]),
     Greedy(),
+    LabelDistance(2.0),
 ]
 
 RATIOS: list[Ratio] = [

@@ -65,7 +65,7 @@ from mixwell.metrics import (
 from mixwell.mixers.mixblock import MixBlock, PairAttention
 from mixwell.mixtargets import MixTargets
 from mixwell.normalization import CIFAR10, CIFAR100, IMAGENET, Normalization
-from mixwell.pairing import Derangement, Given, Greedy, Pairing, Permutation, Reverse, Roll
+from mixwell.pairing import Derangement, Given, Greedy, LabelDistance, Pairing, Permutation, Reverse, Roll
 from mixwell.parse import names, nearest, parse
 from mixwell.plan import BlendPlan, BoxPlan, ChoicePlan, MaskPlan, PatchPlan, Plan, SharePlan, choose_per_sample
 from mixwell.policies import (
@@ -152,6 +152,7 @@ __all__ = [
     "HiddenMix",
     "InputGradient",
     "LUMixShare",
+    "LabelDistance",
     "LabelPolicy",
     "LearnedMask",
     "Linear",
