@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+from mixwell.anyshape import AnyShape
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.ema import EMA
 from mixwell.features.layers import classifier_of
@@ -117,6 +118,7 @@ __all__ = [
     "ActivationShare",
     "AdAutoMix",
     "AlignMix",
+    "AnyShape",
     "Attention",
     "AttentionShare",
     "AttentiveMix",

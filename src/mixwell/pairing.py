@@ -149,7 +149,8 @@ class LabelDistance(Pairing):
     """A random partner for every image, more probable the closer its label, for regression (C-Mixup).
 
     Row *j* is the partner of row *i* with a probability proportional to ``exp(-|y_i - y_j|^2 / (2 sigma^2))``. An image
-    is never its own partner, unless it is alone. Labels are numbers ``(B, D)``; class indices ``(B,)`` count as ordered.
+    is never its own partner, unless it is alone. Labels are numbers ``(B, D)``; class indices ``(B,)`` are
+    taken as numbers too, for ordered classes.
 
     Args:
         sigma: Bandwidth of the Gaussian kernel, positive, in units of the labels.
