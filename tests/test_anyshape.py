@@ -21,7 +21,8 @@ SIGNALS = [
     mw.Sometimes(INTERVALS, p=0.5),
 ]
 SALIENT = [p for p in POLICIES if getattr(p, "uses_saliency", False)]
-VOLUMES = [p for p in POLICIES if isinstance(p, mw.MixUp | mw.CutMix | mw.FMix | mw.ResizeMix | mw.GridMix)] + SIGNALS
+VOLUMES = [p for p in POLICIES if isinstance(p, mw.MixUp | mw.CutMix | mw.FMix | mw.ResizeMix | mw.GridMix)]
+VOLUMES = [p for p in VOLUMES if getattr(p, "correct_lam", True)] + SIGNALS
 SHAPES = [(5, 2, 37), (4, 1, 64), (1, 3, 9)]
 VOLUME_SHAPES = [(5, 2, 4, 12, 9), (3, 1, 6, 8, 8)]
 CASES = [(p, s) for p in SIGNALS for s in SHAPES] + [(p, s) for p in VOLUMES for s in VOLUME_SHAPES]

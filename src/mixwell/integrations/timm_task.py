@@ -12,7 +12,7 @@ from mixwell.methods.method import Method
 
 
 class MethodTask(TrainingTask):
-    """A method in the place of timm's ``ClassificationTask`` (timm 1.0.27 or newer).
+    """A method in the place of timm's ``ClassificationTask``; needs a version of timm that has ``timm.task``.
 
     Validation, checkpoints and their EMA hold the classifier, as with timm's own tasks.
 
