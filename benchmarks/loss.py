@@ -3,7 +3,8 @@
 Forward and backward from the same logits and labels. ``mixwell`` is ``mw.cross_entropy`` of the labels and their
 weights; ``torch`` builds dense targets and calls ``F.cross_entropy``; ``timm`` builds them as timm's ``Mixup`` does and
 calls ``SoftTargetCrossEntropy``. The calls take turns; a row is the least mean time of five calls, which other
-programs on the machine disturb least, and the peak of new memory while the loss is computed. The last rows are whole steps: mixing, loss and backward of 128 x 3 x 32 x 32 images, 100 classes.
+programs on the machine disturb least, and the peak of new memory while the loss is computed. The last rows are whole
+steps: mixing, loss and backward of 128 x 3 x 32 x 32 images, 100 classes.
 """
 
 from __future__ import annotations

@@ -90,11 +90,9 @@ class AfterStep(TrainerCallback):
         """Seed this process by its rank."""
         seed_process(args.process_index)
 
-    def on_step_end(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Update the methods."""
-        after_step(model, min(state.global_step / state.max_steps, 1.0))
+        after_step(given["model"], min(state.global_step / state.max_steps, 1.0))
 
 
 class MixCollator:
