@@ -137,10 +137,8 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(4, 10), mixed)
         tensor(2.3026)
     """
-    if smoothing:
-        check_smoothing(smoothing)
-    if ignore_index is not None:
-        mixed = _without(mixed, ignore_index)
+    check_smoothing(smoothing)
+    mixed = _without(mixed, ignore_index)
     _check_shape(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
