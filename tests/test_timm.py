@@ -213,7 +213,7 @@ def test_in_timms_training_loop(prefetcher: bool) -> None:
 def test_method_as_a_task() -> None:
     """Timm's loop with its task replaced: EMA, validation model and checkpoint are the classifier's."""
     torch.manual_seed(0)
-    method = mw.AutoMix(Net(norm=True), num_classes=10, momentum=mw.Linear(0.9, 1.0))
+    method = mw.AutoMix(Net(norm=True), num_classes=10, layer="norm", momentum=mw.Linear(0.9, 1.0))
     optimizer = create_optimizer_v2(method, opt="sgd", lr=0.002, momentum=0.9)
     task = MethodTask(method, optimizer, steps=6)
     task.setup_ema(decay=0.9)

@@ -137,8 +137,9 @@ def cross_entropy(
         >>> cross_entropy(torch.zeros(4, 10), mixed)
         tensor(2.3026)
     """
-    check_smoothing(smoothing)
-    mixed = _without(mixed, ignore_index)
+    if smoothing:
+        check_smoothing(smoothing)
+    mixed = mixed if ignore_index is None else _without(mixed, ignore_index)
     _check_shape(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
@@ -151,9 +152,7 @@ def cross_entropy(
             mixed.check_classes(logits.shape[1])
             raise
     _check_labels(logits, mixed)
-    scores = logits.float().log_softmax(1)
-    if weight is not None:
-        scores = _class_weighted(scores, weight)
+    scores = _class_weighted(logits.float().log_softmax(1), weight)
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
