@@ -34,6 +34,7 @@ from mixwell import (
     GuidedMix,
     HiddenMix,
     InputGradient,
+    LabelDistance,
     LabelPolicy,
     Linear,
     Loss,
@@ -168,6 +169,7 @@ PAIRINGS: list[Pairing] = [
     Reverse(),
     Given([2, 2, 0, 4, 4]),
     Greedy(),
+    LabelDistance(2.0),
 ]
 
 RATIOS: list[Ratio] = [

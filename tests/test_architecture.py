@@ -39,7 +39,7 @@ ORDER = [
     {"losses", "metrics"},
     {"evaluation"},
     {"labels", "decoupled"},
-    {"models", "step_guard", "mixtargets", "collation"},
+    {"models", "step_guard", "mixtargets", "anyshape", "collation"},
     {"mixers"},
     {"methods"},
     {"integrations", "parse"},

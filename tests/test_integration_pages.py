@@ -13,7 +13,14 @@ from torch.utils.data import DataLoader
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-PAGES = ["with-timm.md", "with-torchvision.md", "with-lightning.md", "with-transformers.md", "with-accelerate.md"]
+PAGES = [
+    "with-timm.md",
+    "with-torchvision.md",
+    "with-lightning.md",
+    "with-transformers.md",
+    "with-accelerate.md",
+    "other-data.md",
+]
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -8,6 +8,7 @@ if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "mixwell":  # pyt
 
     mixwell_cli.answer_and_exit(sys.argv[1:])
 
+from mixwell.anyshape import AnyShape as AnyShape
 from mixwell.batch import Batch as Batch
 from mixwell.batch import MixedBatch as MixedBatch
 from mixwell.batch import Pairs as Pairs
@@ -72,6 +73,7 @@ from mixwell.normalization import Normalization as Normalization
 from mixwell.pairing import Derangement as Derangement
 from mixwell.pairing import Given as Given
 from mixwell.pairing import Greedy as Greedy
+from mixwell.pairing import LabelDistance as LabelDistance
 from mixwell.pairing import Pairing as Pairing
 from mixwell.pairing import Permutation as Permutation
 from mixwell.pairing import Reverse as Reverse

@@ -39,8 +39,8 @@ def overlaps(maps: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         maps: Scores in [0, 1], shape ``(B, H, W)``, see :func:`normalized_maps`.
-        boxes: True boxes, ``(x1, y1, x2, y2)`` in pixels of the maps, shape ``(B, 4)``, or ``(B, M, 4)`` for several in an
-            image, of which the one that agrees best counts. Boxes without area are ignored.
+        boxes: True boxes, ``(x1, y1, x2, y2)`` in pixels of the maps, shape ``(B, 4)``, or ``(B, M, 4)`` for several
+            in an image, of which the one that agrees best counts. Boxes without area are ignored.
 
     Returns:
         Two tensors ``(B, thresholds)``: intersection over union of the box of the largest part, and the largest one of

@@ -78,7 +78,9 @@ class AfterStep(L.Callback):
         seed_process(trainer.global_rank)
         self.steps = trainer.global_step
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Update the methods if this batch ended an optimizer step."""
         if trainer.global_step > self.steps:
             self.steps = trainer.global_step
@@ -165,7 +167,7 @@ class MethodModule(L.LightningModule):
         """Count the optimizer steps that the average has seen from here on."""
         self._averaged = self.trainer.global_step
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Update the average if this batch ended an optimizer step."""
         if self.average is not None and self.trainer.global_step > self._averaged:
             self.average.update(self.method.model, self._averaged)

@@ -130,8 +130,7 @@ def cross_entropy(
     """
     if smoothing:
         check_smoothing(smoothing)
-    if ignore_index is not None:
-        mixed = _without(mixed, ignore_index)
+    mixed = mixed if ignore_index is None else _without(mixed, ignore_index)
     _check_shape(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
@@ -144,9 +143,7 @@ def cross_entropy(
             mixed.check_classes(logits.shape[1])
             raise
     _check_labels(logits, mixed)
-    scores = logits.float().log_softmax(1)
-    if weight is not None:
-        scores = _class_weighted(scores, weight)
+    scores = _class_weighted(logits.float().log_softmax(1), weight)
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
@@ -178,20 +175,20 @@ class WeightedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        gradient, logits, *others = ctx.saved_tensors
+        gradient, logits, labels, own, total, spread = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: computed again, as a function of the logits
-            gradient = _gradient(logits.softmax(1).clone(), *others, ctx.smoothing)
+            gradient = _gradient(logits.softmax(1).clone(), labels, own, total, spread, ctx.smoothing)
         return gradient * grad, None, None, None
 
 
 # Function.apply without its support for torch.func, which takes a tenth of the time of a small loss.
-_weighted_cross_entropy: Callable[..., Tensor] = super(torch.autograd.Function, WeightedCrossEntropy).apply
+_weighted_cross_entropy: Callable[..., Tensor] = super(torch.autograd.Function, WeightedCrossEntropy).apply  # type: ignore[misc]
 
 
 def _gradient(
     probabilities: Tensor, labels: Tensor, own: Tensor, total: Tensor, spread: Tensor | None, smoothing: float
 ) -> Tensor:
-    """Return the gradient, in place of the probabilities ``(B, N)`` where autograd does not need them.
+    """Turn probabilities ``(B, N)`` into the gradient in place.
 
     Args:
         probabilities: Softmax of the logits.
@@ -201,10 +198,8 @@ def _gradient(
         spread: Factor of the scores of all classes, or None without smoothing, shape ``(B, 1)``.
         smoothing: Label smoothing.
     """
-    if spread is None:
-        return probabilities.mul_(-total).scatter_add_(1, labels, own)
-    out = None if torch.is_grad_enabled() else probabilities
-    return torch.addcmul(spread, probabilities, total, value=1 / (smoothing - 1), out=out).scatter_add_(1, labels, own)
+    gradient = probabilities.mul_(total * (1 / (smoothing - 1))).scatter_add_(1, labels, own)
+    return gradient if spread is None else gradient.add_(spread)
 
 
 def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
