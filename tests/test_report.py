@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import json
 import re
 import statistics
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from browser import chromium, complaints, elsewhere, overflow, resize
 from mixwell.report import page as report_page
 from mixwell.report import picture, table
 from mixwell.train.config import Config
@@ -19,6 +22,7 @@ from mixwell.train.errors import RunError
 from mixwell.train.recipes import RECIPES
 from mixwell.train.runs import command, groups, read, read_all
 
+DATA = ("data:image/png;base64,", "data:text/csv;base64,")
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
 
@@ -128,7 +132,7 @@ def test_page_holds_everything_itself(runs: Path, tmp_path: Path) -> None:
     for tag, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,")), (tag, name)
+            assert (attributes.get(name) or "#").startswith(("#", *DATA)), (tag, name)
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", re.sub(r"base64,[\w+/=]+", "", text))
     assert "prefers-color-scheme: dark" in text
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
@@ -143,8 +147,9 @@ def test_page_shows_curves_samples_commands_and_facts(runs: Path, tmp_path: Path
         assert words in page.text
     assert page.text.count("mixwell train digits --seed 0 --out x") == 2
     assert ["python", "3.11"] in page.rows
-    figures = [tag for tag, _ in page.tags].count("figure")
-    assert figures == len(report_page.RATIOS)
+    figures = [attributes.get("class") for tag, attributes in page.tags if tag == "figure"]
+    assert figures.count("sample") == len(report_page.RATIOS)
+    assert figures.count("chart") == 2
     assert "#0000" not in text  # a placeholder that no colour of the page has replaced
 
 
@@ -183,8 +188,8 @@ def test_every_figure_has_a_text_alternative(runs: Path, tmp_path: Path) -> None
     page = Reader(written(runs, out=tmp_path / "report.html"))
     last = statistics.mean(metrics(runs / f"plain{seed}")[-1]["train_loss"] for seed in range(3))
     labels = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
-    assert f"training loss (nats) over the epochs: CutMix(alpha=0.2) {1 / 6 + 0.005:.4g}" in labels[0]
-    assert f"plain {last:.4g} after epoch 12" in labels[0]
+    assert f"over the epochs, last values: CutMix(alpha=0.2) {1 / 6 + 0.005:.4g} at 12; " in labels[0]
+    assert f"plain {last:.4g} at 12" in labels[0]
     alternatives = [attributes["alt"] or "" for tag, attributes in page.tags if tag == "img"]
     assert sum(text.startswith("mixed image: 0 0.") for text in alternatives) == len(report_page.RATIOS)
     assert "masks learned by SAMix: lam 0.25: 3 0.25, 4 0.75" in alternatives
@@ -299,3 +304,120 @@ def test_no_such_run(tmp_path: Path) -> None:
     """A path that is nothing is called so."""
     with pytest.raises(RunError, match="no run directory"):
         written(tmp_path / "nothing", out=tmp_path / "report.html")
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Return the CSV files of a page by name."""
+    links = [attributes for tag, attributes in Reader(text).tags if tag == "a" and "download" in attributes]
+    found = {}
+    for link in links:
+        content = base64.b64decode((link["href"] or "").partition("base64,")[2]).decode()
+        assert link["download"] not in found
+        found[link["download"] or ""] = list(csv.reader(content.splitlines()))
+    return found
+
+
+def test_every_figure_has_its_data(runs: Path, tmp_path: Path) -> None:
+    """The CSV files hold the numbers of the plots, the tables and the label bars."""
+    found = tables(written(runs, out=tmp_path / "report.html"))
+    loss = found["training-loss-digits.csv"]
+    assert loss[0] == ["line", "epoch", "training loss (nats)"]
+    own = [row for row in loss if row[0] == "plain, seed 1"]
+    assert [float(row[2]) for row in own] == [record["train_loss"] for record in metrics(runs / "plain1")]
+    assert found["results.csv"] == table.cells(groups(read_all([runs])))
+    weights = found["mixed-samples-1.csv"]
+    assert len(weights) == 1 + 2 * len(report_page.RATIOS) and sum(float(row[2]) for row in weights[1:3]) == 1
+    assert {"runs.csv", "differences.csv", "environment-1.csv", "top-1-digits.csv"} <= found.keys()
+
+
+def test_paired_differences_agree_with_scipy(runs: Path, tmp_path: Path) -> None:
+    """Seeds that both groups have are paired; interval and p-value are those of scipy's paired t-test."""
+    from scipy.stats import ttest_rel
+
+    make_run(runs / "cutmix2", 2, epochs=8, policy="CutMix(alpha=0.2)")
+    make_run(runs / "cutmix7", 7, policy="CutMix(alpha=0.2)")  # has no partner
+    last = [[metrics(runs / f"{name}{seed}")[-1]["val_top1"] for seed in range(3)] for name in ("cutmix", "plain")]
+    test = ttest_rel(*last)
+    low, high = test.confidence_interval(0.95)
+    mean = statistics.mean(last[0]) - statistics.mean(last[1])
+    expected = [f"{mean:+.2f} [{low:+.2f}, {high:+.2f}] %", f"{test.pvalue:.4f}"]
+    assert ["digits", "CutMix(alpha=0.2)", "plain", "3", *expected] in Reader(
+        written(runs, out=tmp_path / "report.html")
+    ).rows
+
+
+def test_published_numbers_stand_beside() -> None:
+    """A group is found by network and data, policy and method; a method that decides where pixels go, by its name."""
+    from mixwell.report.published import published
+    from mixwell.train.runs import Group
+
+    found = {epochs: top1 for epochs, top1, _ in published(Group("cifar100_resnet18_automix", "x", "AutoMix(a=1)", []))}
+    assert found[800] == 82.04 and len(found) == 4
+    (sumix,) = published(Group("cifar100_resnet18", "CutMix(alpha=0.2)", "SUMix(kappa=1.0)", []))
+    assert sumix == (800, 79.78, "README of SUMix")
+    assert published(Group("digits", "CutMix()", "Mixing", [])) == []
+    known = {"cifar10_resnext50"}  # published, without a recipe here
+    for row in csv.DictReader((Path(report_page.__file__).parent / "published.csv").read_text().splitlines()):
+        assert any(name.startswith(row["setting"]) for name in RECIPES) or row["setting"] in known, row
+
+
+def test_rows_lead_to_commands(runs: Path, tmp_path: Path) -> None:
+    """Every cell of the results leads to the commands of its runs."""
+    page = Reader(written(runs, out=tmp_path / "report.html"))
+    places = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = [(a["href"] or "")[1:] for tag, a in page.tags if tag == "a" and (a["href"] or "").startswith("#")]
+    assert set(links) <= places and {"group-0", "group-1", "run-0"} <= set(links)
+
+
+def evaluated(run: Path, shift: float = 0.0) -> None:
+    """Write an ``eval.json`` as ``mixwell eval --suite`` does."""
+    severity = {name: [10.0 * k + shift for k in range(1, 6)] for name in ("fog", "snow")}
+    curve = {"share": [0.0, 50.0, 90.0], "accuracy": [90.0, 60.0 + shift, 20.0]}
+    reliability = {"count": [0.0, 10.0], "confidence": [None, 0.9], "accuracy": [None, 0.8]}
+    parts: dict[str, dict[str, object]] = {
+        "accuracy": {"top1": 90.0 + shift},
+        "calibration": {"reliability": reliability, "ece15": 0.05},
+        "occlusion": {"occlusion_mean": curve, "occlusion_black": curve},
+        "corruptions": {"errors_by_severity": severity},
+    }
+    figures = {
+        part: {name: {"value": v, "unit": "%" * (name == "top1"), "how": "so."} for name, v in named.items()}
+        for part, named in parts.items()
+    }
+    (run / "eval.json").write_text(json.dumps({"figures": figures}))
+
+
+def test_evaluation_of_several_groups(runs: Path, tmp_path: Path) -> None:
+    """Curves and figures are means over the evaluated runs of each group."""
+    for seed in range(2):
+        evaluated(runs / f"plain{seed}", shift=4.0 * seed)
+    evaluated(runs / "cutmix0")
+    text = written(runs, out=tmp_path / "report.html")
+    page, found = Reader(text), tables(text)
+    assert ["accuracy", "top1 (%)", "90.00", f"92.00 ± {statistics.stdev([90, 94]):.2f}"] in page.rows
+    hidden = found["accuracy-by-share-of-hidden-patches.csv"]
+    assert ["plain mean colour", "50.0", "62.0"] in hidden
+    assert ["plain mean", "5", "52.0"] in found["error-by-severity-of-the-corruption.csv"]
+    assert ["plain", "0.75", "0.8"] in found["accuracy-by-confidence.csv"]
+    assert [tag for tag, _ in page.tags].count("svg") == 5
+
+
+def test_in_a_browser(runs: Path, tmp_path: Path) -> None:
+    """The page asks for nothing, complains about nothing and fits a phone, in light and in dark mode."""
+    evaluated(runs / "plain0")
+    make_run(
+        runs / "long",
+        policy="OneOf(policies=(CutMix(alpha=0.2), PuzzleMix(blocks=8, transport=False)), weights=(1, 3))",
+    )
+    written(runs, out=tmp_path / "report.html")
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((tmp_path / "report.html").as_uri())
+        for dark in ("light", "dark"):
+            scheme = {"features": [{"name": "prefers-color-scheme", "value": dark}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+            for width in (1280, 390):
+                resize(browser, width)
+                assert overflow(browser) <= 0, (dark, width)
+            paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+            assert (paper == "rgb(255, 255, 255)") == (dark == "light")
+        assert elsewhere(browser) == [] and complaints(browser) == []
