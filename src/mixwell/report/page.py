@@ -44,7 +44,8 @@ def html(runs: Sequence[Run]) -> str:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return templates.get_template("report.html").render(
         training=training, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
-        newest=masks.newest, lines=_lines, worst=_worst, png=png, csv=_csv, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
+        newest=masks.newest, lines=_lines, worst=_worst, png=png, csv=_csv, version=mixwell.__version__,
+        largest=LARGEST, runs=runs, groups=found,
         table=table.cells(found), differences=table.differences(found), published=table.published_cells(found),
         measures=measures.cells(found), suites=measures.plots(found), remarks=table.remarks(found),
         strips=list(strips(found)), seen=list(seen(found)),
@@ -91,8 +92,8 @@ def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | st
                 yield repr(part), source, str(error)
 
 
-def seen(found: Sequence[Group]) -> Iterator[tuple[Run, list[Seen]]]:
-    """Yield the first finished run of each group with the evidence that its model sees in mixed images.
+def seen(found: Sequence[Group]) -> Iterator[tuple[Group, Run, list[Seen]]]:
+    """Yield each group, its first finished run, and the evidence that its model sees in mixed images.
 
     All models see the same images, mixed by the first policy among the groups that needs no model.
     """
@@ -106,7 +107,7 @@ def seen(found: Sequence[Group]) -> Iterator[tuple[Run, list[Seen]]]:
             network = load(run.path)
             images, source = _images(run, SEEN + 1)
             if source == run.config.dataset:  # the classes of other pictures are unknown to the model
-                yield run, on_mixed(network, images, policy, SEEN)
+                yield group, run, on_mixed(network, images, policy, SEEN)
         except RunError:  # the report says what a run has, and not what it lacks
             continue
 

@@ -262,5 +262,8 @@ def main(argv: Sequence[str]) -> None:
     import uvicorn
 
     app = application(network, source, args.host)
+    shown(
+        network, source, None, None, "CutMix()", "PixelShare()", 0.5, 0, SIDES[0]
+    )  # imports what the first view needs
     print(f"mixwell play: http://{args.host}:{args.port} (stop with Ctrl-C)", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="error")
