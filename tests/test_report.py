@@ -84,7 +84,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self.open and self.open[-1] in ("td", "th"):
+        if {"td", "th"} & set(self.open[-2:]):  # a cell, or a link in it
             self.rows[-1][-1] += data
 
 

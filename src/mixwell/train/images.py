@@ -166,7 +166,9 @@ def read(
                 image.load()
                 return _rgb(_upright(image))
     except UnidentifiedImageError:
-        raise BadImageError(path, f"it is empty, damaged or not in {' or '.join(kinds) if kinds else 'a format that Pillow knows'}") from None
+        raise BadImageError(
+            path, f"it is empty, damaged or not in {' or '.join(kinds) if kinds else 'a format that Pillow knows'}"
+        ) from None
     except Exception as error:  # every format of Pillow has its own exceptions
         reason = first_line(error).replace(f" {str(path)!r}", "").replace(str(path), "the file")
         if isinstance(error, OSError) and error.strerror:
