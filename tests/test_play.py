@@ -203,6 +203,7 @@ def test_a_control_changes_its_setting() -> None:
     value = mw.CutMix()
     given = controls.settings(value) | {"box": "inside", "aspect": "(0.5, 2.0)", "minmax": "None"}
     assert controls.changed(value, given) == "CutMix(box='inside', aspect=(0.5, 2.0))"
+    assert controls.changed(mw.FMix(), controls.settings(mw.FMix()) | {"decay": 3, "soft": 0}) == "FMix()"
     with pytest.raises(RunError, match="aspect"):
         controls.changed(value, given | {"aspect": "(0, 1)"})
     with pytest.raises(RunError, match="cells is empty"):
@@ -292,6 +293,7 @@ def test_closed_doors(address: str, path: str, headers: dict[str, str], status: 
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(urllib.request.Request(address + path, headers=headers), timeout=60)
     assert error.value.code == status
+    error.value.close()
 
 
 def test_large_requests_are_refused(address: str) -> None:

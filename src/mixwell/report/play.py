@@ -163,7 +163,10 @@ def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], firs
                 raise gr.Error(str(error), print_exception=False) from None
 
         for part in made.values():
-            part.input(rewritten, list(made.values()), text, show_progress="hidden", api_visibility="private")
+            part.input(
+                rewritten, list(made.values()), text, show_progress="hidden", trigger_mode="always_last",
+                api_visibility="private",
+            )  # fmt: skip
 
     with inside:
         gr.render(inputs=[chooser, text], triggers=[start, chooser.input, text.submit], show_progress="hidden")(
