@@ -65,7 +65,7 @@ def load(
         size: Side of its images (pixels); 0 means that of the run, or 224.
 
     Raises:
-        RunError: There is no such run or file, or the weights do not fit the model.
+        RunError: The run or file does not exist, or the weights do not fit the model.
     """
     path = Path(path)
     classes: list[str] = []
