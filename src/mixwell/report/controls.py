@@ -76,6 +76,8 @@ def changed(value: mw.Value, given: Mapping[str, Any]) -> str:
         plain = hints.get(name) in (bool, int, float) or get_origin(hints.get(name)) is Literal
         if setting is None:
             raise RunError(f"{name} is empty: enter a value")
+        if hints.get(name) is float and isinstance(setting, int):  # JSON has one kind of numbers
+            setting = float(setting)
         parts.append(f"{name}={setting!r}" if plain else f"{name}={setting}")
     with mistakes():
         return repr(mw.parse(f"{type(value).__name__}({', '.join(parts)})"))

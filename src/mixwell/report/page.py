@@ -74,16 +74,25 @@ def _worst(run: Path) -> Path | None:
     return path if (path := run / "worst.png").is_file() else None
 
 
+def _policy(text: str) -> mixwell.BatchPolicy | None:
+    """Return the policy of a run; None for plain training, and for a policy that is defined elsewhere."""
+    try:
+        found = mixwell.parse(text)
+    except (TypeError, ValueError):
+        return None
+    return found if isinstance(found, mixwell.BatchPolicy) else None
+
+
 def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | str]]:
     """Yield each part of each policy once: its name, the source of its images, and samples or the reason for none."""
     first: dict[tuple[str, str], Run] = {}
     for group in found:
         first.setdefault((group.recipe, group.policy), group.runs[0])
     for (_, name), run in first.items():
-        try:
-            several = parts(mixwell.parse(name))
-        except (TypeError, ValueError):  # plain training, or a policy that is defined elsewhere
+        policy = _policy(name)
+        if policy is None:
             continue
+        several = parts(policy)
         images, source = _images(run, 6)
         for part, when in several:
             try:
@@ -92,12 +101,12 @@ def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | st
                 yield repr(part), source, str(error)
 
 
-def seen(found: Sequence[Group]) -> Iterator[tuple[Run, list[Seen]]]:
-    """Yield the first finished run of each group with the evidence that its model sees in mixed images.
+def seen(found: Sequence[Group]) -> Iterator[tuple[Group, Run, list[Seen]]]:
+    """Yield each group, its first finished run, and the evidence that its model sees in mixed images.
 
     All models see the same images, mixed by the first policy among the groups that needs no model.
     """
-    policies = [mixwell.parse(group.policy) for group in found if group.policy.lower() not in ("none", "")]
+    policies = [policy for group in found if (policy := _policy(group.policy))]
     policy = next((policy for policy in policies if without_model(policy) is policy), mixwell.CutMix())
     for group in found:
         run = next((run for run in group.finished if (run.path / "model.safetensors").is_file()), None)
@@ -107,7 +116,7 @@ def seen(found: Sequence[Group]) -> Iterator[tuple[Run, list[Seen]]]:
             network = load(run.path)
             images, source = _images(run, SEEN + 1)
             if source == run.config.dataset:  # the classes of other pictures are unknown to the model
-                yield run, on_mixed(network, images, policy, SEEN)
+                yield group, run, on_mixed(network, images, policy, SEEN)
         except RunError:  # the report says what a run has, and not what it lacks
             continue
 

@@ -163,7 +163,10 @@ def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], firs
                 raise gr.Error(str(error), print_exception=False) from None
 
         for part in made.values():
-            part.input(rewritten, list(made.values()), text, show_progress="hidden", api_visibility="private")
+            part.input(
+                rewritten, list(made.values()), text, show_progress="hidden", trigger_mode="always_last",
+                api_visibility="private",
+            )  # fmt: skip
 
     with inside:
         gr.render(inputs=[chooser, text], triggers=[start, chooser.input, text.submit], show_progress="hidden")(
@@ -262,5 +265,8 @@ def main(argv: Sequence[str]) -> None:
     import uvicorn
 
     app = application(network, source, args.host)
+    shown(
+        network, source, None, None, "CutMix()", "PixelShare()", 0.5, 0, SIDES[0]
+    )  # imports what the first view needs
     print(f"mixwell play: http://{args.host}:{args.port} (stop with Ctrl-C)", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="error")

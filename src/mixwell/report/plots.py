@@ -26,7 +26,7 @@ class Line:
         name: For the legend and the data.
         x: Positions.
         y: Values; None where there is none.
-        group: Lines of one group have one colour.
+        group: Lines of one group have one colour; all but the first are pale.
         thin: Whether it is a detail: thin, and not in the legend.
     """
 
@@ -101,13 +101,16 @@ class Plot:
                 axes.plot([0, 1], [0, 1], "-", color="#0000e0", lw=0.8)
             if all(x == int(x) for line in self.lines for x in line.x):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            drawn = set[int]()
             for line in self.lines:
                 look = looks[line.group % len(looks)]
                 y = [float("nan") if value is None else value for value in line.y]
                 if line.thin:
                     axes.plot(line.x, y, "-", color=look["color"], lw=0.7, alpha=0.45)
                 else:
+                    look["alpha"] = 0.5 if line.group in drawn else 1.0
                     axes.plot(line.x, y, label=shortened(line.name), marker="o" if len(y) < 30 else "", ms=4, **look)
+                    drawn.add(line.group)
             if self.limits:
                 axes.set_ylim(*self.limits)
             if len(legend) > 1 or (legend and legend[0].name):
