@@ -21,9 +21,9 @@ RUN = [page for page in PAGES if page not in ELSEWHERE and "```python\n" in (ROO
 
 
 def test_table_of_policies_is_current() -> None:
-    """The README has the tables that ``make docs`` writes."""
+    """The README has the tables that ``make pages`` writes."""
     script = runpy.run_path(str(ROOT / "docs" / "make_readme_table.py"))
-    assert script["filled"](README) == README, "README.md is not current: run 'make docs'"
+    assert script["filled"](README) == README, "README.md is not current: run 'make pages'"
 
 
 def test_examples_run() -> None:
