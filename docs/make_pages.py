@@ -69,9 +69,9 @@ GALLERY = """\
 # Gallery
 
 Every policy and method on the same two photographs, the first of them as the anchor. From top in each picture: which
-image each pixel comes from (the anchor is blue), the mixed image, and the label weights. Each title leads to the page with
-settings, cost and source. `mixwell show POLICY --images FOLDER` draws a policy on your own images, and `mixwell show all`
-draws all of them in one picture.
+image each pixel comes from (the anchor is blue), the mixed image, and the label weights. Each title leads to the page
+with settings, cost and source. `mixwell show POLICY --images FOLDER` draws a policy on your own images, and
+`mixwell show all` draws all of them in one picture.
 
 The photographs ship with scikit-learn: `china.jpg` by
 [danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/) and `flower.jpg` by
