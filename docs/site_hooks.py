@@ -21,5 +21,5 @@ def _expanded(entry: Any, docs: Path) -> Any:
     if not value.endswith("/*"):
         return entry
     folder = value.removesuffix("/*")
-    names = sorted(path.stem for path in (docs / folder).glob("*.md") if path.stem != "README")
-    return {title: [f"{folder}/README.md", *({name: f"{folder}/{name}.md"} for name in names)]}
+    names = sorted(path.name for path in (docs / folder).glob("*.md") if path.stem != "README")
+    return {title: [f"{folder}/{name}" for name in ("README.md", *names)]}

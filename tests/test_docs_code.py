@@ -1,7 +1,7 @@
 """Every code block of README, CONTRIBUTING and docs has a language, and runs or gives the reason why not.
 
 Blocks of Python run from top to bottom of their page, given a model and data. Commands run one after the other in an
-empty folder. A block that is not run has a comment before it, ``<!-- not run: REASON -->``; its commands are still parsed.
+empty folder. A block that is not run has a comment before it, ``<!-- not run: REASON -->``; its commands are parsed.
 """
 
 from __future__ import annotations
