@@ -51,10 +51,10 @@ pages: setup  ## write the generated tables, pages and pictures of docs/ and REA
 	$(BIN)/python docs/make_pages.py
 
 docs: setup  ## build the documentation site in site/ (after `make pages`)
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 docs-serve: setup  ## show the documentation site at http://127.0.0.1:8000 while you edit
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: setup  ## time our policies (see benchmarks/)
 	$(BIN)/python benchmarks/mixing.py $(ARGS)
