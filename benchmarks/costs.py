@@ -6,6 +6,7 @@ network of the same class count too.
 
     python benchmarks/costs.py                writes docs/policies/costs.json, in about five minutes on two cores
     python benchmarks/costs.py --cpu-time     for a busy machine: processor time, which others disturb less
+    python benchmarks/costs.py --only SMMix   measures one policy or method, and keeps the other entries of the file
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -34,7 +35,7 @@ from mixwell.report.gallery import EXAMPLES
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "policies" / "costs.json"
 SHAPES = (((128, 3, 32, 32), "mini_resnet"), ((64, 3, 224, 224), "timm/resnet18"))
-METHODS = ("HiddenMix", "AlignMix", "AugMix", "GridLoss", "PerturbedMixing", "RegMixup")
+METHODS = ("HiddenMix", "AlignMix", "AugMix", "GridLoss", "PerturbedMixing", "RegMixup", "RegionLoss")
 CLASSES = 100
 LEAST = 2  # rounds, however slow
 
@@ -76,7 +77,9 @@ def policies(model: nn.Module, name: str, side: int, folder: Path) -> dict[str, 
     path = folder / "mask.safetensors"
     finished = mw.SAMix(copy.deepcopy(model))
     mw.save_mask(path, finished.block, finished.teacher.model, finished.teacher.layer, name)
-    special = {type(policy).__name__: policy for policy in (*EXAMPLES, mw.LearnedMask(str(path)))}
+    special = {
+        type(policy).__name__: policy for policy in (*EXAMPLES, mw.LearnedMask(str(path)), mw.MaskMix(patch=side // 4))
+    }
     made: dict[str, mw.BatchPolicy] = {}
     for each in mw.names("policy"):
         try:
@@ -109,7 +112,8 @@ def runs_of(made: dict[str, mw.BatchPolicy], model: nn.Module, rows: int = 8) ->
     for key, policy in made.items():
         with counted(type(model), rows) as runs:
             policy(images, labels, model=model)
-        shown = "LearnedMask(path)" if isinstance(policy, mw.LearnedMask) else repr(policy)
+        written = {"LearnedMask": "LearnedMask(path)", "MaskMix": "MaskMix(patch=side // 4)"}
+        shown = written.get(key, repr(policy))
         counts[key] = {"policy": shown, "forwards": runs.forwards, "backwards": runs.backwards, "batches": []}
     return counts
 
@@ -136,21 +140,23 @@ def of_policies(
     return found.pop("batch"), found
 
 
-def steps(model: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[str, tuple[nn.Module, Call]]:
+def steps(
+    model: Callable[[], nn.Module], shape: tuple[int, ...], only: Sequence[str]
+) -> dict[str, tuple[nn.Module, Call]]:
     """Make a model and a training step, forward and backward, for every method, and for plain mixing."""
     images, labels = torch.rand(shape), torch.arange(shape[0]) % CLASSES
     made: dict[str, tuple[nn.Module, Call]] = {}
-    for key in ("Mixing", *METHODS):
+    for key in ("Mixing", *chosen(dict.fromkeys(METHODS), only)):
         own = model()
         method = getattr(mw, key)(own, num_classes=CLASSES)
         made[key] = own, lambda method=method: method(images, labels)["loss"].backward()
     return made
 
 
-def runs_of_methods(name: str, rows: int = 8) -> dict[str, dict[str, Any]]:
+def runs_of_methods(name: str, only: Sequence[str], rows: int = 8) -> dict[str, dict[str, Any]]:
     """Count the runs of the model beyond those of plain mixing for every method, on a few small images."""
     counts = {}
-    for key, (model, call) in steps(lambda: models.build(name, CLASSES), (rows, 3, 32, 32)).items():
+    for key, (model, call) in steps(lambda: models.build(name, CLASSES), (rows, 3, 32, 32), only).items():
         with counted(type(model), rows) as runs:
             call()
         counts[key] = {"forwards": runs.forwards - 1, "backwards": runs.backwards - 1, "batches": []}
@@ -158,15 +164,30 @@ def runs_of_methods(name: str, rows: int = 8) -> dict[str, dict[str, Any]]:
     return counts
 
 
-def of_methods(name: str, shape: tuple[int, ...], budget: float, clock: Clock) -> dict[str, dict[str, float]]:
+def of_methods(
+    name: str, shape: tuple[int, ...], budget: float, clock: Clock, only: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """Time a step of each method on batches of one shape, and a plain one, in milliseconds."""
-    calls = {key: call for key, (_, call) in steps(lambda: models.build(name, CLASSES), shape).items()}
+    calls = {key: call for key, (_, call) in steps(lambda: models.build(name, CLASSES), shape, only).items()}
     times = measure(calls, budget, clock)
     plain = times.pop("Mixing")
     return {key: {"ms": value, "plain_ms": plain} for key, value in times.items()}
 
 
-def machine(threads: int, cpu_time: bool) -> dict[str, Any]:
+def chosen(made: dict[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    """Return the entries with some names; all if no name is given."""
+    return {key: value for key, value in made.items() if not only or key in only}
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the old costs with the new entries, each of which says what it was measured on."""
+    for kind in ("policies", "methods"):
+        found = {key: {**cost, "machine": new["machine"]} for key, cost in new[kind].items()}
+        old[kind] = dict(sorted((old[kind] | found).items()))
+    return old
+
+
+def machine(args: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Say what was measured on, without naming the machine itself."""
     import timm
 
@@ -180,8 +201,9 @@ def machine(threads: int, cpu_time: bool) -> dict[str, Any]:
         "timm": timm.__version__,
         "load": round(os.getloadavg()[0], 1),
         "date": date.today().isoformat(),
-        "clock": "processor time" if cpu_time else "wall time",
-        "command": f"python benchmarks/costs.py{' --cpu-time' * cpu_time}",
+        "clock": "processor time" if args.cpu_time else "wall time",
+        "command": f"python benchmarks/costs.py{' --cpu-time' * args.cpu_time}{' --only ' * bool(args.only)}"
+        + " ".join(args.only),
     }
 
 
@@ -191,26 +213,29 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.7, help="seconds for each call of each shape [0.7]")
     parser.add_argument("--threads", type=int, default=2, help="cores to use [2]")
     parser.add_argument("--cpu-time", action="store_true", help="count processor seconds, on one thread, not wall time")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some policies and methods [all]")
     parser.add_argument("--out", type=Path, default=OUT, help="where to write [docs/policies/costs.json]")
     args = parser.parse_args()
     clock, threads = (process_time, 1) if args.cpu_time else (perf_counter, args.threads)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    content: dict[str, Any] = {"machine": machine(threads, args.cpu_time), "batches": [], "policies": {}}
-    methods = runs_of_methods(SHAPES[0][1])
+    content: dict[str, Any] = {"machine": machine(args, threads), "batches": [], "policies": {}}
+    methods = runs_of_methods(SHAPES[0][1], args.only)
     for shape, name in SHAPES:
         model = models.build(name, CLASSES)
         with tempfile.TemporaryDirectory() as folder:
-            made = policies(model, name, shape[-1], Path(folder))
+            made = chosen(policies(model, name, shape[-1], Path(folder)), args.only)
         content["policies"] = content["policies"] or runs_of(made, model)
         batch, found = of_policies(made, model, shape, args.budget, clock)
         content["batches"].append({"shape": shape, "model": name, **batch})
         for key, cost in content["policies"].items():
             cost["batches"] += [found[key]] if key in found else []
-        for key, times in of_methods(name, shape, args.budget, clock).items():
+        for key, times in of_methods(name, shape, args.budget, clock, args.only).items():
             methods[key]["batches"].append(times)
     whole = {key: cost for key, cost in content["policies"].items() if len(cost["batches"]) == len(SHAPES)}
     content["policies"], content["methods"] = whole, methods
+    if args.only:
+        content = merged(json.loads(args.out.read_text(encoding="utf-8")), content)
     args.out.parent.mkdir(exist_ok=True)
     args.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -2,14 +2,14 @@
 
 Forward and backward from the same logits and labels. ``mixwell`` is ``mw.cross_entropy`` of the labels and their
 weights; ``torch`` builds dense targets and calls ``F.cross_entropy``; ``timm`` builds them as timm's ``Mixup`` does and
-calls ``SoftTargetCrossEntropy``. The calls take turns; a row is the median time and the peak of new memory while the
-loss is computed. The last rows are whole steps: mixing, loss and backward of 128 x 3 x 32 x 32 images, 100 classes.
+calls ``SoftTargetCrossEntropy``. The calls take turns; a row is the least mean time of five calls, which other
+programs on the machine disturb least, and the peak of new memory while the loss is computed. The last rows are whole
+steps: mixing, loss and backward of 128 x 3 x 32 x 32 images, 100 classes.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from time import perf_counter
 
@@ -66,17 +66,17 @@ def steps(kind: str, smoothing: float) -> dict[str, Call]:
 
 
 def measure(calls: dict[str, Call], seconds: float) -> dict[str, float]:
-    """Return the median time of each call in milliseconds; calls take turns for this long."""
+    """Return the least time of each call in milliseconds; calls take turns for this long."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = perf_counter() + seconds
     while perf_counter() < end or len(times["mixwell"]) < 10:
         for name, call in calls.items():
-            for k in range(-1, 5):  # the first call of a turn is not counted
-                start = perf_counter()
+            call()  # the first call of a turn is not counted
+            start = perf_counter()
+            for _ in range(5):
                 call()
-                if k >= 0:
-                    times[name].append(perf_counter() - start)
-    return {name: 1e3 * statistics.median(each) for name, each in times.items()}
+            times[name].append((perf_counter() - start) / 5)
+    return {name: 1e3 * min(each) for name, each in times.items()}
 
 
 def peak(call: Call) -> float:

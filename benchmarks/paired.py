@@ -9,36 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
+from mixwell.report.paired import Comparison
 
 PLAIN, CUTMIX = "NoMix()", "CutMix(alpha=1.0)"
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A paired t-test of one method against another: differences of runs with the same seed."""
-
-    count: int
-    mean: float
-    low: float
-    high: float
-    p: float
-
-    @classmethod
-    def of(cls, differences: Sequence[float]) -> Comparison | None:
-        """Return mean, 95 % confidence interval and two-sided p-value; None below two pairs."""
-        count = len(differences)
-        if count < 2:
-            return None
-        mean, error = statistics.mean(differences), statistics.stdev(differences) / count**0.5
-        if not error:
-            return cls(count, mean, mean, mean, 0.0 if mean else 1.0)
-        reach = float(student.ppf(0.975, count - 1)) * error
-        return cls(count, mean, mean - reach, mean + reach, 2 * float(student.sf(abs(mean) / error, count - 1)))
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
 @dataclass(frozen=True)

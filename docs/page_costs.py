@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from docstrings import table
@@ -16,7 +17,6 @@ ELSEWHERE = {
     "SUMix": "See [SUMix](../sumix.md#cost).",
     **dict.fromkeys(("AdAutoMix", "AutoMix", "SAMix", "SAMixPretrained"), "See [AutoMix](../automix.md#cost)."),
     "Mixing": "One forward and one backward pass, and what the policy and the label policy cost.",
-    "RegionLoss": "Extra passes of the model per batch: 1 forward, 0 backward. Time not measured.",
 }
 
 
@@ -69,7 +69,7 @@ class Costs:
         ]
         mixing = ["mixing, with saliency", "mixing alone"] if given else ["mixing"]
         yield table(["batch, float32", *mixing, "copying the batch"], rows).rstrip()
-        yield self.measured(f"Time per batch of `{cost['policy']}`, into a reused buffer.")
+        yield self.measured(f"Time per batch of `{cost['policy']}`, into a reused buffer.", cost)
 
     def of_method(self, name: str) -> Iterator[str]:
         """Yield the paragraphs on a method's cost."""
@@ -84,11 +84,11 @@ class Costs:
             cells = [f"{each[key]:g} ms" for each in times for key in ("ms", "plain_ms")] or [NOT_MEASURED, ""]
             rows.append([f"{_size(batch['shape'])}, {batch['model']}", *cells])
         yield table(["batch, float32", "step of this method", "step without mixing"], rows).rstrip()
-        yield self.measured("Time of forward and backward pass per batch.")
+        yield self.measured("Time of forward and backward pass per batch.", cost)
 
-    def measured(self, words: str) -> str:
-        """Return a sentence, followed by how the costs were measured."""
-        about = self._machine
+    def measured(self, words: str, cost: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """Return a sentence, followed by how the costs, or those of one entry, were measured."""
+        about = cost.get("machine", self._machine)
         return (
             f"{words} Measured with `{about['command']}` on {about['date']}: {about['clock']}, torch {about['torch']}, "
             f"{about['threads']} thread{'s' * (about['threads'] > 1)}, {about['cpu']}, system load {about['load']:g}."

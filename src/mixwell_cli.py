@@ -17,10 +17,12 @@ mixwell trains image classifiers by mixing samples and labels.
 
 commands:
   train    train a recipe, or resume a run
+  sweep    train every combination of settings and seeds in a file, and compare them
   eval     evaluate a trained run
   list     list recipes, policies, methods and models
   show     draw what a policy does to images
   report   write one HTML page about several runs
+  play     open a local web page that mixes two pictures
   check    read every image of a data set once, before training
   labels   measure label weights against what is visible, on images with boxes
   demo     compare plain training, CutMix and CutMix + SUMix on handwritten digits
@@ -42,6 +44,12 @@ def answer(argv: Sequence[str]) -> str | None:
     if argv[0] in ("-V", "--version"):
         return f"mixwell {metadata.version('mixwell')}"
     return None
+
+
+def answer_and_exit(argv: Sequence[str]) -> None:
+    """End the process with the help or the version if the arguments ask for it."""
+    if answer(argv) is not None:
+        sys.exit(main(argv))
 
 
 def open_streams() -> None:

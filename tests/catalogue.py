@@ -9,7 +9,9 @@ from torch import nn
 
 from mixwell import (
     Activation,
+    ActivationShare,
     AlignMix,
+    AttentionShare,
     AttentiveMix,
     AugMix,
     BatchPolicy,
@@ -32,28 +34,35 @@ from mixwell import (
     GuidedMix,
     HiddenMix,
     InputGradient,
+    LabelDistance,
     LabelPolicy,
     Linear,
     Loss,
+    LUMixShare,
     MaskMix,
     MergeMix,
     Method,
     Mixing,
     MixUp,
     NoMix,
+    ObjectShare,
     OneOf,
     Pairing,
     Permutation,
     PerturbedMixing,
     PixelShare,
+    ProgressiveAttentionShare,
     PuzzleMix,
     Ratio,
+    RatioShare,
+    RegionLoss,
     RegMixup,
     ResizeMix,
     Reverse,
     Roll,
     Saliency,
     SaliencyMix,
+    SaliencyShare,
     SemanticShare,
     SMMix,
     SmoothMix,
@@ -62,6 +71,7 @@ from mixwell import (
     SpectralResidual,
     SUMix,
     Switch,
+    TokenLabelAlignment,
     TokenMix,
     Uniform,
 )
@@ -159,6 +169,7 @@ PAIRINGS: list[Pairing] = [
     Reverse(),
     Given([2, 2, 0, 4, 4]),
     Greedy(),
+    LabelDistance(2.0),
 ]
 
 RATIOS: list[Ratio] = [
@@ -176,9 +187,22 @@ RATIOS: list[Ratio] = [
 
 LABELS: list[LabelPolicy] = [
     PixelShare(),
+    RatioShare(),
     SemanticShare(),
     SemanticShare(similarity="released", kappa=0.5),
     SemanticShare(similarity="agreement", kappa=0.5),
+    ActivationShare(),
+    ActivationShare(power=1.0, area=0.3),
+    SaliencyShare(SpectralResidual()),
+    SaliencyShare(FineGrained(), area=0.5),
+    AttentionShare(),
+    AttentionShare(area=0.0, nearest=True),
+    ProgressiveAttentionShare(smoothing=0.2),
+    TokenLabelAlignment(),
+    ObjectShare(),
+    ObjectShare(fraction=False),
+    LUMixShare(),
+    LUMixShare(random=0.3, predicted=0.5, alpha=0.4),
 ]
 
 LOSSES: list[Loss] = [
@@ -202,10 +226,9 @@ METHODS: list[Callable[[nn.Module, BatchPolicy], Method]] = [
     partial(GridLoss, num_classes=CLASSES, cells=2),
     partial(AugMix, num_classes=CLASSES),
     partial(PerturbedMixing, num_classes=CLASSES, p=0.5, clean_lam=0.5),
+    partial(RegionLoss, num_classes=CLASSES),
 ]
 
 # They make masks by a block that is trained, LearnedMask by one in a file, and are tested by themselves.
-# Labels, saliency and steps that read features or attention: test_label_policies, test_attention and test_observer.
-OTHERS = {"ActivationShare", "Attention", "AttentionShare", "LUMixShare", "ObjectShare", "ProgressiveAttentionShare"}
-OTHERS |= {"RatioShare", "RegionLoss", "SaliencyShare", "TokenLabelAlignment"}
 LEARNED = {"AdAutoMix", "AutoMix", "LearnedMask", "SAMix", "SAMixPretrained"}
+NEED_ATTENTION = {"Attention"}  # a saliency source for transformers: test_attention

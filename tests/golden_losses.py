@@ -26,7 +26,8 @@ def sumix_loss(case):
     raw = [case.inputs[k].clone().requires_grad_() for k in ("raw_unc_clean", "raw_unc_mix") if k in case.inputs]
     clean_u, mixed_u = [normalised_uncertainty(r) for r in raw] if case.params["is_norm"] else (clean, logits)
     mixed = mixed_by(mw.BlendPlan(mw.Pairs(perm, case.draws["lam"].reshape(1), (1, 1))), y)
-    settings = {"gamma": case.params["gamma"], "label": mw.SemanticShare(similarity="reference"), "form": "exp"}
+    label = mw.SemanticShare(similarity="reference", kappa=1.0)
+    settings = {"gamma": case.params["gamma"], "label": label, "form": "exp"}
     official = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings, published=True)
     single = mw.sumix_terms(mixed, logits, clean, mixed_u, clean_u, **settings)
     out = {

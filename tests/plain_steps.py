@@ -1,4 +1,4 @@
-"""The step of every method, written once more as a plain loop for a model with the layers ``conv`` and ``fc``."""
+"""The step of every method, written once more as a plain loop for the networks of ``small_nets``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell import (
+    AdAutoMix,
     AlignMix,
     AugMix,
+    AutoMix,
+    Batch,
     BatchPolicy,
+    BlendPlan,
     GridLoss,
     HiddenMix,
     LabelPolicy,
+    MaskPlan,
     Method,
     MixedBatch,
     Mixing,
     NoMix,
+    Pairs,
     PerturbedMixing,
+    RegionLoss,
     RegMixup,
+    SAMix,
+    SAMixPretrained,
     SemanticShare,
+    SharePlan,
     SUMix,
     View,
     jensen_shannon,
 )
 from mixwell.features.mixing import mix_features
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
+from small_nets import Net
+
+BOXES = torch.tensor([[0.0, 0.0, 4.0, 8.0], [1.5, 2.0, 6.0, 7.0], [4.0, 4.0, 8.0, 8.0], [2.0, 0.0, 8.0, 3.5]])
 
 Parts = tuple[BatchPolicy, LabelPolicy, Callable[[Tensor, MixedBatch], Tensor]]
 Step = Callable[[Method, Tensor, Tensor, Parts], Tensor]
 
 
 def judged(method: Method, mixed: MixedBatch, logits: Tensor, images: Tensor, parts: Parts) -> Tensor:
-    """Return the loss of logits after the label policy."""
-    clean = method.model(images).detach()
-    return parts[2](logits, mixed.with_weights(parts[1](mixed, View(logits.detach(), clean))))
+    """Return the loss of logits after the label policy; the last forward pass was that of the mixed images."""
+    return parts[2](logits, relabelled(mixed, logits, images, method.model, parts[1]))
+
+
+def view_of(model: Net, logits: Tensor, images: Tensor, clean: Tensor | None = None) -> View:
+    """Return what a label policy may see after the forward pass of the mixed images."""
+    seen = model.attentions
+    with torch.no_grad():
+        maps = model.maps(images)
+        clean = model(images) if clean is None else clean
+    model.attentions = seen
+    attention = seen[-1][:, 0, 1:].unflatten(1, (4, 4)) if seen else None
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    read = {"clean_features": maps, "attention": attention, "attentions": seen, "images": images, "labels": labels}
+    return View(logits.detach(), clean.detach(), model=model, boxes=BOXES, **read)
+
+
+def relabelled(
+    mixed: MixedBatch, logits: Tensor, images: Tensor, model: Net, label: LabelPolicy, clean: Tensor | None = None
+) -> MixedBatch:
+    return mixed.with_weights(label(mixed, view_of(model, logits, images, clean)))
 
 
 def labelled(plan, images: Tensor, labels: Tensor) -> MixedBatch:
@@ -51,11 +82,11 @@ def mixing(method: Mixing, images: Tensor, labels: Tensor, parts: Parts) -> Tens
 
 def sumix(method: SUMix, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
     policy, label, loss = parts
-    label = SemanticShare(similarity="reference") if method.published else label
+    label = SemanticShare(similarity="reference", kappa=1.0) if method.published else label
     clean_grad = (lambda x: x) if method.published else Tensor.detach
     mixed = policy(images, labels)
-    logits, clean = method.model(mixed.images), clean_grad(method.model(images))
-    weights = label(mixed, View(logits.detach(), clean.detach()))
+    clean, logits = clean_grad(method.model(images)), method.model(mixed.images)
+    weights = relabelled(mixed, logits, images, method.model, label).weights
     used = weights.mean(0).expand(len(images), 2) if method.published else weights
     main = loss(logits, mixed.with_weights(used))
     heads = [clean, logits]
@@ -108,6 +139,7 @@ def alignmix(method: AlignMix, images: Tensor, labels: Tensor, parts: Parts) -> 
         transport = log_transport(squared_distances(a, b).detach(), method.eps, method.iterations)[0]
         aligned = mix_aligned(a, b, plan.weights[:, 0], backwards, transport)
         logits = method.model.rest(aligned.transpose(1, 2).reshape(maps.shape))
+        plan = BlendPlan(Pairs(plan.sources[:, 1], plan.weights[:, 0], plan.size))  # no region belongs to one source
     else:
         logits = method.model(plan.apply(images))
     return judged(method, labelled(plan, images, labels), logits, images, parts)
@@ -116,7 +148,7 @@ def alignmix(method: AlignMix, images: Tensor, labels: Tensor, parts: Parts) -> 
 def gridloss(method: GridLoss, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
     mixed = parts[0](images, labels)
     logits = method.model(mixed.images)
-    maps, share = method.model.conv(mixed.images), mixed.plan.share(tuple(images.shape[2:]))
+    maps, share = method.model.maps(mixed.images), mixed.plan.share(tuple(images.shape[2:]))
     step_f, step_s = maps.shape[2] // method.cells, images.shape[2] // method.cells
     cell_losses = []
     for y in range(method.cells):
@@ -131,7 +163,8 @@ def gridloss(method: GridLoss, images: Tensor, labels: Tensor, parts: Parts) -> 
 
 def augmix(method: AugMix, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
     plan = parts[0].draw(images, labels)
-    logits = [method.model(plan.apply(x)) for x in (images, method.views(images), method.views(images))]
+    views = [plan.apply(x) for x in (images, method.views(images), method.views(images))]
+    logits = [method.model(x) for x in reversed(views)][::-1]
     whole = judged(method, labelled(plan, images, labels), logits[0], images, parts)
     return whole + method.weight * jensen_shannon(torch.stack(logits))
 
@@ -150,7 +183,63 @@ def perturbed(method: PerturbedMixing, images: Tensor, labels: Tensor, parts: Pa
     return whole + method.clean_lam * clean_loss
 
 
+def regionloss(method: RegionLoss, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
+    mixed, model = parts[0](images, labels), method.model
+    clean, logits = model(images).detach(), model(mixed.images)
+    mixed = relabelled(mixed, logits, images, model, parts[1])
+    maps, total = model.maps(mixed.images), parts[2](logits, mixed)
+    share = F.adaptive_avg_pool2d(mixed.plan.share(mixed.plan.size), 4).expand(len(images), -1, -1, -1)
+    regions, shown = [], []
+    for row in range(len(images)):
+        for k in range(2):
+            size = share[row, k].sum()
+            regions.append((share[row, k] * maps[row]).sum((1, 2)) / size.clamp_min(1e-6))
+            shown.append(float(size > 0))
+        target = (mixed.weights[row] @ clean[mixed.plan.sources[row]]).log_softmax(0)
+        total = total + (target.exp() * (target - logits[row].log_softmax(0))).sum() / len(images)
+    by_region = MixedBatch(images, mixed.labels.flatten(0, 1)[:, None], torch.tensor(shown)[:, None], mixed.plan)
+    return total + parts[2](method.head(torch.stack(regions)), by_region)
+
+
+def learned(method: AutoMix | AdAutoMix, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
+    """AutoMix's step; AdAutoMix with two sources, and a block that never works against the classifier, has the same."""
+    policy, label, loss = parts
+    batch = Batch(images, labels)
+    draws = [policy.pairs(batch), policy.pairs(batch)]
+    teacher, second = method.teacher.model, method.teacher.heads.layer
+    features, total, mixtures = teacher.conv(images).detach(), 0.0, []
+    for number, pairs in enumerate(draws):
+        if isinstance(method, AdAutoMix):
+            lam = torch.stack((pairs.lam, 1 - pairs.lam), 1).expand(len(images), -1)
+            shares = method.block.shares(features, pairs.partner[:, None], lam, (8, 8))
+            plan = SharePlan(pairs, shares if number == 0 else shares.detach(), lam)
+        else:
+            share = method.block(features, features[pairs.partner], pairs.lam, (8, 8))
+            plan = MaskPlan(pairs, share if number == 0 else share.detach())
+            if number == 0:
+                total = total + method.mask_weight * method.mask_loss(share, pairs.lam)
+        mixtures.append(MixedBatch(plan.apply(images), labels[plan.sources], plan.weights.detach(), plan))
+    clean, logits = second(teacher.features(images)), second(teacher.features(mixtures[0].images))
+    total = total + loss(logits, relabelled(mixtures[0], logits, images, teacher, label, clean))
+    return total + two_heads(method, mixtures[1], images, labels, parts)
+
+
+def two_heads(method: Method, mixed: MixedBatch, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
+    """Return the losses of the own last layer on unmixed images and of the second layer on mixed ones."""
+    clean = parts[2](method.model(images), unmixed(images, labels))
+    return clean + judged(method, mixed, method.heads.layer(method.model.features(mixed.images)), images, parts)
+
+
+def pretrained(method: SAMixPretrained, images: Tensor, labels: Tensor, parts: Parts) -> Tensor:
+    return two_heads(method, parts[0](images, labels), images, labels, parts)
+
+
 STEPS: dict[type[Method], Step] = {
+    RegionLoss: regionloss,
+    AutoMix: learned,
+    AdAutoMix: learned,
+    SAMix: learned,
+    SAMixPretrained: pretrained,
     Mixing: mixing,
     SUMix: sumix,
     RegMixup: regmixup,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import torch
@@ -55,6 +56,13 @@ def joint_step(rank: int, folder: str) -> dict[str, Tensor | None]:
         parallel(images.chunk(2)[rank], labels.chunk(2)[rank])["loss"].backward()
         torch.distributed.barrier()
         return {name: p.grad for name, p in method.named_parameters()}
+
+
+def free_port() -> int:
+    """Return a port of this machine that is free now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,10 @@ import mixwell as mw
 from mixwell.evaluation.adversarial import autoattack, fgsm, pgd
 from mixwell.evaluation.occlusion import SHARES, area, drop_patches
 
-SPACES = [None, mw.IMAGENET, mw.CIFAR100, mw.Normalization(0.5, 0.5), mw.Normalization((0.9, 0.1, 0.5), 0.01)]
+SPACES = [
+    None, mw.IMAGENET, mw.CIFAR100, mw.Normalization(0.5, 0.5), mw.Normalization((0.9, 0.1, 0.5), 0.01),
+    mw.Normalization((0.0, 1.0, 0.3), (2.0, 0.03, 0.7)),
+]  # fmt: skip
 
 
 def setting(space: mw.Normalization | None) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
@@ -46,6 +49,18 @@ def test_attacks_stay_within_their_limits(space: mw.Normalization | None, eps: f
     assert F.cross_entropy(model(found), labels) > F.cross_entropy(model(images), labels)
     assert images.equal(before) and all(p.grad is None for p in model.parameters())
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (1, 1000), (4, 3)])
+def test_attacks_of_other_images(attack: object, channels: int, classes: int) -> None:
+    """One channel and four, two classes and a thousand, images that are not square, a NaN in one image."""
+    space, pixels = mw.Normalization(0.3, 0.6), torch.rand(3, channels, 5, 9)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 45, classes))
+    images, labels = space.normalize(pixels), torch.arange(3) % classes
+    changed = space.pixels(attack(model, images, labels, 8 / 255, space))  # type: ignore[operator]
+    assert changed.min() >= -1e-6 and changed.max() <= 1 + 1e-6 and (changed - pixels).abs().max() <= 8 / 255 + 1e-6
+    assert (changed - pixels).abs().max() > 7 / 255
 
 
 @pytest.mark.parametrize("space", SPACES, ids=repr)
@@ -87,20 +102,24 @@ def test_attack_without_normalization_says_so() -> None:
 
 def test_autoattack_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pixels, images, labels = setting(mw.CIFAR100)
-    if importlib.util.find_spec("autoattack") is None:
-        with pytest.raises(ImportError, match="AutoAttack needs the package autoattack"):
+    if importlib.util.find_spec("pyautoattack") is None:
+        with pytest.raises(ImportError, match="AutoAttack needs the package pyautoattack"):
             autoattack(model, images, labels, 8 / 255, mw.CIFAR100)
 
     class Fake:
         def __init__(self, forward: object, **settings: object) -> None:
             self.forward, self.eps = forward, settings["eps"]
+            self.apgd_targeted, self.fab = SimpleNamespace(), SimpleNamespace()
+            self.attacks_to_run = ["apgd-ce", "apgd-t", "fab-t", "square"]
 
-        def run_standard_evaluation(self, inputs: Tensor, labels: Tensor, bs: int) -> Tensor:
+        def run_standard_evaluation(self, inputs: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+            assert self.apgd_targeted.n_target_classes == self.fab.n_target_classes == 3
+            assert len(self.attacks_to_run) == 4 and batch_size == 16
             torch.testing.assert_close(inputs, pixels)
             torch.testing.assert_close(self.forward(inputs), model(images))  # type: ignore[operator]
-            return (inputs + self.eps).clamp(0, 1)  # type: ignore[operator]
+            return (inputs + self.eps).clamp(0, 1), labels  # type: ignore[operator]
 
-    monkeypatch.setitem(sys.modules, "autoattack", SimpleNamespace(AutoAttack=Fake))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pyautoattack", SimpleNamespace(AutoAttack=Fake))  # type: ignore[arg-type]
     found = autoattack(model, images, labels, 8 / 255, mw.CIFAR100)
     torch.testing.assert_close(mw.CIFAR100.pixels(found), (pixels + 8 / 255).clamp(0, 1))
 
@@ -136,7 +155,26 @@ def test_patches(fill: str, space: mw.Normalization | None, side: tuple[int, int
     assert not hidden[0].equal(hidden[1])
 
 
+@pytest.mark.parametrize("classes", [2, 4, 12])
+def test_real_autoattack(classes: int) -> None:
+    """The package itself, where it is installed: within the limit, and no image that PGD fools is left right."""
+    pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    torch.manual_seed(0)
+    space, pixels = mw.Normalization(0.5, 0.5), torch.rand(4, 3, 8, 8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, classes)).eval()
+    images = space.normalize(pixels)
+    labels = model(images).argmax(1)
+    found = autoattack(model, images, labels, 16 / 255, space)
+    changed = space.pixels(found)
+    assert changed.min() >= -1e-6 and changed.max() <= 1 + 1e-6 and (changed - pixels).abs().max() <= 16 / 255 + 1e-6
+    weak = model(pgd(model, images, labels, 16 / 255, space)).argmax(1) == labels
+    assert not ((model(found).argmax(1) == labels) & ~weak).any()
+
+
 def test_area_and_bad_share() -> None:
+    numpy = pytest.importorskip("numpy")
+    curve = torch.rand(10).tolist()
+    assert area(curve) == pytest.approx(numpy.trapezoid(curve, SHARES) / 0.9, abs=1e-6)
     assert area([80.0] * 10) == pytest.approx(80)
     assert area(list(range(10))) == pytest.approx(4.5)
     with pytest.raises(ValueError, match=r"share must be in \[0, 1\]"):

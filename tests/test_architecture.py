@@ -39,15 +39,39 @@ ORDER = [
     {"losses", "metrics"},
     {"evaluation"},
     {"labels", "decoupled"},
-    {"models", "step_guard", "mixtargets", "collation"},
+    {"models", "step_guard", "mixtargets", "anyshape", "collation"},
     {"mixers"},
     {"methods"},
     {"integrations", "parse"},
     {""},
-    {f"train.{name}" for name in ("errors", "files", "paths", "config", "summary", "checkpoint", "recipes", "runs")}
+    {
+        f"train.{name}"
+        for name in (
+            "errors",
+            "files",
+            "paths",
+            "config",
+            "summary",
+            "checkpoint",
+            "recipes",
+            "runs",
+            "build",
+            "network",
+        )
+    }
     | {
         f"train.{name}"
-        for name in ("images", "image_files", "dataset", "cifar_pickle", "cifar", "image_folder", "data")
+        for name in (
+            "images",
+            "image_files",
+            "dataset",
+            "cifar_pickle",
+            "cifar",
+            "image_folder",
+            "listing",
+            "layouts",
+            "data",
+        )
     },
     {"report"},
     {"train", "__main__"},
@@ -57,13 +81,14 @@ MAY_IMPORT = {
     "models": {"timm", "torchvision"},
     "mixers": {"safetensors"},  # a learned mask is a file; imported when one is read or written
     "integrations": {"timm", "torchvision", "lightning", "transformers", "scipy", "numpy"},
-    "report": {"jinja2", "matplotlib", "numpy", "PIL", "rich", "sklearn"},
-    "evaluation": {"autoattack"},  # an extra, imported when the attack runs
+    "report": {"fastapi", "gradio", "jinja2", "matplotlib", "numpy", "PIL", "rich", "scipy", "sklearn", "uvicorn"},
+    "evaluation": {"pyautoattack", "scipy"},  # imported when an attack or a localization runs
     "__main__": {"mixwell_cli"},
+    "": {"mixwell_cli"},  # python -m mixwell --help, answered before torch is imported
     "train": {
         "mixwell_cli",
-        *("accelerate", "matplotlib", "numpy", "PIL", "rich", "safetensors"),
-        *("sklearn", "tensorboard", "timm", "torchvision"),
+        *("accelerate", "matplotlib", "numpy", "PIL", "ray", "rich", "safetensors", "scipy"),
+        *("sklearn", "tensorboard", "timm", "torchvision", "yaml"),
     },
 }
 EVERYWHERE = {*sys.stdlib_module_names, "torch", "mixwell"}

@@ -95,22 +95,45 @@ def test_windows_of_swin_are_put_back_in_place() -> None:
     assert quarters == pytest.approx(torch.ones(2, 2, 2), abs=1e-5)  # a distribution in each window
 
 
-def test_the_model_is_restored_after_an_error() -> None:
-    model = built("vit_tiny_patch16_224", {"img_size": 64})
-    images = torch.rand(1, 3, 32, 32)  # of another size than the model's
-    with pytest.raises(AssertionError), AttentionHook(model):
-        model(images)
-    assert all(block.attn.fused_attn for block in model.blocks)
+@every_family
+@pytest.mark.parametrize("every_block", [False, True])
+def test_the_model_is_restored_after_an_error(
+    name: str, settings: dict, side: int, grid: tuple, extra: bool, every_block: bool
+) -> None:
+    """An error in the classifier, behind all attention: fused attention is on again, and no hook stays."""
+
+    def fused() -> list[object]:
+        return [getattr(module, "fused_attn", None) for module in model.modules()]
+
+    def fail(*_: object) -> None:
+        assert fused() != before or True not in before
+        raise RuntimeError("in the classifier")
+
+    model = built(name, settings)
+    before = fused()
+    heads = model.get_classifier()  # a distilled DeiT has two
+    (heads if isinstance(heads, nn.Module) else heads[0]).register_forward_pre_hook(fail)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="in the classifier"), AttentionHook(model, every_block):
+        model(torch.rand(1, 3, side, side))
+    assert fused() == before
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(("name", "settings", "side"), [(f[0], f[1], f[2]) for f in FAMILIES[:2]], ids=str)
-def test_compiled(name: str, settings: dict, side: int) -> None:
+QUICK = {"deit_tiny_distilled_patch16_224", "vit_small_patch14_reg4_dinov2", "pvt_v2_b0", "xcit_nano_12_p16_224"}
+COMPILED = [
+    pytest.param(*family[:3], "eager", marks=[] if family[0] in QUICK else pytest.mark.slow, id=str(family[:2]))
+    for family in FAMILIES
+] + [pytest.param("deit_tiny_patch16_224", {"img_size": 48, "depth": 2}, 48, "inductor", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("name", "settings", "side", "backend"), COMPILED)
+def test_compiled(name: str, settings: dict, side: int, backend: str) -> None:
     model, images = built(name, settings), torch.rand(2, 3, side, side)
     with torch.no_grad(), (hook := AttentionHook(model)):
         model(images)
     wanted = hook.take(images)
-    model.compile(backend="eager")
+    torch.compiler.reset()
+    model.compile(backend=backend)
     compiled = AttentionHook(model)
     for _ in range(2):
         with torch.no_grad(), compiled:
@@ -126,3 +149,18 @@ def test_errors() -> None:
         model(images)
     with pytest.raises(ValueError, match="the same tokens in all blocks"):
         hook.take_all(images)
+
+
+@torch.no_grad()
+def test_tokens_that_do_not_fill_the_images() -> None:
+    """A network that drops patches has tokens that form a smaller grid, or none."""
+    for side, dropped in ((64, 0.4), (112, 0.1)):
+        model = built("vit_tiny_patch16_224", {"img_size": side, "depth": 2, "patch_drop_rate": dropped}).train()
+        images = torch.rand(2, 3, side, side)
+        with (hook := AttentionHook(model, every_block=True)):
+            model(images)
+        for take in (hook.take, hook.take_all):
+            with (hook := AttentionHook(model, every_block=True)):
+                model(images)
+            with pytest.raises(ValueError, match=f"do not form a grid of patches for images of {side} x {side}: use"):
+                getattr(hook, take.__name__)(images)

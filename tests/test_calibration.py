@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.evaluation import calibration, selective
-from mixwell.metrics import expected_calibration_error, mean_average_precision, top_k_accuracy, top_k_hits
+from mixwell.metrics import (
+    expected_calibration_error,
+    mean_average_precision,
+    negative_log_likelihood,
+    top_k_accuracy,
+    top_k_hits,
+)
 
 CLOSE = {"abs": 1e-6}
 
@@ -128,6 +134,41 @@ def test_scores() -> None:
     assert selective.negative_energy(logits, 2.0)[0].item() == pytest.approx(2 * math.log(math.exp(0.5) + math.e))
 
 
+@pytest.mark.parametrize(("logits", "labels"), cases())
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_k_and_nll(logits: Tensor, labels: Tensor, k: int) -> None:
+    """Of equal logits the first class is the higher one; torchmetrics breaks ties of the highest in the same way."""
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :k]
+    hits = (ranked == labels.numpy()[:, None]).any(1)
+    assert top_k_accuracy(logits, labels, k).item() == pytest.approx(100 * hits.mean(), rel=1e-6)
+    assert top_k_hits(logits, labels, k).numpy().tolist() == hits.tolist()
+    if k == 1:
+        theirs = classification.multiclass_accuracy(logits, labels, logits.shape[1], average="micro")
+        assert hits.mean() == pytest.approx(theirs.item(), **CLOSE)
+    wanted = np.mean([math.log(sum(math.exp(z - row[y]) for z in row))
+                      for row, y in zip(logits.tolist(), labels.tolist(), strict=True)])  # fmt: skip
+    assert negative_log_likelihood(logits, labels).item() == pytest.approx(wanted, **CLOSE)
+
+
+@pytest.mark.parametrize(("logits", "labels"), cases())
+def test_risk_coverage_equals_a_loop(logits: Tensor, labels: Tensor) -> None:
+    """Each error counts with the mean error of all images of its confidence."""
+    scores, hits = selective.max_probability(logits).tolist(), top_k_hits(logits, labels).tolist()
+    errors = [np.mean([not h for s, h in zip(scores, hits, strict=True) if s == one]) for one in scores]
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    wanted = [np.mean([errors[i] for i in order[: k + 1]]) for k in range(len(order))]
+    found = selective.risk_coverage(torch.tensor(scores, dtype=torch.float64), torch.tensor(hits))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+def test_temperature_without_information_and_at_its_limits() -> None:
+    labels = torch.tensor([0, 1])
+    assert calibration.fit_temperature(torch.ones(2, 1000), labels).isfinite()
+    assert calibration.fit_temperature(5 * torch.eye(2), labels).item() == pytest.approx(0.01, rel=1e-3)
+    assert calibration.fit_temperature(5 * torch.eye(2), labels.flip(0)).item() == pytest.approx(100, rel=1e-3)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_logits_never_look_good(bad: float) -> None:
     """A NaN among the logits is a wrong prediction, and every measure that needs the probabilities is NaN."""
@@ -138,13 +179,15 @@ def test_nan_logits_never_look_good(bad: float) -> None:
         assert top_k_hits(logits, labels, 5).tolist() == [False, True, True]
     for measure in (
         expected_calibration_error, calibration.adaptive_calibration_error, calibration.brier_score,
-        calibration.fit_temperature,
+        calibration.fit_temperature, negative_log_likelihood,
     ):  # fmt: skip
         assert measure(logits, labels).isnan()
     scores = selective.max_probability(logits)
     assert selective.aurc(scores, top_k_hits(logits, labels)).isnan()
     assert selective.auroc(scores, torch.zeros(2)).isnan()
     assert selective.false_positive_rate(torch.zeros(2), scores).isnan()
+    assert not nan or selective.negative_energy(logits)[0].isnan()
+    assert not nan or calibration.reliability(logits, labels)["confidence"].isnan().any()
     assert not nan or mean_average_precision(logits, torch.eye(3)[:, :2]).isnan()
     assert selective.auroc(torch.zeros(0), torch.zeros(2)).isnan()
 

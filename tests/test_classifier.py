@@ -47,6 +47,10 @@ def test_a_guessed_classifier_is_verified(images: Tensor) -> None:
         with (hook := FeatureHook(model, "head")):
             logits = model(images)
         assert hook.take(logits).shape == (4, 6)
+    with (hook := FeatureHook(Auxiliary(5, False), num_classes=5)):
+        pass
+    with pytest.raises(RuntimeError, match=r"through 'aux' .*does not use that module: name .*classifier=\"head.fc\""):
+        hook.take()
     with pytest.raises(ValueError, match=r"layer with 9 outputs .*; the last linear layer 'head' has 5: check num_cl"):
         classifier_of(Net(), num_classes=9)
     squeezed = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())

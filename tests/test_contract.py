@@ -266,9 +266,22 @@ def test_model_is_left_alone(policy: BatchPolicy, device: torch.device) -> None:
 @every_policy
 def test_every_label_policy(policy: BatchPolicy, label: mw.LabelPolicy, device: torch.device) -> None:
     """Any label policy reads any mixed batch, and returns a distribution over its sources."""
-    mixed = mix(policy, FLOAT.images(device))
-    logits, clean = torch.randn(2, len(mixed), CLASSES, device=device)
-    weights = label(mixed, mw.View(logits, clean_logits=clean))
+    images = FLOAT.images(device)
+    mixed, rows = mix(policy, images), len(images)
+    logits, clean = torch.randn(2, rows, CLASSES, device=device)
+    tokens = 1 + images.shape[2] * images.shape[3]
+    view = mw.View(
+        logits,
+        clean,
+        torch.randn(rows, 4, 3, 3, device=device),
+        torch.rand(rows, 4, 4, device=device),
+        (torch.rand(rows, tokens, tokens, device=device).softmax(2),),
+        images,
+        FLOAT.labels(device),
+        normalization=NOISE,
+        boxes=torch.tensor([[0.0, 1.0, 6.0, 5.0]], device=device).expand(rows, 4),
+    )
+    weights = label(mixed, view)
     assert weights.shape == mixed.weights.shape and weights.dtype == torch.float32
     assert bool((weights >= 0).all())
     if sums_to_one(policy):

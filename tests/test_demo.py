@@ -8,14 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from mixwell import names
-from mixwell.train import demo
+from mixwell.train import demo, sweep, trials
 from mixwell.train.errors import RunError
+
+
+def one_by_one(todo: Sequence[trials.Trial], _: object) -> dict[str, str]:
+    """Train in this process instead of through Ray."""
+    for trial in todo:
+        assert trials._train(trial.config.json(), str(trial.run))[1] == ""
+    return {}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return what a demo of one epoch and one seed has written."""
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_cores", lambda: 1)  # in this process, which has imported everything already
+        patch.setattr(sweep, "train_all", one_by_one)  # in this process, which has imported everything already
         demo.main(["--epochs", "1", "--seeds", "0", "--out", str(out)])
     return out
 
@@ -48,36 +56,34 @@ def test_finished_runs_are_used_again(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second time nothing is trained; another seed alone is."""
-    trained: list[str] = []
-    monkeypatch.setattr(demo, "train_all", lambda todo: trained.extend(job.name for job in todo))
+    asked: list[str] = []
+    monkeypatch.setattr(sweep, "train_all", lambda todo, _: asked.extend(t.run.name for t in todo if not t.done) or {})
     demo.main(["--epochs", "1", "--seeds", "0", "--out", str(folder)])
-    assert trained == []
+    assert asked == []
     assert "3 of 3 runs" in capsys.readouterr().out
-    with pytest.raises(RunError, match="seed1"):  # nobody has trained it here
-        demo.main(["--epochs", "1", "--seeds", "0", "1", "--out", str(folder)])
-    assert sorted(trained) == ["cutmix, seed 1", "cutmix-sumix, seed 1", "plain, seed 1"]
+    demo.main(["--epochs", "1", "--seeds", "0", "1", "--out", str(folder)])
+    assert sorted(asked) == [f"{name}-1-epochs-seed1" for name in ("cutmix", "cutmix-sumix", "plain")]
 
 
 def test_fresh_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--fresh`` removes the runs that it will do again, and nothing else."""
-    jobs = demo.jobs(tmp_path, 1, [0])
-    for job in jobs:
-        job.run.mkdir(parents=True)
-        (job.run / "summary.json").write_text("{}")
+    todo = demo.trials(tmp_path, 1, [0])
+    for trial in todo:
+        trial.run.mkdir(parents=True)
+        (trial.run / "summary.json").write_text("{}")
     (tmp_path / "runs" / "mine").mkdir()
-    trained: list[demo.Job] = []
-    monkeypatch.setattr(demo, "train_all", trained.extend)
-    with pytest.raises(RunError):
-        demo.main(["--epochs", "1", "--seeds", "0", "--fresh", "--out", str(tmp_path)])
-    assert trained == jobs
+    asked: list[trials.Trial] = []
+    monkeypatch.setattr(sweep, "train_all", lambda todo, _: asked.extend(todo) or {})
+    demo.main(["--epochs", "1", "--seeds", "0", "--fresh", "--out", str(tmp_path)])
+    assert asked == todo
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]
 
 
 def test_runs_with_other_settings_are_refused(tmp_path: Path) -> None:
-    """A folder whose runs were made otherwise is left alone, with a way out."""
-    job = demo.jobs(tmp_path, 1, [0])[0]
-    job.run.mkdir(parents=True)
-    (job.run / "config.json").write_text(job.config.json().replace('"lr": 0.05', '"lr": 0.5'))
+    """A folder whose runs were made with other settings is left alone; the error names the ways out."""
+    trial = demo.trials(tmp_path, 1, [0])[0]
+    trial.run.mkdir(parents=True)
+    (trial.run / "config.json").write_text(trial.config.json().replace('"lr": 0.05', '"lr": 0.5'))
     with pytest.raises(RunError, match=r"lr is 0\.5, not 0\.05: add --fresh to start over"):
         demo.main(["--epochs", "1", "--seeds", "0", "--out", str(tmp_path)])
 
@@ -85,11 +91,11 @@ def test_runs_with_other_settings_are_refused(tmp_path: Path) -> None:
 def test_interrupt_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends the demo with the command that continues it."""
 
-    def interrupted(todo: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "train_all", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="resume with: mixwell demo --epochs 1 --out"):
+    monkeypatch.setattr(sweep, "train_all", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="continue with: mixwell demo --epochs 1 --out"):
         demo.main(["--epochs", "1", "--out", str(tmp_path), "--fresh"])
 
 
@@ -118,7 +124,7 @@ def test_interrupted_processes_end_and_go_on(tmp_path: Path) -> None:
         _, told = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"Traceback" not in told
-    assert b"resume with: mixwell demo" in told
+    assert b"continue with: mixwell demo" in told
     for _ in range(50):
         if not alive(process.pid):
             return

@@ -211,7 +211,7 @@ def test_check_of_what_a_run_could_not_use(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "train" / "one").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
     for args, words in [
-        ([str(tmp_path / "none")], "no folder "),
+        ([str(tmp_path / "none")], "no folder or CSV file "),
         ([str(tmp_path)], "holds one class, 'one'"),
         ([str(tmp_path / "empty")], "no images in "),
         ([str(tmp_path), "--threads", "-1"], "threads must be at least 1, got -1"),

@@ -80,8 +80,8 @@ def test_even_evidence_gives_the_pixel_share(policy: mw.BatchPolicy) -> None:
     for label, view in (
         (ActivationShare(), View(clean_features=torch.ones(ROWS, 4, 4, 4))),
         (AttentionShare(area=0.0), View(attention=torch.ones(ROWS, 4, 4))),
-        (ObjectShare(), View(objects=torch.ones(ROWS, SIDE, SIDE))),
-        (ObjectShare(fraction=False), View(objects=torch.tensor([[0.0, 0.0, SIDE, SIDE]]).expand(ROWS, 4))),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE))),
+        (ObjectShare(fraction=False), View(boxes=torch.tensor([[0.0, 0.0, SIDE, SIDE]]).expand(ROWS, 4))),
     ):
         assert label(mixed, view) == pytest.approx(pixels, abs=2e-3), label
 
@@ -97,7 +97,7 @@ def test_weights_are_a_distribution(policy: mw.BatchPolicy) -> None:
         attentions=tuple(torch.rand(ROWS, 17, 17).softmax(2) for _ in range(3)),
         images=images,
         labels=torch.arange(ROWS),
-        objects=torch.tensor([[4.0, 4.0, 20.0, 28.0]]).expand(ROWS, 4),
+        boxes=torch.tensor([[4.0, 4.0, 20.0, 28.0]]).expand(ROWS, 4),
     )
     two = mixed.weights.shape[1] == 2
     for label in (
@@ -113,6 +113,26 @@ def test_weights_are_a_distribution(policy: mw.BatchPolicy) -> None:
         assert weights.shape == mixed.weights.shape and weights.dtype == torch.float32, label
         assert bool((weights >= -1e-6).all()) and not weights.requires_grad, label
         assert weights.sum(1) == pytest.approx(mixed.weights.sum(1), abs=1e-5), label
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (4, 4), (8, 8), (16, 16), (2, 4), (32, 32)])
+@pytest.mark.parametrize(
+    "policy", [mw.CutMix(scope="sample"), mw.MixUp(), mw.ResizeMix(), mw.FMix(soft=0.2), mw.GridMix(), mw.SmoothMix()]
+)
+def test_even_attention_gives_the_area(policy: mw.BatchPolicy, grid: tuple[int, int]) -> None:
+    """For every label policy that reads attention, with and without a class token."""
+    mixed, _ = mixed_by(policy)
+    area = mixed.plan.share(mixed.plan.size).mean((2, 3)).expand_as(mixed.weights)
+    mixed = mixed.with_weights(area)
+    view = View(logits=torch.randn(ROWS, ROWS), attention=torch.full((ROWS, *grid), 0.1))
+    for label in (AttentionShare(area=0.0), AttentionShare(area=0.7), ProgressiveAttentionShare()):
+        assert label(mixed, view) == pytest.approx(area, abs=1e-5), label
+    if grid[0] != grid[1] or grid == (32, 32):
+        return
+    for extra in (0, 1, 2):
+        tokens = extra + grid[0] * grid[1]
+        even = tuple(torch.full((ROWS, tokens, tokens), 1 / tokens) for _ in range(3))
+        assert TokenLabelAlignment()(mixed, View(attentions=even)) == pytest.approx(area, abs=1e-5), extra
 
 
 def test_only_the_visible_half_counts() -> None:
@@ -237,14 +257,78 @@ def test_saliency_share_unnormalized_is_the_visible_part_of_each_map() -> None:
         (AttentionShare(), View(), "needs View\\(attention=...\\)"),
         (AttentionShare(), View(attention=torch.ones(ROWS, 16)), "attention must have shape"),
         (TokenLabelAlignment(), View(attentions=(torch.ones(ROWS, 17, 17), torch.ones(ROWS, 9, 9))), "merge tokens"),
-        (ObjectShare(), View(), "masks or boxes"),
-        (ObjectShare(), View(objects=torch.ones(ROWS, 5)), "Objects must be masks"),
+        (ObjectShare(), View(), "either masks= or boxes=, but got neither"),
+        (ObjectShare(), View(masks=torch.ones(1), boxes=torch.ones(1)), "but got both"),
+        (ObjectShare(), View(boxes=torch.ones(ROWS, 5)), "boxes must have shape"),
+        (ObjectShare(), View(boxes=torch.ones(ROWS - 1, 4)), "boxes must have shape"),
+        (ObjectShare(), View(boxes=[torch.ones(2, 4)]), "boxes must have shape"),
+        (ObjectShare(), View(boxes=torch.tensor([[8.0, 4.0, 3.0, 9.0]]).expand(ROWS, 4)), "x1 <= x2"),
+        (ObjectShare(), View(boxes=torch.full((ROWS, 4), math.nan)), "x1 <= x2"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE + 1)), "masks must have shape"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, 1, SIDE, SIDE)), "masks must have shape"),
+        (ObjectShare(), View(masks=torch.ones(ROWS, SIDE, SIDE, dtype=torch.uint8)), "use masks > 0"),
+        (ObjectShare(), View(masks=torch.full((ROWS, SIDE, SIDE), 255.0)), "must lie in"),
     ],
 )
 def test_errors(label: mw.LabelPolicy, view: View, words: str) -> None:
     mixed, _ = mixed_by(mw.CutMix())
     with pytest.raises(ValueError, match=words):
         label(mixed, view)
+
+
+@pytest.mark.parametrize(
+    ("label", "fields"),
+    [
+        (mw.RatioShare(), {}),
+        (mw.SemanticShare(), {"clean_logits": torch.zeros(ROWS, 5)}),
+        (ActivationShare(), {"clean_features": torch.ones(ROWS, 2, 4, 4)}),
+        (SaliencyShare(mw.SpectralResidual()), {}),
+        (AttentionShare(), {"attention": torch.ones(ROWS, 4, 4)}),
+        (ProgressiveAttentionShare(), {"attention": torch.ones(ROWS, 4, 4)}),
+        (TokenLabelAlignment(), {"attentions": (torch.ones(ROWS, 17, 17),)}),
+        (ObjectShare(), {"boxes": torch.ones(ROWS, 4)}),
+    ],
+    ids=str,
+)
+def test_a_policy_that_reports_no_share(label: mw.LabelPolicy, fields: dict) -> None:
+    """A callable of the user's own may return a batch without a plan: labels by its weights still work."""
+
+    def policy(images: Tensor, labels: Tensor, model: object = None) -> mw.MixedBatch:
+        pair, half = torch.stack((labels, labels.flip(0)), 1), torch.full((len(labels), 2), 0.5)
+        return mw.MixedBatch((images + images.flip(0)) / 2, pair, half, None)  # type: ignore[arg-type]
+
+    images, labels = torch.rand(ROWS, 3, SIDE, SIDE), torch.arange(ROWS)
+    view = View(logits=torch.zeros(ROWS, 10), images=images, labels=labels, **fields)
+    with pytest.raises(ValueError, match="mixed batch has no plan: pass one to MixedBatch, or use label=PixelShare"):
+        label(policy(images, labels), view)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE * SIDE, ROWS))
+    assert mw.Mixing(model, policy)(images, labels)["loss"].isfinite()
+
+
+def test_a_label_policy_is_no_similarity() -> None:
+    with pytest.raises(
+        TypeError, match=r"but got ActivationShare\(\): it computes label weights itself, so pass it to"
+    ):
+        mw.SemanticShare(similarity=ActivationShare())
+
+
+def test_boxes_of_any_number_per_image() -> None:
+    """A list, and rows filled up with zeros, are the union of the boxes: counted pixel by pixel."""
+    mixed, _ = mixed_by(mw.CutMix(scope="sample"))
+    lists = [[[0, 0, 9, 32], [4, 3, 20, 8]], [], [[1, 1, 2, 2]], [[0, 0, 32, 32], [5, 5, 6, 6]], [[8, 8, 40, 40]], []]
+    masks = torch.zeros(ROWS, SIDE, SIDE, dtype=torch.bool)
+    for row, boxes in enumerate(lists):
+        for left, top, right, bottom in boxes:
+            masks[row, top:bottom, left:right] = True
+    each = [torch.tensor(boxes, dtype=torch.float32).view(-1, 4) for boxes in lists]
+    padded = torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+    for fraction in (True, False):
+        label = ObjectShare(fraction=fraction)
+        wanted = label(mixed, masks=masks)
+        assert label(mixed, boxes=each) == pytest.approx(wanted, abs=1e-6)
+        assert label(mixed, boxes=padded) == pytest.approx(wanted, abs=1e-6)
+    nothing = [torch.zeros(0, 4)] * ROWS
+    assert ObjectShare()(mixed, boxes=nothing) == pytest.approx(mixed.weights)
 
 
 def test_settings_are_checked() -> None:

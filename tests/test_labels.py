@@ -137,7 +137,7 @@ def test_batch_size_does_matter_to_the_released_code() -> None:
     mixed, view = random_step(8)
     twice = mix(mixed.labels[:, 0].repeat(2), mixed.plan.sources[:, 1].repeat(2), mixed.weights[:, 0].repeat(2))
     double = View(view.logits.repeat(2, 1), view.clean_logits.repeat(2, 1))
-    reference = SemanticShare(similarity="reference")
+    reference = SemanticShare(similarity="reference", kappa=1.0)
     assert (reference(twice, double)[:8] - reference(mixed, view)).abs().max() > 0.01
 
 
@@ -227,7 +227,7 @@ def test_a_similarity_of_ones_own() -> None:
     ("make", "sentence"),
     [
         (lambda: SemanticShare(similarity="cosine"), "similarity must be one of distance, .* but got 'cosine'"),
-        (lambda: SemanticShare(kappa=-1.0), "kappa must be a finite number from 0 on, but got -1.0"),
+        (lambda: SemanticShare(kappa=-1.0), "kappa must be a finite number of at least 0.0, but got -1.0"),
         (lambda: SemanticShare(kappa=math.nan), "kappa must be a finite number"),
         (lambda: SemanticShare(kappa=math.inf), "kappa must be a finite number"),
         (lambda: Released(sign=0.5), "sign must be 1 or -1, but got 0.5"),

@@ -268,6 +268,30 @@ def test_a_card_makes_timm_read_no_file(block: tuple[str, AutoMix], tmp_path: Pa
         LearnedMask(other)
 
 
+@pytest.mark.parametrize("setting", ["depth=5000", "depth=0x1fff", "embed_dim=4_097", "drop_rate=1e400"])
+def test_numbers_in_a_card_are_bounded(block: tuple[str, AutoMix], tmp_path: Path, setting: str) -> None:
+    """A large one would make timm build that many blocks, although on the meta device."""
+    from safetensors.torch import load_file, save_file
+
+    other, card = str(tmp_path / "other.safetensors"), read_card(block[0])
+    card["model"] = f"timm/vit_tiny_patch16_224({setting})"
+    save_file(load_file(block[0]), other, {"mixwell": json.dumps(card)})
+    with pytest.raises(ValueError, match=r"cannot be built: a number in .* is above 4096"):
+        LearnedMask(other)
+
+
+def test_home_directory(block: tuple[str, AutoMix], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the home directory where a mask is written and read; the repr keeps what was given."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    method = block[1]
+    save_mask("~/mask.safetensors", method.block, method.teacher.model, method.teacher.layer, model="mini_resnet")
+    policy = LearnedMask("~/mask.safetensors")
+    assert (tmp_path / "mask.safetensors").is_file() and "'~/mask.safetensors'" in repr(policy)
+    for path in ("~nobody-9/x", "~/y"):
+        with pytest.raises(ValueError, match=f"The file {path} does not exist"):
+            LearnedMask(path)
+
+
 def test_without_safetensors(monkeypatch: pytest.MonkeyPatch, block: tuple[str, AutoMix]) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     monkeypatch.setitem(sys.modules, "safetensors", None)

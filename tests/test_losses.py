@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,6 +167,16 @@ def test_class_weights(kind: str, smoothing: float) -> None:
     torch.testing.assert_close(cross_entropy(logits, mixed, smoothing, weight=torch.tensor(weight)), ours)
 
 
+@pytest.mark.parametrize("loss", [CrossEntropy, FocalLoss])
+def test_class_weights_of_any_sequence(loss: type) -> None:
+    """Lists, NumPy arrays and tensors are the same setting as a tuple; bad ones are refused."""
+    for weight in ([1.0, 0.5], np.array([1, 0.5]), torch.tensor([1, 0.5])):
+        assert repr(loss(weight=weight)) == repr(loss(weight=(1.0, 0.5)))
+    for weight in (torch.tensor([1.0, -1.0]), np.array([1.0, math.nan])):
+        with pytest.raises(ValueError, match="every entry of weight must be a finite number of at least 0"):
+            loss(weight=weight)
+
+
 @pytest.mark.parametrize("kind", ["index", "dense", "loose"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_loss(kind: str, gamma: float) -> None:
@@ -230,9 +241,8 @@ def test_softmax_losses_refuse_multi_label_rows(loss, labels: Tensor) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CrossEntropy(weight=()), "weight must hold"),
-        (lambda: CrossEntropy(weight=(1.0, -1.0)), "weight must hold"),
-        (lambda: FocalLoss(weight=(1.0, math.nan)), "weight must hold"),
+        (lambda: CrossEntropy(weight=(1.0, -1.0)), "every entry of weight must be a finite number of at least 0"),
+        (lambda: FocalLoss(weight=(1.0, math.nan)), "every entry of weight must be a finite number"),
         (lambda: FocalLoss(gamma=-1.0), "gamma must be a finite number of at least 0"),
         (lambda: CrossEntropy(smoothing=1.0), "smoothing must lie in"),
         (lambda: CrossEntropy(weight=(1.0,))(torch.zeros(B, N), random_batch("index")), "one number for each of"),

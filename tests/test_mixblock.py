@@ -230,15 +230,15 @@ def test_mask_losses() -> None:
     ("make", "message"),
     [
         (lambda: PairAttention(reduction=0), "at least 1"),
-        (lambda: PairAttention(norm="group"), "batch, layer or None"),
+        (lambda: PairAttention(norm="group"), "one of batch, layer"),
         (lambda: PairAttention(upsampling="area"), "nearest, bilinear"),
         (lambda: ReleasedPairAttention(lam_concat=True, lam_concat_value=True), "leave lam_concat_value out"),
-        (lambda: PairAttention(k=-1.0), "not be negative"),
+        (lambda: PairAttention(k=-1.0), "k must be a finite number of at least 0"),
         (lambda: PairAttention().build(1), "cannot be reduced"),
         (lambda: MixBlock(8)(torch.rand(1, 6, 2, 2), torch.rand(1, 6, 2, 2), 0.5, (4, 4)), r"\(B, 8, h, w\)"),
-        (lambda: AreaHinge(power=3), "power be 1 or 2"),
-        (lambda: VarianceBonus(target=0.3), "largest variance"),
-        (lambda: Sparsity(scope="pixel"), "sample or batch"),
+        (lambda: AreaHinge(power=3), "power must be one of 1, 2"),
+        (lambda: VarianceBonus(target=0.3), r"target must lie in \(0, 0.25\]"),
+        (lambda: Sparsity(scope="pixel"), "one of sample, batch"),
     ],
 )
 def test_wrong_settings(make: object, message: str) -> None:

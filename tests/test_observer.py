@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import mixwell as mw
 from mixwell import models
+from mixwell.features.observer import Observer
 from mixwell.labels import View
 
 timm = pytest.importorskip("timm")
@@ -126,14 +127,41 @@ def test_every_method_takes_them(name: str, label: mw.LabelPolicy) -> None:
     ("make", "words"),
     [
         (lambda: mw.Mixing(network(), label=mw.AttentionShare()), "no attention that could be read"),
-        (lambda: mw.AutoMix(network(), label=mw.ActivationShare()), "needs clean_features, which AutoMix does not"),
-        (lambda: mw.RegMixup(network(), label=mw.ActivationShare()), "needs clean_features, which RegMixup does not"),
+        (lambda: mw.AlignMix(transformer(), label=mw.AttentionShare()), "AlignMix mixes features behind the attention"),
+        (lambda: mw.HiddenMix(transformer(), label=mw.TokenLabelAlignment()), "mixes the output of 'blocks.0', behind"),
+        (
+            lambda: mw.HiddenMix(transformer(), layers=("blocks.1",), label=mw.AttentionShare()),
+            "mixes the output of 'blocks.1', behind it: name earlier layers",
+        ),
+        (lambda: mw.AutoMix(network(), label=mw.AttentionShare()), "no attention that could be read"),
+        (lambda: mw.AdAutoMix(network(), label=mw.LUMixShare()), "needs two sources: use sources=2 instead of 3"),
         (lambda: mw.Mixing(nn.Linear(2, 2), label=mw.ActivationShare()), "Could not infer the last feature map"),
     ],
 )
 def test_refused_when_built(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("label", [mw.ActivationShare(), mw.SemanticShare()], ids=repr)
+def test_region_loss_looks_once(label: mw.LabelPolicy) -> None:
+    """Its pass over the unmixed images serves the label policy, too."""
+    model, passes = network(), []
+    method = mw.RegionLoss(model, mw.CutMix(), num_classes=6, label=label)
+    model.register_forward_hook(lambda *_: passes.append(1))
+    losses(method)
+    assert len(passes) == 2
+
+
+def test_scheduled_start() -> None:
+    """The labels are those by area until the schedule changes, and by activation afterwards."""
+    label = mw.ActivationShare(area=mw.Step({0.0: 1.0, 0.1: 0.0}))
+    model = network().eval()
+    method = mw.Mixing(model, mw.CutMix(scope="sample"), label=label)
+    for progress, plain in ((0.0, mw.PixelShare()), (0.2, mw.ActivationShare())):
+        method.after_step(progress)
+        wanted = losses(mw.Mixing(model, mw.CutMix(scope="sample"), label=plain))["loss"]
+        assert losses(method)["loss"].item() == pytest.approx(wanted.item(), abs=1e-6)
 
 
 def test_region_loss_written_out() -> None:
@@ -166,3 +194,12 @@ def test_region_loss_written_out() -> None:
     assert step["region_loss"] == pytest.approx(region.item(), abs=1e-5)
     assert step["consistency"] == pytest.approx(consistency.item(), abs=1e-5)
     assert step["loss"].item() == pytest.approx((total + 0.7 * region + 0.3 * consistency).item(), abs=1e-5)
+
+
+def test_attention_of_the_last_and_of_all_blocks() -> None:
+    """Label policies that need both get both from one pass."""
+    model, images = transformer().eval(), torch.rand(2, 3, 32, 32)
+    needs = ({"attention"}, {"attentions"}, {"attention", "attentions"})
+    last, every, both = (Observer(model, frozenset(each)).mixed_pass(model, images) for each in needs)
+    torch.testing.assert_close(both, last | every)
+    torch.testing.assert_close(both["attention"].flatten(1), both["attentions"][-1][:, 0, 1:])

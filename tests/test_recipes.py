@@ -15,14 +15,14 @@ import torch
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
 from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
-from mixwell.losses import CrossEntropy
+from mixwell.losses import BinaryCrossEntropy, CrossEntropy
 from mixwell.mixers.masks import VarianceBonus
 from mixwell.schedule import Schedule
 from mixwell.train import build
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.recipes import FAMILIES, RECIPES
+from mixwell.train.recipes import FAMILIES, RECIPES, Recipe, attention
 
 KIND = {"automix": AutoMix, "samix": SAMix, "adautomix": AdAutoMix}
 DEIT, SWIN, CONVNEXT = "deit_small_patch16_224", "swin_tiny_patch4_window7_224", "convnext_tiny"
@@ -112,7 +112,8 @@ def numbers(text: str) -> list[float]:
 
 def test_the_table_is_whole() -> None:
     """Every recipe of the AutoMix family stands in the table, and every recipe in one family of the help."""
-    assert [row[0] for row in ROWS] == [name for name in RECIPES if name.endswith("mix") and "mini" not in name]
+    family = [name for name in RECIPES if re.match(r"(Auto|SA|AdAuto)Mix", RECIPES[name]().method)]
+    assert [row[0] for row in ROWS] == [name for name in family if "mini" not in name]
     assert len(RECIPES) == sum(map(len, FAMILIES.values()))
 
 
@@ -230,8 +231,9 @@ def test_images() -> None:
     assert seen == {
         ("cifar100", 32, 4, 0.08, 0.875, "", 0, ""): {"cifar100"},
         ("cifar100", 224, 0, 0.8, 0.875, "rand-m7-n2-mstd0.5", 0, ""): {"cifar100"},
-        ("folder", 64, 0, 0.08, 1.0, "", 0, ""): {"tiny"},
-        ("folder", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"cub200", "aircraft"},
+        ("tiny_imagenet", 64, 0, 0.08, 1.0, "", 0, ""): {"tiny"},
+        ("cub200", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"cub200"},
+        ("aircraft", 224, 0, 0.5, 0.875, "", 0, "timm/tv_in1k"): {"aircraft"},
         ("folder", 224, 0, 0.08, 0.875, "", 0, ""): {"imagenet"},
         ("folder", 224, 0, 0.08, 0.875, "rand-m9-mstd0.5-inc1", 0.25, ""): {"imagenet"},
     }
@@ -262,6 +264,46 @@ def test_a_step(recipe: str, changes: list[str], cifar: Path, tmp_path: Path) ->
     words = ["--batch_size", "50", "--subset", "100", "--epochs", "1", "--threads", "1", "--device", "cpu"]
     assert main(["train", recipe, "--data", str(cifar), *words, *changes, "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+SMALL = {  # the same families with few tokens and blocks
+    "deit_small": "timm/deit_tiny_patch16_224(img_size=56, patch_size=14, depth=2)",
+    "swin_tiny": "timm/swin_tiny_patch4_window7_224(img_size=112, depths=(1, 1, 1, 1), embed_dim=24)",
+    "pvt_v2_b1": "timm/pvt_v2_b0(depths=(1, 1, 1, 1))",
+}
+
+
+@pytest.mark.parametrize("recipe", attention.RECIPES, ids=[recipe.__name__ for recipe in attention.RECIPES])
+def test_transformers_take_a_step(recipe: Recipe) -> None:
+    """Method and network of every recipe go together: one step, of every choice that the policy makes."""
+    config = recipe()
+    assert Config.read(config.json()) == config and config.image_size == 224
+    model = models.build(next(small for name, small in SMALL.items() if name in config.recipe), 5)
+    size = 56 if "deit" in config.recipe else 112
+    policy = re.sub("(TokenMix|SMMix)\\(", lambda found: f"{found[1]}(cells={size // 14}, ", config.policy)
+    policy = policy.replace("MaskMix()", "MaskMix(patch=28)")
+    method = build.method(replace(config, policy=policy.replace(", )", ")")), model, 5)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        output = method(torch.randn(4, 3, size, size), torch.randint(5, (4,)))
+        output["loss"].backward()
+    assert output["loss"].isfinite()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_transformers_as_published() -> None:
+    configs = {recipe.__name__: recipe() for recipe in attention.RECIPES}
+    assert len(configs) == 32
+    transmix = configs["imagenet_deit_small_transmix"]
+    assert transmix.policy == "switch_mix(switch_prob=0.8)" and transmix.augment == "rand-m9-mstd0.5-inc1"
+    assert (transmix.lr, transmix.lr_min, transmix.weight_decay) == (1e-3, 1e-5, 0.03)
+    assert (transmix.warmup, transmix.batch_size, transmix.ema, transmix.epochs) == (20, 2048, 0.99996, 300)
+    tokenmix = configs["imagenet_deit_small_tokenmix"]
+    assert (tokenmix.batch_size, tokenmix.erasing) == (1024, 0.25)
+    assert isinstance(parse(tokenmix.loss), BinaryCrossEntropy)
+    mergemix = configs["cifar100_deit_small_mergemix"]
+    assert (mergemix.lr, mergemix.warmup, mergemix.clip, mergemix.batch_size) == (1e-3, 20, 5, 100)
+    assert configs["cifar100_swin_tiny_sumix"].lr == 5e-4
 
 
 def test_a_name_for_every_run() -> None:

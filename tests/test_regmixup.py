@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell import CutMix, FMix, Mixing, MixUp, NoMix, SemanticShare, binary_cross_entropy, cross_entropy
+from mixwell import CrossEntropy, CutMix, FMix, Mixing, MixUp, NoMix, SemanticShare, binary_cross_entropy, cross_entropy
 from mixwell.methods.regmixup import RegMixup
 
 
@@ -93,6 +93,18 @@ def test_label_policy_and_other_losses(model: Net, images: Tensor, labels: Tenso
         torch.manual_seed(4)
         losses.append(RegMixup(model.eval(), loss=cross_entropy)(images, given)["loss"])
     assert losses[0].allclose(losses[1])
+
+
+def test_ignored_labels(model: Net, images: Tensor, labels: Tensor) -> None:
+    """The loss may ignore a label that is not a class: without mixing, the clean loss is torch's."""
+    ignoring = labels.clone()
+    ignoring[1] = -100
+    step = RegMixup(model, NoMix(), loss=CrossEntropy(ignore_index=-100))(images, ignoring)
+    expected = F.cross_entropy(step["output"], ignoring)
+    torch.testing.assert_close(step["clean_loss"], expected.detach())
+    torch.testing.assert_close(step["loss"], 2 * expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="labels must lie between"):
+        RegMixup(model)(images, ignoring)
 
 
 def test_compiled(model: Net, images: Tensor, labels: Tensor) -> None:

@@ -256,8 +256,8 @@ def test_large_images_are_reduced(make: Callable[..., Saliency]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_size": 0}, "max_size must be positive"),
-        ({"channels": "gbr"}, '"rgb" or "bgr"'),
+        ({"max_size": 0}, "max_size must be at least 1"),
+        ({"channels": "gbr"}, "one of rgb, bgr"),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
-from typing import get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
@@ -78,12 +78,18 @@ def test_ratios_follow() -> None:
         assert policy.draw(*batch(500, 2)).weights[:, 0].std() > 0.4  # used directly: the start
 
 
+def leaves(kind: Any) -> set[Any]:
+    """Return the types that an annotation joins, without those inside a tuple."""
+    if get_origin(kind) is tuple or not get_args(kind):
+        return {kind} if isinstance(kind, type) else set()
+    return set().union(*map(leaves, get_args(kind)))
+
+
 SETTINGS = [
     (value, f.name)
     for value in (*POLICIES, *RATIOS, *LABELS, *LOSSES, *SALIENCIES)
     for f in fields(value)
-    if float in (hints_of(type(value))[f.name], *get_args(hints_of(type(value))[f.name]))
-    and isinstance(getattr(value, f.name), float | int)
+    if float in leaves(hints_of(type(value))[f.name]) and isinstance(getattr(value, f.name), float | int)
 ]
 
 

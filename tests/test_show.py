@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from mixwell import (
+    IMAGENET,
     BatchPolicy,
     Constant,
     CutMix,
@@ -32,10 +33,12 @@ from mixwell import (
     SmoothMix,
     Sometimes,
     Switch,
+    models,
     names,
 )
+from mixwell.features.attention import AttentionHook
 from mixwell.report import gallery, samples, show
-from mixwell.report.picture import MIN_COLUMN, SOURCES
+from mixwell.report.picture import MIN_COLUMN, SOURCES, coloured
 from mixwell.train.errors import RunError
 from test_picture import as_bytes, place
 
@@ -90,6 +93,46 @@ def test_pixels_and_weights(folder: Path, policy: BatchPolicy, law: Callable[[fl
         assert isinstance(policy, MixUp)
     else:
         place(image, pure)
+
+
+def test_label_policies_beside_the_area(folder: Path) -> None:
+    """Share, evidence and weights are those of the plan; a constant map gives the area, a transformer its attention."""
+    name = "timm/vit_tiny_patch16_224(img_size=32, patch_size=8, depth=2)"
+    labels = ["ActivationShare()", "SaliencyShare(SpectralResidual())", "AttentionShare(area=0.0)", "PixelShare()"]
+    more = ("--network", name, "--ratios", "0.3", "--count", "1", "--size", "32", "--label", *labels)
+    image, description = drawn(folder, "CutMix", *more)
+    clean = samples.from_folder(folder, 2, 32)
+    plan = samples.plans_at_ratios(CutMix(), clean, [0.3], 0)[0]
+    (sample,) = samples.of_plan(plan, clean, [0])
+    place(image, as_bytes(sample.mixed))
+    assert f"by area: {sample}" in description and f"PixelShare(): {sample}" in description
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = models.build(name, 1000).eval()
+        pixels = IMAGENET.normalize(clean.pixels)
+        with (hook := AttentionHook(model)):
+            model(plan.apply(pixels))
+        attention = hook.take(pixels)
+    patch = plan.share((32, 32))[0, 0].view(4, 8, 4, 8).mean((1, 3))
+    weight = float((patch * attention[0]).sum() / attention[0].sum())
+    assert f"AttentionShare(area=0.0): {clean.names[clean.labels[0]]} {weight:.2f}" in description
+    share = plan.share((32, 32))[0]
+    lit = attention[0].repeat_interleave(8, 0).repeat_interleave(8, 1)
+    place(image, as_bytes(coloured(share) * (lit / lit.max()).sqrt()))
+
+
+@pytest.mark.parametrize(
+    ("policy", "more", "words"),
+    [
+        ("CutMix", ("--label", "ActivationShare()"), "reads a network: name one with --network"),
+        ("CutMix", ("--label", "CutMix()"), "expected a label policy"),
+        ("CutMix", ("--label", "AttentionShare()", "--network", "mini_resnet"), "no attention"),
+        ("CutMix", ("--label", "PixelShare()", "--network", "nothing"), "neither a run directory"),
+    ],
+)
+def test_label_policies_that_cannot_be_drawn(folder: Path, policy: str, more: tuple[str, ...], words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        drawn(folder, policy, *more)
 
 
 def test_only_the_ratio_changes() -> None:
@@ -213,6 +256,9 @@ def test_strip_of_the_readme_is_current() -> None:
         (["MixUp", "--ratios", "nan"], "between 0 and 1, but got nan "),
         (["MixUp", "--ratios", "half"], "argument --ratios: invalid float value: 'half'"),
         (["MixUp", "--size", "0"], "at least 1, but got 0 "),
+        (["MixUp", "--size", "999999999"], "at most 4096, but got 999999999 "),
+        (["MixUp", "--seed", "9" * 30], "expected a whole number between 0 and 9223372036854775807, but got '99999"),
+        (["MixUp", "--seed", "1" * 5000], "expected a whole number between 0 and 9223372036854775807, but got '11111"),
         (["all", "--count", "-1"], "at least 1, but got -1 "),
         (["MixUp", "--images", "{tmp}/none"], "no folder"),
         (["MixUp", "--images", "{tmp}"], "no images in"),

@@ -60,7 +60,7 @@ def test_loss_is_that_of_loops(name: str, form: str, published: bool) -> None:
 def test_gradient_is_that_of_loops(name: str, form: str) -> None:
     """Finite differences of the loops in double precision; ratio and semantic term are held fixed: both are labels."""
     mixed, outputs = random_step()
-    terms = sumix_terms(mixed, **outputs, label=SemanticShare(similarity=name), gamma=GAMMA, form=form)
+    terms = sumix_terms(mixed, **outputs, label=SemanticShare(similarity=name, kappa=1.0), gamma=GAMMA, form=form)
     names = ("logits", "uncertainty", "clean_uncertainty")
     gradients = dict(zip(names, torch.autograd.grad(terms.loss, [outputs[n] for n in names]), strict=True))
     step = as_loops(mixed, outputs)
@@ -102,7 +102,7 @@ def test_a_copy_of_the_batch_changes_nothing(name: str) -> None:
     torch.testing.assert_close(
         sumix_terms(twice, **doubled, label=share).loss, sumix_terms(mixed, **outputs, label=share).loss
     )
-    reference = {"label": SemanticShare(similarity="reference"), "form": "exp", "published": True}
+    reference = {"label": SemanticShare(similarity="reference", kappa=1.0), "form": "exp", "published": True}
     assert (
         sumix_terms(twice, **doubled, **reference).loss - sumix_terms(mixed, **outputs, **reference).loss
     ).abs() > 1e-3

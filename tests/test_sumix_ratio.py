@@ -28,7 +28,7 @@ def test_kappa_may_be_a_schedule() -> None:
     with torch.no_grad():
         model.fc.weight.mul_(30)
     label = SemanticShare(kappa=Step({0.0: 0.0, 0.5: 1.0}))
-    method, learned = (SUMix(model, fixed(8), num_classes=10, label=one) for one in (label, SemanticShare()))
+    method, learned = (SUMix(model, fixed(8), num_classes=10, label=one) for one in (label, label.at(1.0)))
     learned.load_state_dict(method.state_dict())
     for progress, waits in ((0.0, True), (0.49, True), (0.5, False), (0.2, True)):
         method.after_step(progress)

@@ -112,7 +112,7 @@ def test_step_is_terms_of_two_passes(settings: dict[str, object]) -> None:
     heads = logits if method.head is None else [normalised_uncertainty(method.head.linear(f)) for f in feature]
     options = {"label": settings.get("label", SemanticShare())}
     if "reference_compat" in settings:
-        options = {"label": SemanticShare(similarity="reference"), "form": "exp", "published": True}
+        options = {"label": SemanticShare(similarity="reference", kappa=1.0), "form": "exp", "published": True}
     terms = sumix_terms(mixed, *logits, *heads, **options)
     torch.testing.assert_close(got["loss"], terms.loss)
     torch.testing.assert_close(got["regulariser"], terms.regulariser.detach())

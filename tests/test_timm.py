@@ -15,6 +15,8 @@ from torchvision.datasets import FakeData
 
 import mixwell as mw
 from mixwell.integrations.timm import FastCollateMixup, Mixup
+from mixwell.integrations.timm_task import MethodTask
+from steps import Net
 
 KINDS = {
     "mixup": {"mixup_alpha": 0.8},
@@ -206,3 +208,27 @@ def test_in_timms_training_loop(prefetcher: bool) -> None:
     np.testing.assert_allclose(train(ours, {}, prefetcher), expected, rtol=5e-3 if prefetcher else 1e-3)
     losses = train(ours, {"policy": mw.FMix()}, prefetcher)
     assert len(losses) == 8 and np.isfinite(losses).all()
+
+
+def test_method_as_a_task() -> None:
+    """Timm's loop with its task replaced: EMA, validation model and checkpoint are the classifier's."""
+    torch.manual_seed(0)
+    method = mw.AutoMix(Net(norm=True), num_classes=10, layer="norm", momentum=mw.Linear(0.9, 1.0))
+    optimizer = create_optimizer_v2(method, opt="sgd", lr=0.002, momentum=0.9)
+    task = MethodTask(method, optimizer, steps=6)
+    task.setup_ema(decay=0.9)
+    images, labels = torch.rand(8, 3, 32, 32), torch.arange(8)
+    for step in range(6):
+        task.train()
+        optimizer.zero_grad()
+        result = task(images, labels)
+        result["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.get_clip_parameters(), 5.0)
+        optimizer.step()
+        task.update_ema(step=step)
+        assert result["output"].shape == (8, 10)
+    assert method.progress == 1.0 and task.get_eval_model() is method.model
+    assert isinstance(task.get_eval_model(ema=True), Net)
+    assert set(task.get_checkpoint_state()["state_dict"]) == set(Net(norm=True).state_dict())
+    with pytest.raises(ValueError, match="belong together"):
+        MethodTask(method, steps=3)

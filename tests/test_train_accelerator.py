@@ -136,9 +136,29 @@ class OnGpu(torch.Tensor):
 
 
 def test_errors_of_a_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only in a run of several processes, and not an error of a model that has "connection" in it."""
+    """One sentence with the rank, in a launch of several processes; an error of the model itself is left alone."""
     lost = RuntimeError("[third_party/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
-    assert not accelerator.lost_process(lost)
+
+    def fail(error: Exception) -> None:
+        with accelerator.unbroken(lambda: "advice"):
+            raise error
+
+    with pytest.raises(RuntimeError, match="gloo"):
+        fail(lost)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    assert accelerator.lost_process(lost) and accelerator.lost_process(RuntimeError("NCCL error: remote process"))
-    assert not accelerator.lost_process(RuntimeError("shapes in the residual connection differ"))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    for error in (
+        lost,
+        RuntimeError("NCCL error: remote process exited"),
+        torch.distributed.DistNetworkError("socket"),
+    ):
+        with pytest.raises(RunError, match=r"^rank 3 of 4: another process has ended: advice$"):
+            fail(error)
+    with pytest.raises(RuntimeError, match="shapes in the residual connection differ"):
+        fail(RuntimeError("shapes in the residual connection differ"))
+    assert accelerator.launch()[1] == "torchrun --nproc-per-node 4 -m "
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert accelerator.launch()[1] == "torchrun --nproc-per-node 2 -m "
+    monkeypatch.delenv("WORLD_SIZE")
+    assert accelerator.launch() == ("", "")

@@ -148,7 +148,9 @@ def test_a_run_that_diverges(tmp_path, capsys):
     [
         (["train"], "name a recipe ('mixwell list' shows all)"),
         (["train", "digit"], "unknown recipe 'digit'; did you mean digits? ('mixwell list' shows all)"),
-        (["train", "digits", "--epoch", "3"], "unknown setting --epoch; did you mean epochs?"),
+        (["train", "digits", "--epoch", "3"], "unknown setting --epoch; did you mean --epochs?"),
+        (["train", "digits", "--los", "3"], "unknown setting --los; did you mean --loss?"),
+        (["train", "digits", "--batchsize=3"], "unknown setting --batchsize; did you mean --batch_size?"),
         (["train", "digits", "--learning-rate=3"], "unknown setting --learning_rate (see mixwell train --help)"),
         (["train", "digits", "--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
         (["train", "digits", "--epochs"], "argument --epochs: expected one argument"),

@@ -114,7 +114,7 @@ def test_one_split_is_enough_to_measure(tmp_path: Path) -> None:
     assert "no training images in" in complaint(root)
     with pytest.raises(RunError) as caught:
         load(tree(tmp_path / "other", train={"a": 2, "b": 3}), only="test")
-    assert "expected a folder test or val" in str(caught.value) and "--" not in str(caught.value)
+    assert "expected a split test or val" in str(caught.value) and "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [".ipynb_checkpoints", "._resources", "__MACOSX", "@eaDir"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,28 +13,67 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("accelerate")
+import mixwell
 from mixwell.train.output import SafeStream
 
 TINY = ["--subset", "40", "--batch_size", "20", "--image_size", "8", "--device", "cpu"]
 
 
-def start(code: str) -> str:
-    """Run a Python program in a process of its own, and return its output."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stdout
+EXTRA = (  # what the extra "train" installs, by the names that are imported
+    *("PIL", "accelerate", "jinja2", "matplotlib", "numpy", "rich", "safetensors", "sklearn", "tensorboard"),
+    *("timm", "torchvision"),
+)
+WITHOUT_EXTRA = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRA}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
 
 
-def test_help_does_not_import_torch():
-    for arguments in ([], ["--help"], ["--version"]):
-        said = start(f"import sys, mixwell_cli; mixwell_cli.main({arguments}); print('torch' in sys.modules)")
-        assert said.splitlines()[-1] == "False" and ("0.1" in said or "commands:" in said)
+def start(folder: Path, *args: str, site: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python on arguments in a process of its own, after some code."""
+    (folder / "sitecustomize.py").write_text(site)
+    paths = os.pathsep.join([str(folder), *sys.path])
+    return subprocess.run(
+        [sys.executable, *args], env=os.environ | {"PYTHONPATH": paths}, cwd=folder, capture_output=True, text=True,
+        check=False, timeout=300,
+    )  # fmt: skip
 
 
-def test_missing_packages_are_named():
+@pytest.mark.parametrize("program", [["-m", "mixwell"], ["-c", "import mixwell_cli as m, sys; sys.exit(m.main())"]])
+@pytest.mark.parametrize("argument", [None, "--help", "-h", "help", "--version", "-V"])
+def test_help_does_not_import_torch(program: list[str], argument: str | None, tmp_path: Path):
+    """It takes less than a second of computing, from a bare installation too, and goes to stdout."""
+    seconds = "import atexit, os, sys; atexit.register(lambda: print('torch' in sys.modules, sum(os.times()[:2])))"
+    found = start(tmp_path, *program, *[argument] * (argument is not None), site=f"{WITHOUT_EXTRA}{seconds}")
+    *said, (loaded, used) = (line.split() for line in found.stdout.splitlines())
+    assert (found.returncode, found.stderr) == (0, "") and loaded == "False" and float(used) < 1
+    assert said == [["mixwell", mixwell.__version__]] if argument in ("--version", "-V") else ["commands:"] in said
+
+
+def test_importing_the_library_never_ends_the_program(tmp_path: Path):
+    """Only ``python -m mixwell`` answers --help in place of the program; another module that imports it does not."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import mixwell")
+    (tmp_path / "theirs" / "__main__.py").write_text("print('their help')")
+    assert start(tmp_path, "-m", "theirs", "--help").stdout == "their help\n"
+    assert start(tmp_path, "-c", "import sys; sys.argv = []; import mixwell; print(1)", "--help").stdout == "1\n"
+
+
+@pytest.mark.parametrize("command", ["train digits", "report run", "demo"])
+def test_missing_packages_are_named(command: str, tmp_path: Path):
     """Without the extra ``train`` every command says how to install it."""
-    hide = "import sys; sys.modules['accelerate'] = None; import mixwell_cli; "
-    said = start(hide + "sys.stderr = sys.stdout; print(mixwell_cli.main(['train', 'digits']))")
-    assert said.splitlines()[-2:][0].startswith("mixwell: the module accelerate is missing: install the packages")
-    assert "pip install 'mixwell[train]'" in said and said.splitlines()[-1] == "2"
+    found = start(tmp_path, "-m", "mixwell", *command.split(), site=WITHOUT_EXTRA)
+    assert found.returncode == 2 and found.stdout == ""
+    said = [line for line in found.stderr.splitlines() if "NumPy" not in line]  # torch warns of its absence
+    assert re.fullmatch(
+        r"mixwell: the module \w+ is missing: install the packages of the training program with pip install "
+        r"'mixwell\[train\]', or from a clone with pip install '\.\[train\]'",
+        said[-1],
+    ) and "Traceback" not in found.stderr  # fmt: skip
 
 
 SHELL = f"{shlex.quote(sys.executable)} -m mixwell"

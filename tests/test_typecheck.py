@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import mixwell as mw
+from mixwell.typecheck import hints_of
 from test_errors import refused
 
 
@@ -85,7 +88,7 @@ def test_members_are_looked_at() -> None:
     """Also those of ranges, sets and arrays, and those that only come one by one."""
     refused(lambda: mw.CutMix(aspect=range(1, 4)), TypeError, "aspect of CutMix", "range(1, 4)")
     refused(lambda: mw.CutMix(aspect=np.array([0.5])), TypeError, "aspect of CutMix")
-    refused(lambda: mw.OneOf(iter([1, 2])), ValueError, "list of policies", "[1, 2]")
+    refused(lambda: mw.OneOf(iter([1, 2])), TypeError, "policies of OneOf", "a BatchPolicy")
     refused(lambda: mw.SaliencyMix(saliency=mw.FineGrained), TypeError, "saliency", "FineGrained()")
     refused(lambda: mw.SaliencyMix(saliency=mw.CutMix()), TypeError, "saliency", "CutMix()")
 
@@ -104,3 +107,38 @@ def test_compiled_code_is_not_checked(policy: mw.BatchPolicy, compiler: str) -> 
         pytest.skip("torch 2.7 breaks the graph where a dataclass is made by an __init__ with a wrapper")
     mixed = torch.compile(lambda x, y: policy(x, y).images, fullgraph=True, backend="eager")
     assert mixed(torch.rand(4, 3, 8, 8), torch.arange(4)).shape == (4, 3, 8, 8)
+
+
+def subclasses(kind: type) -> set[type]:
+    """Return all classes below one."""
+    return {sub for direct in kind.__subclasses__() for sub in {direct, *subclasses(direct)}}
+
+
+def test_every_annotation_can_be_resolved() -> None:
+    """Otherwise its setting would not be checked."""
+    own = [kind for kind in subclasses(mw.Value) if kind.__module__.startswith("mixwell.")]
+    assert len(own) > 60 and all({f.name for f in fields(kind)} <= hints_of(kind).keys() for kind in own)
+    methods = [kind for kind in subclasses(mw.Method) if kind.__module__.startswith("mixwell.")]
+    assert all("policy" in hints_of(inspect.unwrap(kind.__init__)) for kind in methods)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: mw.Sometimes(mw.MixUp(), p=mw.Linear(0.0, 1.5)), "p must lie in [0, 1], but got Linear(end=1.5)."),
+        (lambda: mw.FMix(decay=float("inf")), "decay must be a finite number of at least 0.0, but got inf."),
+        (lambda: mw.GridMix(cells=0), "cells must be at least 1, but got 0."),
+        (lambda: mw.PuzzleMix(blocks=[4, 0]), "every entry of blocks must be at least 1, but got 0."),
+        (lambda: mw.SmoothMix(plateau=1.0), "plateau must lie in [0, 1), but got 1.0."),
+        (lambda: mw.GuidedMix(sigma=0.0), "sigma must be positive and finite, but got 0.0."),
+        (lambda: mw.CutMix(odd="even"), "odd must be one of floor, exact, but got 'even'."),
+        (
+            lambda: mw.RegMixup(torch.nn.Linear(2, 2), eta=mw.Linear(1.0, -1.0)),
+            "eta must be a finite number of at least 0.0",
+        ),
+    ],
+)
+def test_ranges_and_choices(make: Callable[[], Any], sentence: str) -> None:
+    """Of numbers, of every number of a schedule and of every entry of a tuple, in values and in methods."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        make()

@@ -86,6 +86,7 @@ NORMS: list[Callable[[], nn.Module]] = [
     lambda: nn.BatchNorm2d(3, track_running_stats=False),
     lambda: OwnNorm(3),
     lambda: OwnBatchNorm(3),
+    lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 3, 5, padding=2)),
 ]
 
 

@@ -197,8 +197,7 @@ class Pairs:
 
     def rand(self, *shape: int) -> Tensor:
         """Draw uniform numbers in [0, 1), shape ``(S, *shape)``."""
-        draw = self.batch.rand(len(self.lam), *shape)
-        return draw if self._once is None else draw.index_select(0, self._once)
+        return self._share(self.batch.rand(len(self.lam), *shape))
 
     def randn(self, *shape: int) -> Tensor:
         """Draw standard normal numbers, shape ``(S, *shape)``."""

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixwell.batch import hits
+from mixwell.batch import MixedBatch, hits
 from mixwell.plan import Plan
-
-
-class Labelled(Protocol):
-    """What the accuracies on mixed images need: a ``MixedBatch``, or anything with these two fields."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Label of each source, class indices ``(B, K)`` or dense labels ``(B, K, N)``."""
-        ...
-
-    @property
-    def weights(self) -> Tensor:
-        """Weight of each label, shape ``(B, K)``."""
-        ...
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
@@ -48,22 +34,24 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
 def top_k_hits(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """Return for each image whether its label is among the ``k`` highest classes, bool, shape ``(B,)``.
 
-    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. An image
-    with a NaN logit is never a hit.
+    Counts of several batches may be added; :func:`top_k_accuracy` is the mean of one batch. Of equal logits the one of
+    the first class counts as the higher one, as in ``argmax``. An image with a NaN logit is never a hit.
     """
     _check(logits, labels)
-    highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
-    return (highest == labels[:, None]).any(1) & ~logits.isnan().any(1)
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & before)).sum(1)
+    return (rank < k) & ~logits.isnan().any(1)
 
 
-def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
+def mixed_accuracy(logits: Tensor, mixed: MixedBatch) -> Tensor:
     """Return the mean label weight of the predicted class, in percent.
 
     It is the mean over images of the summed weights of those sources whose label is the class of the highest logit.
 
     Args:
         logits: Shape ``(B, N)``.
-        mixed: The mixed batch.
+        mixed: The mixed batch, or any object with its ``labels`` and ``weights``.
 
     Returns:
         Scalar; in [0, 100] where weights sum to one.
@@ -78,7 +66,7 @@ def mixed_accuracy(logits: Tensor, mixed: Labelled) -> Tensor:
     return 100 * (mixed.weights * on).sum(1).mean()
 
 
-def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
+def ranked_accuracy(logits: Tensor, mixed: MixedBatch, order: Literal["sample", "batch", "given"] = "sample") -> Tensor:
     """Return the mean weight of the labels that have the right rank, in percent.
 
     The label of the largest weight must be the highest class, that of the second largest exactly the second highest
@@ -87,7 +75,7 @@ def ranked_accuracy(logits: Tensor, mixed: Labelled, order: Literal["sample", "b
 
     Args:
         logits: Shape ``(B, N)``.
-        mixed: The mixed batch.
+        mixed: The mixed batch, or any object with its ``labels`` and ``weights``.
         order: ``"sample"`` ranks and weights the sources of every image by its own weights. ``"batch"`` uses the mean
             weights of the batch for all, as OpenMixup does; the same where all images share one ratio. ``"given"``
             takes the mean weights and the sources in their order, with the last one at any rank from its own down to

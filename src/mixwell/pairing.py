@@ -143,3 +143,43 @@ class Greedy(Pairing):
         maps = batch.saliency.flatten(1)
         distance = torch.cdist(maps, maps, compute_mode="donot_use_mm_for_euclid_dist")
         return longest_steps(distance.fill_diagonal_(-torch.inf))
+
+
+class LabelDistance(Pairing):
+    """A random partner for every image, more probable the closer its label, for regression (C-Mixup).
+
+    Row *j* is the partner of row *i* with a probability proportional to ``exp(-|y_i - y_j|^2 / (2 sigma^2))``. An image
+    is never its own partner, unless it is alone. Labels are numbers ``(B, D)``; class indices ``(B,)`` are
+    taken as numbers too, for ordered classes.
+
+    Args:
+        sigma: Bandwidth of the Gaussian kernel, positive, in units of the labels.
+
+    Raises:
+        ValueError: Sigma is not positive.
+
+    Note:
+        The publication draws from the whole data set, where an image is hardly ever its own partner. Here partners come
+        from the batch.
+
+    Source: Yao et al., *C-Mixup: Improving Generalization in Regression*, NeurIPS 2022 (arXiv:2210.05775).
+
+    Example:
+        >>> ages = torch.tensor([[20.0], [60.0], [21.0], [61.0]])
+        >>> LabelDistance(sigma=2.0)(Batch(torch.rand(4, 3, 8, 8), ages))
+        tensor([2, 3, 0, 1])
+    """
+
+    sigma: float = field(default=1.0, kw_only=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"sigma must be positive and finite, but got {self.sigma}.")
+
+    def __call__(self, batch: Batch) -> Tensor:
+        n = len(batch)
+        labels = batch.labels.float().reshape(n, -1)
+        score = (labels[:, None] - labels).square().sum(2) / (-2 * self.sigma**2)
+        if n > 1:
+            score = score.fill_diagonal_(-torch.inf)
+        return (score - (-batch.rand(n, n).log()).log()).argmax(1)  # by Gumbel's trick: no probabilities are needed

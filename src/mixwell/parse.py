@@ -10,20 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import mixwell.labels as labels
-import mixwell.losses as losses
-import mixwell.methods as methods
-import mixwell.mixers.adaptivemask as adaptivemask
-import mixwell.mixers.masks as masks
-import mixwell.mixers.mixblock as mixblock
-import mixwell.mixers.teacher as teacher
-import mixwell.pairing as pairing
-import mixwell.policies as policies
-import mixwell.policy as policy
-import mixwell.ratio as ratio
-import mixwell.saliency as saliency
-import mixwell.schedule as schedule
-import mixwell.targets as targets
+from mixwell import labels, losses, methods, pairing, policies, policy, ratio, saliency, schedule, targets
+from mixwell.mixers import adaptivemask, masks, mixblock, teacher
 
 KINDS: dict[str, type] = {
     "policy": policy.BatchPolicy,
@@ -112,7 +100,7 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
             tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
-    if not isinstance(tree, ast.Name | ast.Call):
+    if not isinstance(tree, ast.Name | ast.Call | ast.Attribute):
         raise ValueError(f"Expected something like CutMix(alpha=0.2), but got {_short(text)}.")
     try:
         return _build(tree, known() | (extra or {}), text)
@@ -121,12 +109,17 @@ def parse(text: str, extra: dict[str, type] | None = None) -> Any:
 
 
 def _build(node: ast.expr, makers: dict[str, Callable[..., Any]], text: str) -> Any:
+    named = node.func if isinstance(node, ast.Call) else node
+    if isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name):  # mw.CutMix
+        raise ValueError(f"Unknown name {_short(f'{named.value.id}.{named.attr}')}{nearest(named.attr[:80], makers)}")
     if isinstance(node, ast.Name):
-        return _call(_maker(node.id, makers), [], [])
+        node = ast.Call(node, [], [])
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        maker = _maker(node.func.id, makers)
+        name = node.func.id
+        if name not in makers:
+            raise ValueError(f"Unknown name {_short(name)}{nearest(name[:80], makers)}")
         positional = [_build(arg, makers, text) for arg in node.args]
-        return _call(maker, positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
+        return _call(makers[name], positional, [(k.arg or "**", _build(k.value, makers, text)) for k in node.keywords])
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_build(element, makers, text) for element in node.elts)
     if isinstance(node, ast.Dict):
@@ -151,12 +144,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
-def _maker(name: str, makers: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if name not in makers:
-        raise ValueError(f"Unknown name {_short(name)}{nearest(name[:80], makers)}")
-    return makers[name]
-
-
 def nearest(name: str, choices: Any) -> str:
     """Return ``; did you mean X?`` with the closest of some names, or the names where none is close.
 
@@ -179,7 +166,8 @@ def _call(make: Callable[..., Any], positional: list[Any], named: list[tuple[str
     by_name = [p.name for p in parameters if partial or p.kind is p.KEYWORD_ONLY]
     what, keywords = make.__name__, dict(named)
     if len(positional) > len(settings) - len(by_name):
-        example = f"{what}({by_name[0]}=...)" if by_name else f"{what}()"
+        value = repr(positional[0]) if len(positional) == 1 and by_name == settings else "..."
+        example = f"{what}({by_name[0]}={value})" if by_name else f"{what}()"
         raise ValueError(f"{what} takes its settings by name, as in {example}: {', '.join(settings) or 'none'}.")
     for name, _ in named:
         if name not in settings:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,11 +21,12 @@ from mixwell.plan import BlendPlan, Plan
 from mixwell.plan.choice import choose_per_sample
 from mixwell.ratio import Ratio, as_ratio
 from mixwell.saliency.base import Saliency, check_fit
+from mixwell.typecheck import Fraction, NonNegativeFloat
 from mixwell.value import Value, set_field
 
 Model = torch.nn.Module | Callable[[Tensor], Tensor]
 SaliencySource = Callable[[Any, Tensor, Tensor], Tensor]  # (model or None, images, labels) -> maps (B, h, w)
-SCOPES = ("batch", "sample", "pair")
+Scope = Literal["batch", "sample", "pair"]
 
 
 class BatchPolicy(Value, ABC):
@@ -134,7 +135,7 @@ class Policy(BatchPolicy):
 
     alpha: float | Ratio = 1.0
     pairing: Pairing = Permutation()
-    scope: str = "batch"
+    scope: Scope = "batch"
 
     uses_saliency: ClassVar[bool] = False
     weights_sum_to_one: ClassVar[bool] = True
@@ -232,21 +233,18 @@ class OneOf(BatchPolicy):
     """
 
     policies: tuple[BatchPolicy, ...] = field(default=(), kw_only=False)
-    weights: tuple[float, ...] | None = None
-    scope: str = "batch"
+    weights: tuple[NonNegativeFloat, ...] | None = None
+    scope: Scope = "batch"
     pairing: Pairing = Permutation()
 
     def __post_init__(self) -> None:
-        set_field(self, "policies", tuple(self.policies))
-        weights = (1.0,) * len(self.policies) if self.weights is None else tuple(self.weights)
-        if self.weights is not None:
-            set_field(self, "weights", weights)
-        if not self.policies or not all(isinstance(p, BatchPolicy) for p in self.policies):
-            raise ValueError(f"OneOf needs a list of policies, but got {list(self.policies)}.")
-        if len(weights) != len(self.policies) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        weights = (1.0,) * len(self.policies) if self.weights is None else self.weights
+        if not self.policies:
+            raise ValueError("OneOf needs a list of policies, but got [].")
+        if len(weights) != len(self.policies) or not 0 < sum(weights) < math.inf:
             raise ValueError(
-                f"OneOf needs one non-negative weight per policy, not all zero, but got {list(weights)} for "
-                f"{len(self.policies)} policies."
+                f"OneOf needs one weight per policy, not all zero, but got {list(weights)} for {len(self.policies)} "
+                "policies."
             )
         check_scope(self.scope, self.pairing)
         set_field(self, "_edges", tuple(edge / sum(weights) for edge in accumulate(weights))[:-1])
@@ -283,12 +281,10 @@ class Sometimes(BatchPolicy):
     """
 
     policy: BatchPolicy = field(default=NoMix(), kw_only=False)
-    p: float = 0.5
-    scope: str = "batch"
+    p: Fraction = 0.5
+    scope: Scope = "batch"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p must be a probability between 0 and 1, but got {self.p}.")
         check_scope(self.scope, getattr(self.policy, "pairing", Permutation()))
 
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
@@ -318,9 +314,5 @@ def _own(source: object) -> bool:
 
 def check_scope(scope: str, pairing: Pairing) -> None:
     """Raise unless the scope is known and fits the pairing."""
-    if not isinstance(pairing, Pairing):
-        raise TypeError(f"pairing must be an object such as Permutation(), but got {pairing!r}.")
-    if scope not in SCOPES:
-        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, but got {scope!r}.")
     if scope == "pair" and not pairing.involutive:
         raise ValueError(f'scope="pair" needs partners that choose each other: use pairing=Reverse(), not {pairing}.')

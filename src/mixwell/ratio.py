@@ -9,6 +9,7 @@ from dataclasses import field
 import torch
 from torch import Tensor
 
+from mixwell.typecheck import Fraction
 from mixwell.value import Value
 
 
@@ -97,12 +98,12 @@ class Uniform(Ratio):
         True
     """
 
-    low: float = field(default=0.0, kw_only=False)
-    high: float = field(default=1.0, kw_only=False)
+    low: Fraction = field(default=0.0, kw_only=False)
+    high: Fraction = field(default=1.0, kw_only=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"Uniform needs 0 <= low <= high <= 1, but got low={self.low} and high={self.high}.")
+        if self.low > self.high:
+            raise ValueError(f"Uniform needs low <= high, but got low={self.low} and high={self.high}.")
 
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         return torch.rand(n, device=device, generator=generator).mul_(self.high - self.low).add_(self.low)
@@ -122,11 +123,7 @@ class Constant(Ratio):
         tensor([0.2500, 0.2500])
     """
 
-    value: float = field(default=0.5, kw_only=False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.value <= 1:
-            raise ValueError(f"Constant needs a ratio in [0, 1], but got {self.value}.")
+    value: Fraction = field(default=0.5, kw_only=False)
 
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         return torch.full((n,), float(self.value), device=device)

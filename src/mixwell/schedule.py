@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
+from mixwell.typecheck import Within
 from mixwell.value import Value, set_field
 
 T = TypeVar("T")
@@ -157,16 +158,6 @@ def stage_at(stages: Mapping[float, T], progress: float) -> T:
     return [stage for start, stage in stages.items() if progress >= start][-1]
 
 
-def lowest_and_highest(value: float | Schedule) -> tuple[float, float]:
-    """Return the range of a number or schedule, for checks of settings.
-
-    Example:
-        >>> lowest_and_highest(0.1), lowest_and_highest(Linear(0.0, 2.0))
-        ((0.1, 0.1), (0.0, 2.0))
-    """
-    return value.range() if isinstance(value, Schedule) else (value, value)
-
-
 def check_range(name: str, value: float | Schedule, low: float = 0.0, high: float = math.inf) -> None:
     """Raise unless a number, or every number of a schedule, is finite and lies in [low, high].
 
@@ -175,10 +166,7 @@ def check_range(name: str, value: float | Schedule, low: float = 0.0, high: floa
         Traceback (most recent call last):
         ValueError: p must lie in [0, 1], but got Linear(end=2.0).
     """
-    least, most = lowest_and_highest(value)
-    if not (low <= least and most <= high and math.isfinite(least) and math.isfinite(most)):
-        wanted = f"be a finite number of at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
-        raise ValueError(f"{name} must {wanted}, but got {value}.")
+    Within(low, high).check(name, value)
 
 
 def at(value: Any, progress: float) -> Any:

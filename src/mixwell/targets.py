@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
+from mixwell.typecheck import BelowOne, PositiveFloat
 from mixwell.value import Value
 
 
@@ -48,11 +49,7 @@ class ThresholdTargets(Targets):
         tensor([[0., 1., 0.]])
     """
 
-    threshold: float = field(default=0.2, kw_only=False)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must lie in [0, 1), but got {self.threshold}.")
+    threshold: BelowOne = field(default=0.2, kw_only=False)
 
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
         return (mixed.targets(num_classes, smoothing) > self.threshold).float()
@@ -83,11 +80,8 @@ class PowerRescale(Rescale):
         tensor([0.5000, 1.0000])
     """
 
-    threshold: float = 1.0
+    threshold: PositiveFloat = 1.0
     exponent: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_positive("threshold", self.threshold)
 
     def __call__(self, weights: Tensor) -> Tensor:
         return torch.where(weights >= self.threshold, 1.0, (weights / self.threshold) ** abs(self.exponent))
@@ -110,11 +104,10 @@ class ExponentialRescale(Rescale):
         tensor([0., 1.])
     """
 
-    threshold: float = 1.0
+    threshold: PositiveFloat = 1.0
     base: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_positive("threshold", self.threshold)
         if abs(self.base) in (0.0, 1.0):
             raise ValueError(f"base must be neither 0 nor 1, but got {self.base}.")
 
@@ -151,12 +144,9 @@ class TwoHotTargets(Targets):
                 [1., 0., 1.]])
     """
 
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     rescale: Rescale | None = None
     clamp: bool = True
-
-    def __post_init__(self) -> None:
-        _check_positive("scale", self.scale)
 
     def __call__(self, mixed: MixedBatch, num_classes: int, smoothing: float = 0.0) -> Tensor:
         weights = torch.ones_like(mixed.weights) if self.rescale is None else self.rescale(mixed.weights)
@@ -172,8 +162,3 @@ def classy_vision_smoothing(smoothing: float) -> float:
         0.0909
     """
     return smoothing / (1 + smoothing)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, but got {value}.")

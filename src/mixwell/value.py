@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, dataclass_transform
 
-from mixwell.typecheck import hints_of, is_schedule, typechecked
+from mixwell.typecheck import checked, is_schedule
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Value:
     """Base of all settings: a subclass is a frozen, keyword-only dataclass.
 
-    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. A setting whose
-    type does not match its annotation is refused; further checks go into ``__post_init__``, so that a wrong setting
-    fails when the object is created and not in the first training step.
+    The repr shows only what differs from the default, and :func:`mixwell.parse` reads it back. A setting that does
+    not match its annotation is refused: its type, its range (``Annotated[float, Within(0, 1)]``, see
+    :class:`mixwell.typecheck.Within`) or its choices (``Literal``). A list becomes a tuple where the annotation says
+    tuple. Checks of several settings together go into ``__post_init__``.
 
     Example:
         >>> class Blur(Value):
@@ -37,7 +38,7 @@ class Value:
         if not own:
             fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # it is a dataclass now
             positional = tuple(f.name for f in fields if f.init and not f.kw_only)
-            cls.__init__ = _with_schedules(typechecked(cls.__init__, positional, lambda: hints_of(cls)), positional)
+            cls.__init__ = _checking(cls.__init__, positional)
 
     def at(self, progress: float) -> Self:
         """Return the same value with its schedules replaced by their numbers at a progress in [0, 1].
@@ -59,31 +60,31 @@ class Value:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def _with_schedules(init: Callable[..., None], positional: tuple[str, ...]) -> Callable[..., None]:
-    """Return an ``__init__`` that takes schedules in place of numbers.
+def _checking(init: Callable[..., None], positional: tuple[str, ...]) -> Callable[..., None]:
+    """Return an ``__init__`` that checks its arguments against the annotations and takes schedules for numbers.
 
     ``__post_init__`` receives numbers only: it is run with the smallest and the largest number of every schedule as a
     check, and last with the number at the start.
     """
 
     @functools.wraps(init)
-    def scheduled(self: Value, *args: Any, **kwargs: Any) -> None:
+    def checking(self: Value, *args: Any, **kwargs: Any) -> None:
         if len(args) > len(positional):
             raise TypeError(_by_name(self, len(positional), args[len(positional)]))
-        given = {**dict(zip(positional, args, strict=False)), **kwargs}
+        given = dict(zip(positional, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{type(self).__name__} got {', '.join(sorted(twice))} twice.")
+        given = checked(self, given | kwargs, type(self))
         schedules = {name: value for name, value in given.items() if is_schedule(value)}
-        if not schedules:
-            init(self, *args, **kwargs)
-        else:
-            for end in (0, 1):
-                type(self)(**{**given, **{name: schedule.range()[end] for name, schedule in schedules.items()}})
-            init(self, **{**given, **{name: schedule(0.0) for name, schedule in schedules.items()}})
-            for name, schedule in schedules.items():
-                set_field(self, name, schedule)
+        for end in (0, 1) if schedules else ():
+            type(self)(**{**given, **{name: schedule.range()[end] for name, schedule in schedules.items()}})
+        init(self, **{**given, **{name: schedule(0.0) for name, schedule in schedules.items()}})
+        for name, schedule in schedules.items():
+            set_field(self, name, schedule)
         if schedules or any(map(_changing, given.values())):
             set_field(self, "_changes", True)
 
-    return scheduled
+    return checking
 
 
 def _by_name(value: Value, count: int, extra: Any) -> str:

@@ -1,1 +1,4 @@
-"""Measures of a trained classifier beyond accuracy: calibration, selective prediction, robustness. Needs torch only."""
+"""Measures of a trained classifier beyond accuracy: calibration, selective prediction, robustness, localization.
+
+They need torch only, but localization also needs SciPy, and AutoAttack its own package.
+"""

@@ -6,6 +6,7 @@ mode first; its parameters get no gradients.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -96,7 +97,9 @@ def autoattack(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Run the standard AutoAttack with the package ``autoattack``; arguments and result as in :func:`fgsm`.
+    """Run the standard AutoAttack with the package ``pyautoattack``; arguments and result as in :func:`fgsm`.
+
+    With fewer than ten classes all others are targets. With fewer than four the targeted APGD is left out.
 
     Raises:
         ImportError: The package is not installed.
@@ -105,18 +108,21 @@ def autoattack(
     Attacks*, ICML 2020.
     """
     try:
-        from autoattack import AutoAttack  # pyright: ignore[reportMissingImports]
+        package = importlib.import_module("pyautoattack")
     except ImportError:
-        raise ImportError(
-            "AutoAttack needs the package autoattack: install it from github.com/fra31/auto-attack, or use PGD"
-        ) from None
+        message = "AutoAttack needs the package pyautoattack: pip install 'mixwell[attack]', or use PGD"
+        raise ImportError(message) from None
     space = normalization or IN_PIXELS
     pixels = pixels_of(images, normalization, "AutoAttack").detach()
-    attack = AutoAttack(
-        lambda inputs: model(space.normalize(inputs)),
-        norm="Linf", eps=eps, version="standard", seed=seed, verbose=False, device=pixels.device,
-    )  # fmt: skip
-    return space.normalize(attack.run_standard_evaluation(pixels, labels, bs=len(pixels)))
+    with torch.no_grad():
+        classes = model(images[:1]).shape[1]
+    attack = package.AutoAttack(
+        lambda inputs: model(space.normalize(inputs)), norm="Linf", eps=eps, seed=seed, device=pixels.device
+    )
+    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, classes - 1)
+    if classes < 4:  # the targeted loss compares four logits
+        attack.attacks_to_run = ["apgd-ce", "fab-t", "square"]
+    return space.normalize(attack.run_standard_evaluation(pixels, labels, batch_size=len(pixels))[0])
 
 
 def _gradient(model: Model, pixels: Tensor, labels: Tensor, space: Normalization) -> Tensor:

@@ -74,7 +74,7 @@ class AttentionHook:
             hook.close()
 
     def take(self, images: Tensor, by_patches: bool = False) -> Tensor:
-        """Return the attention to every patch in the last block, averaged over the heads.
+        """Return the attention to every patch in the last block, averaged over the heads; before :meth:`take_all`.
 
         It is the attention of the class token if the model classifies by it, else the average over all patches.
 
@@ -88,18 +88,18 @@ class AttentionHook:
         Raises:
             ValueError: The attention does not have the layout of tokens or of windows of tokens.
         """
-        matrix = _mean_over_heads(self.hooks[-1].take(), self.names[-1])
+        matrix = _mean_over_heads(self.hooks[-1].take(forget=len(self.hooks) == 1), self.names[-1])
         rows, size = len(images), (images.shape[2], images.shape[3])
         if len(matrix) != rows:
             return self._from_windows(matrix, rows, size)
         if matrix.shape[1] > 1:
-            patches = math.prod(grid_of(matrix.shape[2], size))
+            patches = math.prod(self._grid(matrix.shape[2], size))
             extra = matrix.shape[2] - patches if matrix.shape[1] == matrix.shape[2] else 0
             by_class = extra and not by_patches and getattr(self.network, "global_pool", "token") == "token"
             row = matrix[:, 0] if by_class else matrix[:, extra:].mean(1)
         else:  # a block of class attention, as in CaiT and XCiT
             row = matrix[:, 0]
-        height, width = grid_of(row.shape[1], size)
+        height, width = self._grid(row.shape[1], size)
         return row[:, row.shape[1] - height * width :].unflatten(1, (height, width))
 
     def take_all(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -121,7 +121,23 @@ class AttentionHook:
                 f"{type(self.network).__name__} does not attend between the same tokens in all blocks: a plain ViT is "
                 "needed, without windows, merging of tokens or class-attention blocks."
             )
+        self._grid(tokens, (images.shape[2], images.shape[3]))
         return matrices
+
+    def _grid(self, tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of the patches among the tokens, or raise if they do not fill the images."""
+        known = getattr(self.network, "num_prefix_tokens", None)
+        try:
+            grid = grid_of(tokens, size)
+        except ValueError:
+            grid = (0, 0)
+        if not math.prod(grid) or (known is not None and tokens not in (math.prod(grid), math.prod(grid) + known)):
+            raise ValueError(
+                f"The attention of {self.names[-1]!r} has {tokens} tokens, which do not form a grid of patches for "
+                f"images of {size[0]} x {size[1]}: use a network that drops or merges no patches, on images that its "
+                "patches fill."
+            )
+        return grid
 
     def _from_windows(self, matrix: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
         """Return the average attention within windows as maps: windows are numbered by rows, as in Swin."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixwell.features.attention import AttentionHook
 from mixwell.features.layers import last_map, pooled_layer
-from mixwell.features.passes import MapHook
+from mixwell.features.passes import MapHook, logits_of
 
 KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
 
@@ -20,6 +20,11 @@ class Observer:
     Args:
         model: The classifier.
         needs: ``LabelPolicy.needs``: any of ``clean_logits``, ``clean_features``, ``attention`` and ``attentions``.
+
+    Attributes:
+        on_clean: Context for the pass over the unmixed images.
+        on_mixed: Context for the pass over the mixed images.
+        needs_clean_pass: Whether the label policy reads a pass over the unmixed images.
 
     Raises:
         ValueError: A field is unknown, or the model has no feature map or no attention.
@@ -44,30 +49,44 @@ class Observer:
             self.map_hook = _last_map_hook(model)
         if needs & {"attention", "attentions"}:
             self.attention_hook = AttentionHook(model, every_block="attentions" in needs)
+        self.on_clean: AbstractContextManager[Any] = self.map_hook or nullcontext()
+        self.on_mixed: AbstractContextManager[Any] = self.attention_hook or nullcontext()
 
-    @property
-    def on_clean(self) -> AbstractContextManager[Any]:
-        """Context for the pass over the unmixed images."""
-        return self.map_hook or nullcontext()
+    def clean_fields(self, images: Tensor, rows: slice = slice(None)) -> dict[str, Any]:
+        """Return what was read in the pass over the unmixed images, without gradient.
 
-    @property
-    def on_mixed(self) -> AbstractContextManager[Any]:
-        """Context for the pass over the mixed images."""
-        return self.attention_hook or nullcontext()
+        Args:
+            images: The images of that pass.
+            rows: The unmixed images among them.
+        """
+        return {"clean_features": self.map_hook.taken(images)[rows].detach()} if self.map_hook else {}
 
-    def clean_fields(self, images: Tensor) -> dict[str, Tensor]:
-        """Return what was read in the pass over the unmixed images, without gradient."""
-        return {"clean_features": self.map_hook.taken(images).detach()} if self.map_hook else {}
+    def clean_pass(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """Run the model on the unmixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_clean:
+            logits = logits_of(model(images))
+        return {"clean_logits": logits, **self.clean_fields(images)}
 
-    def mixed_fields(self, images: Tensor) -> dict[str, Any]:
-        """Return what was read in the pass over the mixed images, without gradient."""
+    def mixed_pass(self, model: nn.Module, images: Tensor) -> dict[str, Any]:
+        """Run the model on the mixed images, and return its logits and what was read as fields of a ``View``."""
+        with self.on_mixed:
+            logits = logits_of(model(images))
+        return {"logits": logits, **self.mixed_fields(images)}
+
+    def mixed_fields(self, images: Tensor, rows: slice = slice(None)) -> dict[str, Any]:
+        """Return what was read in the pass over the mixed images, without gradient.
+
+        Args:
+            images: The images of that pass.
+            rows: The mixed images among them.
+        """
         if self.attention_hook is None:
             return {}
         fields: dict[str, Any] = {}
-        if "attentions" in self.needs:
-            fields["attentions"] = self.attention_hook.take_all(images)
         if "attention" in self.needs:
-            fields["attention"] = self.attention_hook.take(images)
+            fields["attention"] = self.attention_hook.take(images)[rows]
+        if "attentions" in self.needs:
+            fields["attentions"] = tuple(matrix[rows] for matrix in self.attention_hook.take_all(images))
         return fields
 
 

@@ -141,11 +141,12 @@ class FeatureHook:
         # __call__ is spelled out: until 2.7 torch.compile guards what is called by its identity, new at every step.
         return change.__call__(output)
 
-    def take(self, logits: Tensor | None = None) -> Tensor:
+    def take(self, logits: Tensor | None = None, *, forget: bool = True) -> Tensor:
         """Return the tensor that the hook kept in the last forward pass inside the block, and drop it.
 
         Args:
             logits: What the model returned, shape ``(B, N)``: compared once with the output of a guessed classifier.
+            forget: Drop the tensor; with False it can be taken once more.
 
         Raises:
             RuntimeError: No forward pass ran through the module.
@@ -159,7 +160,7 @@ class FeatureHook:
                     f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
                     'the layer that computes the logits, as in classifier="head.fc".'
                 )
-        captured, self._captured = self._captured, None
+        captured, self._captured = self._captured, None if forget else self._captured
         if captured is None:
             raise RuntimeError(self._unused())
         if not isinstance(captured, Tensor):
@@ -196,10 +197,11 @@ class FeatureHook:
             handle.remove()
 
     def _unused(self) -> str:
+        guess = 'name the layer that computes the logits, as in classifier="head.fc"' if self._guessed else ""
         return (
             f"No forward pass ran through {self.name!r} inside the hook's with block. Either the model does not use "
-            "that module, or it was compiled and called before the hook: create the method before torch.compile, and "
-            "run its first step before anything else calls the compiled model."
+            f"that module{guess and f': {guess}'}, or it was compiled and called before the hook: create the method "
+            "before torch.compile, and run its first step before anything else calls the compiled model."
         )
 
     def _described(self, found: Any) -> str:
@@ -279,8 +281,9 @@ def _computes(output: Any, logits: Tensor) -> bool:
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Keep running statistics unchanged in training mode: norms still normalize by the statistics of the batch.
 
-    Statistics are the buffers ``running_*`` and ``num_batches_tracked`` of any module in training mode. Modules in eval
-    mode are not touched. A backward pass may come after the block.
+    Statistics are the counters and floating-point buffers that a module in training mode saves with its weights: those
+    of norms of any kind, and the vectors of spectral normalization. Modules in eval mode are not touched. A backward
+    pass may come after the block.
 
     Example:
         >>> norm = nn.BatchNorm1d(2)
@@ -290,7 +293,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         ([0.0, 0.0], 0)
     """
     flagged: list[_BatchNorm] = []
-    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    swapped: list[tuple[Any, str, Tensor]] = []
     for module in model.modules():
         if not module.training or not module._buffers:
             continue
@@ -298,7 +301,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             if module.track_running_stats:
                 flagged.append(module)  # without the flag torch's batch norms do not update their buffers
         else:
-            swapped += [(module._buffers, n, b) for n, b in module._buffers.items() if b is not None and _running(n)]
+            swapped += [
+                (module._buffers, n, b)
+                for n, b in module._buffers.items()
+                if b is not None and _is_statistic(module, n, b)
+            ]
     try:
         for module in flagged:
             module.track_running_stats = False
@@ -315,8 +322,9 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 _TORCH_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
-def _running(name: str) -> bool:
-    return name.startswith("running_") or name == "num_batches_tracked"
+def _is_statistic(module: nn.Module, name: str, buffer: Tensor) -> bool:
+    saved = name not in module._non_persistent_buffers_set
+    return saved and (buffer.is_floating_point() or buffer.dim() == 0)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.saliency import ClassActivation
 from mixwell.saliency.base import Saliency
-from mixwell.schedule import check_range
+from mixwell.typecheck import Fraction, NonNegativeFloat
 
 
 class ActivationShare(LabelPolicy):
@@ -43,21 +43,24 @@ class ActivationShare(LabelPolicy):
         True
     """
 
-    power: float = 2.0
-    area: float = 0.0
+    power: NonNegativeFloat = 2.0
+    area: Fraction = 0.0
 
     needs = frozenset({"clean_features"})
 
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
-        check_range("power", self.power)
-
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        return visible_share(mixed, self._maps(view), self.area)
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the visible activation, shape ``(B, H, W)``."""
+        return visible_map(mixed, self._maps(view))
+
+    def _maps(self, view: View) -> Tensor:
         features: Tensor = view.get("clean_features", self)
         if features.dim() != 4:
             raise ValueError(f"{self} needs a feature map (B, C, h, w), but got {tuple(features.shape)}.")
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            return visible_share(mixed, features.float().norm(dim=1).pow(self.power), self.area)
+            return features.float().norm(dim=1).pow(self.power)
 
 
 class SaliencyShare(LabelPolicy):
@@ -88,16 +91,20 @@ class SaliencyShare(LabelPolicy):
     """
 
     saliency: Saliency = field(default=ClassActivation(), kw_only=False)
-    area: float = 0.0
+    area: Fraction = 0.0
     normalize: bool = True
 
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
-
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self))
-        with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
-            return visible_share(mixed, maps.detach().float().clamp_min(0), self.area, self.normalize)
+        return visible_share(mixed, self._maps(view), self.area, self.normalize)
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the visible saliency, shape ``(B, H, W)``."""
+        return visible_map(mixed, self._maps(view))
+
+    def _maps(self, view: View) -> Tensor:
+        known = {"normalization": view.normalization} if getattr(self.saliency, "uses_normalization", False) else {}
+        maps = self.saliency(view.model, view.get("images", self), view.get("labels", self), **known)
+        return maps.detach().float().clamp_min(0)
 
 
 def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize: bool = True) -> Tensor:
@@ -119,10 +126,28 @@ def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize:
         >>> visible_share(mixed, torch.rand(1, 2, 2))
         tensor([[1., 0.]])
     """
-    maps = F.interpolate(maps[:, None], mixed.plan.size, mode="bilinear", align_corners=False)
-    seen = mixed.plan.visible(maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12))
-    if normalize:
-        total = seen.sum(1, keepdim=True)
-        rows = mixed.weights.sum(1, keepdim=True)
-        seen = torch.where(total > 1e-9, seen / total.clamp_min(1e-12) * rows, mixed.weights)
-    return torch.lerp(seen, mixed.weights, area) if area else seen
+    with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
+        seen = plan_of(mixed, "The label policy").visible(_scaled(mixed, maps))
+        if normalize:
+            total = seen.sum(1, keepdim=True)
+            rows = mixed.weights.sum(1, keepdim=True)
+            seen = torch.where(total > 1e-9, seen / total.clamp_min(1e-12) * rows, mixed.weights)
+        return torch.lerp(seen, mixed.weights, area) if area else seen
+
+
+def visible_map(mixed: MixedBatch, maps: Tensor) -> Tensor:
+    """Return the maps of the unmixed images, each divided by its sum, mixed as the images, shape ``(B, H, W)``.
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> mixed = NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1]))
+        >>> round(float(visible_map(mixed, torch.rand(1, 2, 2)).sum()), 5)
+        1.0
+    """
+    return plan_of(mixed, "The label policy").apply(_scaled(mixed, maps))[:, 0]
+
+
+def _scaled(mixed: MixedBatch, maps: Tensor) -> Tensor:
+    """Return maps ``(B, 1, H, W)`` of the size of the images that sum to one each."""
+    maps = F.interpolate(maps[:, None], plan_of(mixed, "The label policy").size, mode="bilinear", align_corners=False)
+    return maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12)

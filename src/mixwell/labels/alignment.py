@@ -10,7 +10,7 @@ from torch import Tensor
 from mixwell.batch import MixedBatch
 from mixwell.features.mixing import grid_of
 from mixwell.labels.attention import patch_shares
-from mixwell.labels.base import LabelPolicy, View
+from mixwell.labels.base import LabelPolicy, View, plan_of
 
 
 class TokenLabelAlignment(LabelPolicy):
@@ -38,6 +38,7 @@ class TokenLabelAlignment(LabelPolicy):
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         attentions: tuple[Tensor, ...] = view.get("attentions", self)
         with torch.no_grad(), torch.autocast(mixed.weights.device.type, enabled=False):
+            plan_of(mixed, self)
             shares = self.token_shares(mixed, attentions[0].shape[2])
             prefix = shares.shape[1] - self.patches(shares.shape[1], mixed)
             for attention in attentions:
@@ -48,6 +49,14 @@ class TokenLabelAlignment(LabelPolicy):
                     )
                 shares = (shares + attention.float() @ shares) / 2
             return shares[:, 0] if prefix else shares.mean(1)
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch in the last block, shape ``(B, h, w)``."""
+        attention: Tensor = view.get("attentions", self)[-1]
+        height, width = grid_of(attention.shape[2], mixed.plan.size)
+        prefix = attention.shape[2] - height * width
+        row = attention[:, 0] if prefix else attention.mean(1)
+        return row[:, prefix:].unflatten(1, (height, width))
 
     def token_shares(self, mixed: MixedBatch, tokens: int) -> Tensor:
         """Return the shares of each token before the first block, shape ``(B, T, K)``."""

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View
-from mixwell.losses import check_smoothing
-from mixwell.schedule import check_range
+from mixwell.labels.base import LabelPolicy, View, plan_of
+from mixwell.typecheck import BelowOne, Fraction
 
 
 class AttentionShare(LabelPolicy):
@@ -37,17 +36,18 @@ class AttentionShare(LabelPolicy):
         True
     """
 
-    area: float = 0.5
+    area: Fraction = 0.5
     nearest: bool = False
 
     needs = frozenset({"attention"})
 
-    def __post_init__(self) -> None:
-        check_range("area", self.area, 0, 1)
-
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         attended = attended_share(mixed, view.get("attention", self), self.nearest)
         return torch.lerp(attended, mixed.weights, self.area)
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch, shape ``(B, h, w)``."""
+        return view.get("attention", self)
 
 
 class ProgressiveAttentionShare(LabelPolicy):
@@ -75,12 +75,9 @@ class ProgressiveAttentionShare(LabelPolicy):
         torch.Size([4, 2])
     """
 
-    smoothing: float = 0.1
+    smoothing: BelowOne = 0.1
 
     needs = frozenset({"attention"})
-
-    def __post_init__(self) -> None:
-        check_smoothing(self.smoothing)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         logits: Tensor = view.get("logits", self)
@@ -89,6 +86,10 @@ class ProgressiveAttentionShare(LabelPolicy):
             target = mixed.targets(logits.shape[1], self.smoothing)
             trust = F.cosine_similarity(target, logits.float().softmax(1), dim=1)
             return torch.lerp(mixed.weights, attended, trust[:, None])
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the attention to each patch, shape ``(B, h, w)``."""
+        return view.get("attention", self)
 
 
 def attended_share(mixed: MixedBatch, attention: Tensor, nearest: bool = False) -> Tensor:
@@ -128,5 +129,6 @@ def patch_shares(mixed: MixedBatch, grid: tuple[int, int], nearest: bool = False
         >>> patch_shares(mixed, (1, 1)).flatten()
         tensor([1., 0.])
     """
-    share = mixed.plan.share(mixed.plan.size).expand(len(mixed), -1, -1, -1)
+    plan = plan_of(mixed, "The label policy")
+    share = plan.share(plan.size).expand(len(mixed), -1, -1, -1)
     return F.interpolate(share, grid, mode="nearest") if nearest else F.adaptive_avg_pool2d(share, grid)

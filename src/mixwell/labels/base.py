@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
+from mixwell.normalization import Normalization
+from mixwell.plan import Plan
 from mixwell.value import Value
+
+Boxes = Tensor | Sequence[Tensor]  # (B, 4), (B, M, 4) or one (M, 4) per image, see ObjectShare
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class View:
         images: The unmixed images, shape ``(B, C, H, W)``.
         labels: Their labels, class indices ``(B,)`` or dense labels ``(B, N)``.
         model: The classifier.
-        objects: Objects in the unmixed images: masks ``(B, H, W)``, or boxes ``(B, 4)`` or ``(B, M, 4)``, see
-            :class:`ObjectShare`.
+        normalization: How the images were normalized; None means that they are in [0, 1].
+        masks: Objects in the unmixed images, shape ``(B, H, W)``, see :class:`ObjectShare`.
+        boxes: Their bounding boxes instead.
     """
 
     logits: Tensor | None = None
@@ -41,7 +47,9 @@ class View:
     images: Tensor | None = None
     labels: Tensor | None = None
     model: nn.Module | None = None
-    objects: Tensor | None = None
+    normalization: Normalization | None = None
+    masks: Tensor | None = None
+    boxes: Boxes | None = None
 
     def get(self, name: str, user: LabelPolicy) -> Any:
         """Return a field, or raise if it was not filled in."""
@@ -57,14 +65,19 @@ class LabelPolicy(Value, ABC):
     """Computes the weights of a mixed batch's labels.
 
     ``needs`` names the fields of :class:`View` that cost something and that the policy reads: ``clean_logits``,
-    ``clean_features``, ``attention`` or ``attentions``.
+    ``clean_features``, ``attention`` or ``attentions``. ``two_sources`` is True where it needs images of two sources.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    two_sources: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         """Return weights ``(B, K)``, float32, without gradient."""
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor | None:
+        """Return what the weights sum up over each mixed image, as maps ``(B, h, w)``; None if there is no map."""
+        return None
 
 
 class RatioShare(LabelPolicy):
@@ -83,7 +96,7 @@ class RatioShare(LabelPolicy):
     """
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        return mixed.plan.ratios
+        return plan_of(mixed, self).ratios
 
 
 class PixelShare(LabelPolicy):
@@ -98,3 +111,14 @@ class PixelShare(LabelPolicy):
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         return mixed.weights
+
+
+def plan_of(mixed: MixedBatch, user: LabelPolicy | str) -> Plan:
+    """Return the plan of a mixed batch, or raise where a policy of a user's own has given none."""
+    plan: Any = mixed.plan
+    if plan is None:
+        raise ValueError(
+            f"{user} reads which pixels come from which source, but the mixed batch has no plan: pass one to "
+            "MixedBatch, or use label=PixelShare()."
+        )
+    return plan

@@ -8,7 +8,7 @@ from torch import Tensor
 from mixwell.batch import MixedBatch
 from mixwell.labels.base import LabelPolicy, View
 from mixwell.ratio import Beta
-from mixwell.schedule import check_range, lowest_and_highest
+from mixwell.typecheck import Fraction, PositiveFloat
 
 
 class LUMixShare(LabelPolicy):
@@ -39,16 +39,15 @@ class LUMixShare(LabelPolicy):
         True
     """
 
-    random: float = 0.1
-    predicted: float = 0.1
-    alpha: float = 1.0
+    random: Fraction = 0.1
+    predicted: Fraction = 0.1
+    alpha: PositiveFloat = 1.0
+
+    two_sources = True
 
     def __post_init__(self) -> None:
-        check_range("random", self.random, 0, 1)
-        check_range("predicted", self.predicted, 0, 1)
-        if sum(lowest_and_highest(weight)[1] for weight in (self.random, self.predicted)) > 1:
+        if self.random + self.predicted > 1:
             raise ValueError(f"random and predicted must sum to at most 1, but got {self.random} and {self.predicted}.")
-        Beta(self.alpha)
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         if mixed.weights.shape[1] != 2:

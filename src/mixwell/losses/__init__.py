@@ -1,18 +1,12 @@
 """Losses of mixed batches, as objects with settings and as functions."""
 
-from mixwell.losses.binary import BinaryCrossEntropy, binary_cross_entropy, target_weights
-from mixwell.losses.decoupled import DecoupledCrossEntropy
-from mixwell.losses.softmax import CrossEntropy, FocalLoss, Loss, check_logits, check_smoothing, cross_entropy
-
-__all__ = [
-    "BinaryCrossEntropy",
-    "CrossEntropy",
-    "DecoupledCrossEntropy",
-    "FocalLoss",
-    "Loss",
-    "binary_cross_entropy",
-    "check_logits",
-    "check_smoothing",
-    "cross_entropy",
-    "target_weights",
-]
+from mixwell.losses.binary import BinaryCrossEntropy as BinaryCrossEntropy
+from mixwell.losses.binary import binary_cross_entropy as binary_cross_entropy
+from mixwell.losses.binary import target_weights as target_weights
+from mixwell.losses.decoupled import DecoupledCrossEntropy as DecoupledCrossEntropy
+from mixwell.losses.softmax import CrossEntropy as CrossEntropy
+from mixwell.losses.softmax import FocalLoss as FocalLoss
+from mixwell.losses.softmax import Loss as Loss
+from mixwell.losses.softmax import check_logits as check_logits
+from mixwell.losses.softmax import check_smoothing as check_smoothing
+from mixwell.losses.softmax import cross_entropy as cross_entropy

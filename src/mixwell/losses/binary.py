@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.losses.softmax import Loss, check_logits, check_smoothing, reduced
-from mixwell.schedule import check_range
 from mixwell.targets import SoftTargets, Targets
+from mixwell.typecheck import BelowOne, NonNegativeFloat
 
 
 class BinaryCrossEntropy(Loss):
@@ -31,16 +33,10 @@ class BinaryCrossEntropy(Loss):
         tensor(0.6931)
     """
 
-    smoothing: float = 0.0
+    smoothing: BelowOne = 0.0
     targets: Targets = SoftTargets()
-    classes: str = "mean"
-    negative_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_smoothing(self.smoothing)
-        check_range("negative_weight", self.negative_weight)
-        if self.classes not in ("mean", "sum"):
-            raise ValueError(f"classes must be mean or sum, but got {self.classes!r}.")
+    classes: Literal["mean", "sum"] = "mean"
+    negative_weight: NonNegativeFloat = 1.0
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
         return binary_cross_entropy(

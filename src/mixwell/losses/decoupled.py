@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.losses.softmax import Loss, check_logits, check_smoothing, cross_entropy
-from mixwell.schedule import check_range
+from mixwell.losses.softmax import Loss, check_logits, cross_entropy
 from mixwell.targets import PowerRescale, Rescale
-
-KEPT = ("both", "less", "more")
+from mixwell.typecheck import BelowOne, Fraction, NonNegativeFloat
 
 
 class DecoupledCrossEntropy(Loss):
@@ -49,18 +48,11 @@ class DecoupledCrossEntropy(Loss):
         True
     """
 
-    eta: float = 0.1
-    keep: str = "both"
-    threshold: float = 0.5
+    eta: NonNegativeFloat = 0.1
+    keep: Literal["both", "less", "more"] = "both"
+    threshold: Fraction = 0.5
     rescale: Rescale | None = PowerRescale()
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_range("eta", self.eta)
-        check_range("threshold", self.threshold, 0, 1)
-        check_smoothing(self.smoothing)
-        if self.keep not in KEPT:
-            raise ValueError(f"keep must be one of {', '.join(KEPT)}, but got {self.keep!r}.")
+    smoothing: BelowOne = 0.0
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
         check_logits(logits, mixed)

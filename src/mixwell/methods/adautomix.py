@@ -11,17 +11,16 @@ from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
-from mixwell.labels import LabelPolicy, RatioShare, SemanticShare
+from mixwell.features.observer import Observer
+from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
 from mixwell.methods.method import (
     LossFunction,
     Method,
-    check_label,
     check_pairs,
     like_model,
     mix,
-    relabelled,
     unmixed,
 )
 from mixwell.mixers.adaptivemask import SourceAttention
@@ -65,7 +64,7 @@ class AdAutoMix(Method):
         head: See :class:`AutoMix`.
         classifier: See :class:`AutoMix`.
         clean_weight: See :class:`AutoMix`.
-        label: How label weights are computed; ``SemanticShare`` compares two sources and needs ``sources=2``.
+        label: How label weights are computed; ``SemanticShare`` and ``LUMixShare`` need ``sources=2``.
         loss: The loss of classifier and teacher, ``(logits, mixed) -> scalar``.
         normalization: How the images were normalized; ``None`` means that they are in [0, 1].
 
@@ -126,32 +125,32 @@ class AdAutoMix(Method):
         super().__init__(model, normalization)
         policy = MixUp() if policy is None else policy
         check_pairs(policy)
+        self.set_parts(policy, label, loss)
         if sources < 2 or interval < 0 or cosine_sign not in (-1, 1):
             raise ValueError(
                 f"sources must be at least 2, interval not negative and cosine_sign -1 or 1, but got {sources}, "
                 f"{interval} and {cosine_sign}."
             )
-        if sources > 2 and isinstance(label, SemanticShare):
-            raise ValueError(
-                f"SemanticShare compares two sources: use sources=2 instead of {sources}, or another label."
-            )
+        if sources > 2 and label.two_sources:
+            raise ValueError(f"{label} needs two sources: use sources=2 instead of {sources}, or another label.")
         check_range("margin", margin, 0, 0.5)
         for name, value in (("beta", beta), ("plain", plain), ("block_p", block_p)):
             check_range(name, value, 0, 1)
         check_clean(clean_weight, head)
-        check_label(label, self)
         self.block_group = check_block_group(block_group)
-        self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
-        self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p)
+        self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p, clean_weight=clean_weight)
         self.sources, self.random_sources, self.cosine_sign = sources, random_sources, cosine_sign
         self.interval, self.steps = interval, 0
         self.heads = Heads(model, head, classifier, num_classes)
         self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
+        self.teacher_observer = Observer(self.teacher.model, label.needs)
         channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
         self.block = like_model(block.build(channels), model)
         self._take_sides()
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         count = self._count(len(images))
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)
@@ -159,15 +158,21 @@ class AdAutoMix(Method):
         pairs, lam = self._draw(batch, count)
         if count > 2:  # as published, one set of ratios for block and classifier
             pairs, lam = pairs.with_lam(block_lam[:, 0]), block_lam
-        features, teacher_clean = self.teacher.features_and_logits(images)
-        terms, given = {}, {"images": images, "labels": labels, "model": self.model}
+        terms: dict[str, Tensor] = {}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields["normalization"] = self.normalization
+        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
+        with self.teacher_observer.on_clean:
+            features, teacher_clean = self.teacher.features_and_logits(images)
+        teacher_fields["clean_logits"] = teacher_clean
 
         # The block is trained through the teacher, whose own parameters are frozen.
         shares = self.block.shares(features, block_pairs.partner, block_lam, batch.size)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(SharePlan(block_pairs, shares, block_lam), images, labels)
-            logits = self.teacher(mixed.images)
-            teacher_loss = self.loss(logits, relabelled(mixed, self.label, logits, teacher_clean, **given))
+            with self.teacher_observer.on_mixed:
+                logits = self.teacher(mixed.images)
+            teacher_loss = self.loss(logits, self.weighted(mixed, logits, teacher_fields, self.teacher_observer))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
             terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
             if self.against:
@@ -181,10 +186,13 @@ class AdAutoMix(Method):
             fixed = even_near_pure(fixed, lam, self.margin)
             mixed = mix(SharePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
-        if self.clean_weight or self.label.needs:
-            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
-        logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
+        if self.clean_weight or self.observer.needs_clean_pass:
+            with self.on_clean:
+                clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+            student_fields["clean_logits"] = clean_logits.detach()
+        with self.on_mixed:
+            logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = self.weighted(mixed, logits, student_fields)
         terms["mixed_loss"] = self.loss(logits, mixed)
         plain = self.plain if count > 2 else 0.0
         if plain:

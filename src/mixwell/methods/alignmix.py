@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import MixedBatch
+from mixwell.batch import MixedBatch, Pairs
 from mixwell.features.layers import last_map
 from mixwell.features.maps import channels_come_last
 from mixwell.features.passes import FeatureHook, attached, logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
-from mixwell.plan import Plan
+from mixwell.plan import BlendPlan, Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule, check_range
@@ -32,7 +32,8 @@ class AlignMix(Method):
     Args:
         model: The classifier.
         policy: Draws partners and ratio, and mixes the images where features are not aligned; None takes
-            ``MixUp(alpha=2.0)``. Aligned features are blended by its label weights.
+            ``MixUp(alpha=2.0)``. Aligned features are blended by its label weights, which the label policy then takes
+            as shares and ratios, wherever the policy would place the pixels.
         num_classes: Ignored; accepted so that all methods share a signature.
         layer: Name of the module whose output is aligned, a map ``(B, C, h, w)`` or tokens ``(B, N, C)``; None takes
             the last feature map, see :func:`mixwell.features.layers.last_map`.
@@ -88,6 +89,11 @@ class AlignMix(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
+        if label.needs & {"attention", "attentions"}:
+            raise ValueError(
+                f"{label} reads the attention to the pixels of mixed images, but AlignMix mixes features behind the "
+                "attention: use another label policy."
+            )
         check_range("p", p, 0, 1)
         if scope not in ("batch", "sample"):
             raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
@@ -97,15 +103,18 @@ class AlignMix(Method):
         self.set_current(p=p)
         self.eps, self.iterations, self.tolerance, self.exact = eps, iterations, tolerance, exact
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):
-            fields = self.seen(images, labels)
+            fields = self.seen(images, labels, masks, boxes)
             if float(torch.rand(())) < self.p:
                 coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
                 with self.hook.changed(self.alignment(plan, coins < 0.5)), self.on_mixed:
                     logits = logits_of(self.model(images))
+                plan = BlendPlan(Pairs(plan.partners[0], plan.weights[:, 0], plan.size))
             else:
                 images = plan.apply(images)
                 with self.on_mixed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch, check_images
 from mixwell.features.passes import logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, check_label
+from mixwell.methods.method import LossFunction, Method, relabelled
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat, PositiveFloat, PositiveInt, Within
 from mixwell.value import Value, set_field
 
 Augmentation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images in [0, 1], level in tenths of the largest, sign
@@ -78,17 +79,13 @@ class AugMixViews(Value):
         torch.Size([4, 3, 16, 16])
     """
 
-    severity: float = 3.0
-    width: int = 3
-    depth: int | None = None
-    alpha: float = 1.0
+    severity: Annotated[float, Within(0.1, 10)] = 3.0
+    width: PositiveInt = 3
+    depth: PositiveInt | None = None
+    alpha: PositiveFloat = 1.0
     all_ops: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.1 <= self.severity <= 10:
-            raise ValueError(f"severity must lie between 0.1 and 10, but got {self.severity}.")
-        if self.width < 1 or (self.depth is not None and self.depth < 1):
-            raise ValueError(f"width and depth must be at least 1, but got {self.width} and {self.depth}.")
         set_field(self, "_share", Beta(self.alpha))
 
     def __call__(
@@ -221,26 +218,30 @@ class AugMix(Method):
         *,
         num_classes: int | None = None,
         views: AugMixViews = AugMixViews(),
-        weight: float | Schedule = 12.0,
+        weight: NonNegativeFloat | Schedule = 12.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_label(label, self, "clean_features")
         self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
-        check_range("weight", weight)
         self.set_current(views=views, weight=weight)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         views = [self.views(images, normalization=self.normalization) for _ in range(2)]
-        mixed_images = [plan.apply(one) for one in (images, *views)]
-        logits = logits_of(self.model(torch.cat(mixed_images))).chunk(3)
-        mixed = MixedBatch(mixed_images[0], plan.source_labels(labels), plan.weights, plan)
-        mixed = self.weighted(mixed, logits[0], fields)
+        three = torch.cat([plan.apply(one) for one in (images, *views)])
+        with self.on_mixed:
+            logits = logits_of(self.model(three)).chunk(3)
+        rows = slice(len(images))
+        mixed = MixedBatch(three[rows], plan.source_labels(labels), plan.weights, plan)
+        if self.label.needs:
+            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(three, rows)
+        mixed = relabelled(mixed, self.label, logits[0], fields)
         divergence = jensen_shannon(torch.stack(logits))
         total = self.loss(logits[0], mixed) + self.weight * divergence
         return self.step_output(total, logits[0], mixed, divergence=divergence)

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from mixwell.batch import Batch
 from mixwell.features.layers import channels_of
-from mixwell.labels import LabelPolicy, RatioShare
+from mixwell.features.observer import Observer
+from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
 from mixwell.methods.method import (
     LossFunction,
     Method,
-    check_label,
     check_pairs,
     like_model,
     mix,
-    relabelled,
     unmixed,
 )
 from mixwell.mixers.heads import Heads, check_clean
@@ -132,29 +131,36 @@ class AutoMix(Method):
         super().__init__(model, normalization)
         policy = MixUp(alpha=2.0) if policy is None else policy
         check_pairs(policy)
+        self.set_parts(policy, label, loss)
         check_range("mask_weight", mask_weight)
         for name, value, high in (("mask_adjust", mask_adjust, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
             check_range(name, value, 0, high)
         check_clean(clean_weight, head)
-        check_label(label, self)
         self.block_group = check_block_group(block_group)
-        self.set_current(policy=policy, label=label, loss=loss, block_loss=loss if block_loss is None else block_loss)
+        self.set_current(block_loss=loss if block_loss is None else block_loss)
         self.set_current(mask_loss=self.default_mask_loss if mask_loss is None else mask_loss, mask_weight=mask_weight)
         self.set_current(mask_adjust=mask_adjust, margin=margin, block_p=block_p, clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
         self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
+        self.teacher_observer = Observer(self.teacher.model, label.needs)
         channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
         self.block = like_model((self.default_block if block is None else block).build(channels), model)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)
         block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)
-        if self.label.needs:
-            features, teacher_clean = self.teacher.features_and_logits(images)
+        terms: dict[str, Tensor] = {}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields["normalization"] = self.normalization
+        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
+        if self.observer.needs_clean_pass:
+            with self.teacher_observer.on_clean:
+                features, teacher_fields["clean_logits"] = self.teacher.features_and_logits(images)
         else:
-            features, teacher_clean = self.teacher.features(images), None
-        terms, given = {}, {"images": images, "labels": labels, "model": self.model}
+            features = self.teacher.features(images)
 
         # The block is trained through the teacher, whose own parameters are frozen.
         partners = features.index_select(0, block_pairs.partner)
@@ -162,8 +168,10 @@ class AutoMix(Method):
         terms["mask_loss"] = self.mask_loss(share, block_pairs.lam)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(MaskPlan(block_pairs, share), images, labels)
-            logits = self.teacher(mixed.images)
-            terms["block_loss"] = self.block_loss(logits, relabelled(mixed, self.label, logits, teacher_clean, **given))
+            with self.teacher_observer.on_mixed:
+                logits = self.teacher(mixed.images)
+            mixed = self.weighted(mixed, logits, teacher_fields, self.teacher_observer)
+            terms["block_loss"] = self.block_loss(logits, mixed)
 
         # The classifier is trained on masks without a graph, and on the unmixed images.
         with torch.no_grad():
@@ -174,10 +182,13 @@ class AutoMix(Method):
             fixed = even_near_pure(fixed, student_pairs.lam[:, None], self.margin)
             mixed = mix(MaskPlan(student_pairs, fixed), images, labels)
         clean_logits = None
-        if self.clean_weight or self.label.needs:
-            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
-        logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
+        if self.clean_weight or self.observer.needs_clean_pass:
+            with self.on_clean:
+                clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+            student_fields["clean_logits"] = clean_logits.detach()
+        with self.on_mixed:
+            logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = self.weighted(mixed, logits, student_fields)
         terms["mixed_loss"] = self.loss(logits, mixed)
         if self.clean_weight and clean_logits is not None:
             terms["clean_loss"] = self.loss(clean_logits, unmixed(images, labels))

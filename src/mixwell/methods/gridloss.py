@@ -10,13 +10,14 @@ from mixwell.batch import MixedBatch
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import channels_of, last_map, unwrapped
 from mixwell.features.passes import MapHook, logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat, PositiveInt
 
 
 class GridLoss(Method):
@@ -66,8 +67,8 @@ class GridLoss(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int,
-        cells: int = 4,
-        weight: float | Schedule = 0.15,
+        cells: PositiveInt = 4,
+        weight: NonNegativeFloat | Schedule = 0.15,
         layer: str | None = None,
         channels: int | None = None,
         label: LabelPolicy = PixelShare(),
@@ -76,19 +77,18 @@ class GridLoss(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(GridMix() if policy is None else policy, label, loss)
-        check_range("weight", weight)
-        if cells < 1:
-            raise ValueError(f"cells must be at least 1, but got {cells}.")
         self.cells = cells
         self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         width = channels_of_map(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         with self.hook, self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         cell_loss = self.loss(*self._cells(self.hook.taken(mixed.images), mixed))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
-from mixwell.features.layers import stages_of
+from mixwell.features.layers import stages_of, unwrapped
 from mixwell.features.mixing import mix_features
 from mixwell.features.passes import FeatureHook, attached, logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
@@ -76,13 +76,16 @@ class HiddenMix(Method):
         self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
         self.layers = _default_layers(model) if layers is None else _checked(layers)
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
+        self._check_attention(label)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(*self.hooks.values()):
-            fields = self.seen(images, labels)
+            fields = self.seen(images, labels, masks, boxes)
             if layer in INPUT:
                 images = plan.apply(images)
                 with self.on_mixed:
@@ -93,6 +96,18 @@ class HiddenMix(Method):
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)
+
+    def _check_attention(self, label: LabelPolicy) -> None:
+        """Raise if a label policy reads attention of blocks that come before a layer where features are mixed."""
+        if self.observer.attention_hook is None:
+            return
+        read, order = self.observer.attention_hook.names[0], [name for name, _ in unwrapped(self.model).named_modules()]
+        for name in self.hooks:
+            if read.startswith(f"{name}.") or order.index(name) > order.index(read):
+                raise ValueError(
+                    f"{label} reads the attention of {read!r} to mixed images, but HiddenMix mixes the output of "
+                    f"{name!r}, behind it: name earlier layers, as in layers=('input',), or use another label policy."
+                )
 
 
 class FeatureMix:

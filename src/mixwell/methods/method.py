@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from mixwell.batch import MixedBatch, Pairs, hits
 from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
-from mixwell.labels import LabelPolicy, View
+from mixwell.labels import Boxes, LabelPolicy, View
 from mixwell.losses import check_logits
 from mixwell.methods.groups import split_decay
 from mixwell.mixers.predictor import MaskPredictor
@@ -24,7 +24,7 @@ from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import at
-from mixwell.typecheck import hints_of, typechecked
+from mixwell.typecheck import checked
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
@@ -77,7 +77,7 @@ class Method(nn.Module, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):  # settings are checked against their annotations; a policy may be any callable
-            cls.__init__ = typechecked(cls.__init__, (), partial(_settings_of, cls.__init__))
+            cls.__init__ = _checking(cls.__init__)
 
     def __init__(self, model: nn.Module, normalization: Normalization | None = None) -> None:
         super().__init__()
@@ -96,12 +96,16 @@ class Method(nn.Module, ABC):
             setattr(self, name, at(value, self.progress))
 
     @abstractmethod
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss of one training step.
 
         Args:
             images: Shape ``(B, C, H, W)``, floating point.
             labels: Class indices ``(B,)``, int64, or dense labels ``(B, N)``.
+            masks: Objects in the images, for :class:`mixwell.ObjectShare`; other label policies do not read them.
+            boxes: Their bounding boxes instead, see :class:`mixwell.ObjectShare`.
 
         Returns:
             ``{"loss": scalar, "output": logits (B, N), "accuracy": scalar, ...}``. Everything but the loss and the
@@ -140,31 +144,34 @@ class Method(nn.Module, ABC):
         self.observer = Observer(self.model, label.needs)
         self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
 
-    def seen(self, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes | None) -> dict[str, Any]:
         """Return what a label policy may read besides the mixed images; see :class:`mixwell.labels.View`.
 
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
         and without an update of batch-norm statistics.
         """
-        fields = {"images": images, "labels": labels, "model": self.model}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields |= self.policy_arguments
         if self.observer.needs_clean_pass:
             with clean_pass(self.model), self.on_clean:
                 fields["clean_logits"] = logits_of(self.model(images))
-            fields |= self.observer.clean_fields(images)
         return fields
 
-    def weighted(self, mixed: MixedBatch, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:
+    def weighted(
+        self, mixed: MixedBatch, logits: Tensor, fields: dict[str, Any], observer: Observer | None = None
+    ) -> MixedBatch:
         """Return a mixed batch with the label weights of the label policy.
 
         Args:
             mixed: The mixed batch.
-            logits: Logits of the mixed images, from a pass inside ``self.on_mixed``.
-            fields: What :meth:`seen` returned.
+            logits: Logits of the mixed images, from a pass inside ``on_mixed`` of the observer.
+            fields: What :meth:`seen` returns, from a pass over the unmixed images inside ``on_clean`` if one is needed.
+            observer: What watched both passes; None is that of the classifier.
         """
         if self.label.needs:
-            check_logits(logits, mixed)
-            fields = {**fields, **self.observer.mixed_fields(mixed.images)}
-        return mixed.with_weights(self.label(mixed, View(logits.detach(), **fields)))
+            observer = self.observer if observer is None else observer
+            fields = fields | observer.clean_fields(fields["images"]) | observer.mixed_fields(mixed.images)
+        return relabelled(mixed, self.label, logits, fields)
 
     def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
         """Return what a training step returns: loss, output, training accuracy, and scalars to log without gradient.
@@ -268,9 +275,13 @@ class Method(nn.Module, ABC):
         self.set_current(**self._schedules)
 
 
-@cache
-def _settings_of(init: Callable[..., None]) -> dict[str, Any]:
-    return {name: kind for name, kind in hints_of(init).items() if name not in ("model", "policy")}
+def _checking(init: Callable[..., None]) -> Callable[..., None]:
+    @wraps(init)
+    def checking(self: Method, *args: Any, **kwargs: Any) -> None:
+        settings = {name: value for name, value in kwargs.items() if name not in ("model", "policy")}
+        init(self, *args, **{**kwargs, **checked(self, settings, init)})
+
+    return checking
 
 
 def check_policy(policy: object, *, draws: bool = False) -> None:
@@ -295,20 +306,11 @@ def check_pairs(policy: object) -> None:
         raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
 
 
-def check_label(label: LabelPolicy, method: object, *known: str) -> None:
-    """Raise unless a method computes everything that a label policy needs."""
-    missing = sorted(label.needs - {"clean_logits", *known})
-    if missing:
-        raise ValueError(f"{label} needs {', '.join(missing)}, which {type(method).__name__} does not compute.")
-
-
-def relabelled(
-    mixed: MixedBatch, label: LabelPolicy, logits: Tensor, clean_logits: Tensor | None = None, **fields: Any
-) -> MixedBatch:
-    """Return a mixed batch with the label weights of a label policy, for methods that run all passes themselves."""
+def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:
+    """Return a mixed batch with the weights of a label policy that reads the logits and further fields of a view."""
     if label.needs:
         check_logits(logits, mixed)
-    return mixed.with_weights(label(mixed, View(logits.detach(), clean_logits, **fields)))
+    return mixed.with_weights(label(mixed, View(logits.detach(), **fields)))
 
 
 def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:

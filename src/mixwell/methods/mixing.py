@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mixwell.features.passes import logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
 from mixwell.normalization import Normalization
@@ -48,10 +48,12 @@ class Mixing(Method):
         super().__init__(model, normalization)
         self.set_parts(NoMix() if policy is None else policy, label, loss)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         with self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         mixed = self.weighted(mixed, logits, fields)

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.passes import logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, unmixed
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.saliency import InputGradient
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction, NonNegativeFloat
 
 
 class PerturbedMixing(Method):
@@ -74,21 +75,20 @@ class PerturbedMixing(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        p: float | Schedule = 0.1,
-        epsilon: float | Schedule = 10.0,
-        clean_lam: float | Schedule = 0.0,
+        p: Fraction | Schedule = 0.1,
+        epsilon: NonNegativeFloat | Schedule = 10.0,
+        clean_lam: NonNegativeFloat | Schedule = 0.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(NoMix() if policy is None else policy, label, loss)
-        check_range("p", p, 0, 1)
-        check_range("epsilon", epsilon)
-        check_range("clean_lam", clean_lam)
         self.set_current(p=p, epsilon=epsilon, clean_lam=clean_lam)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
         clean_lam, size = self.clean_lam, self.epsilon / 255
         with torch.no_grad():
@@ -104,7 +104,7 @@ class PerturbedMixing(Method):
 
         saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(self.policy) else {}
         mixed = self.policy(noisy, labels, **saliency, **self.policy_arguments)
-        fields = self.seen(images, labels)
+        fields = self.seen(images, labels, masks, boxes)
         with self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         mixed = self.weighted(mixed, logits, fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,14 +13,15 @@ from mixwell.features.attention import AttentionHook
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import last_map
 from mixwell.features.passes import MapHook, logits_of
-from mixwell.labels import LabelPolicy, PixelShare
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.gridloss import channels_of_map
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies import SMMix
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class RegionLoss(Method):
@@ -66,8 +69,8 @@ class RegionLoss(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int,
-        region_weight: float | Schedule = 1.0,
-        consistency_weight: float | Schedule = 1.0,
+        region_weight: NonNegativeFloat | Schedule = 1.0,
+        consistency_weight: NonNegativeFloat | Schedule = 1.0,
         layer: str | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
@@ -75,8 +78,6 @@ class RegionLoss(Method):
     ) -> None:
         super().__init__(model, normalization)
         self.set_parts(SMMix() if policy is None else policy, label, loss)
-        check_range("region_weight", region_weight)
-        check_range("consistency_weight", consistency_weight)
         self.set_current(region_weight=region_weight, consistency_weight=consistency_weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         self.head = like_model(nn.Linear(channels_of_map(model, self.hook), num_classes), model)
@@ -85,13 +86,16 @@ class RegionLoss(Method):
         except ValueError:
             self.attention = None
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the regions and the consistency."""
         clean_logits, saliency = self._look(images)
+        fields = {"images": images, "labels": labels, "clean_logits": clean_logits, **self.policy_arguments}
         mixed = self.policy(images, labels, saliency=saliency, **self.policy_arguments)
         if mixed.weights.shape[1] != 2:
             raise ValueError(f"RegionLoss needs a policy with two sources, but got {mixed.weights.shape[1]}.")
-        fields = self.seen(images, labels)
+        fields |= {"masks": masks, "boxes": boxes}
         with self.hook, self.on_mixed:
             logits = logits_of(self.model(mixed.images))
         features = self.hook.taken(mixed.images)
@@ -106,13 +110,10 @@ class RegionLoss(Method):
     @torch.no_grad()
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits of the unmixed images, and the attention to each patch if the policy uses saliency."""
-        uses = self.attention is not None and getattr(self.policy, "uses_saliency", False)
-        with undisturbed(self.model):
-            if self.attention is None or not uses:
-                return logits_of(self.model(images)), None
-            with self.attention:
-                logits = logits_of(self.model(images))
-        return logits, self.attention.take(images, by_patches=True)
+        reads = self.attention if getattr(self.policy, "uses_saliency", False) else None
+        with undisturbed(self.model), self.on_clean, reads or nullcontext():
+            logits = logits_of(self.model(images))
+        return logits, None if reads is None else reads.take(images, by_patches=True)
 
     def _regions(self, features: Tensor, mixed: MixedBatch) -> tuple[Tensor, MixedBatch]:
         """Return the logits of the regions of all sources ``(2 * B, N)``, and their labels as a batch of its own."""

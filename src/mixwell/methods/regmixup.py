@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.features.passes import logits_of
-from mixwell.labels import LabelPolicy, PixelShare
-from mixwell.losses import CrossEntropy, check_logits
-from mixwell.methods.method import LossFunction, Method, check_label, relabelled, unmixed
+from mixwell.labels import Boxes, LabelPolicy, PixelShare
+from mixwell.losses import CrossEntropy
+from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class RegMixup(Method):
@@ -55,26 +56,29 @@ class RegMixup(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        eta: float | Schedule = 1.0,
+        eta: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_label(label, self)
         self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
-        check_range("eta", eta)
         self.set_current(eta=eta)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
         mixed = self.policy(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
-        both = logits_of(self.model(torch.cat((images, mixed.images))))
-        clean_logits, logits = both.chunk(2)
-        check_logits(clean_logits, clean)
-        given = {"images": images, "labels": labels, "model": self.model}
-        mixed = relabelled(mixed, self.label, logits, clean_logits.detach(), **given)
+        both, n = torch.cat((images, mixed.images)), len(images)
+        with self.on_clean, self.on_mixed:
+            clean_logits, logits = logits_of(self.model(both)).chunk(2)
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
+        fields["clean_logits"] = clean_logits.detach()
+        if self.label.needs:
+            fields |= self.observer.clean_fields(both, slice(n)) | self.observer.mixed_fields(both, slice(n, None))
+        mixed = relabelled(mixed, self.label, logits, fields)
         clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
         total = clean_loss + self.eta * mixed_loss
         return self.step_output(total, clean_logits, clean, clean_loss=clean_loss, mixed_loss=mixed_loss)

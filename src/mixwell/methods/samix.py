@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixwell.labels import LabelPolicy, RatioShare
+from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.method import LossFunction, Method, check_label, check_policy, relabelled, unmixed
+from mixwell.methods.method import LossFunction, Method, unmixed
 from mixwell.mixers.heads import Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
@@ -88,20 +88,25 @@ class SAMixPretrained(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_policy(policy)
+        self.set_parts(policy, label, loss)
         check_clean(clean_weight, head)
-        check_label(label, self)
-        self.set_current(policy=policy, label=label, loss=loss, clean_weight=clean_weight)
+        self.set_current(clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
         mixed = self.policy(images, labels, **self.policy_arguments)
-        given, clean_logits = {"images": images, "labels": labels, "model": self.model}, None
-        if self.clean_weight or self.label.needs:
-            clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
-        logits = self.heads(self.model, mixed.images, "mixed")
-        mixed = relabelled(mixed, self.label, logits, clean_logits, **given)
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
+        clean_logits = None
+        if self.clean_weight or self.observer.needs_clean_pass:
+            with self.on_clean:
+                clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
+            fields["clean_logits"] = clean_logits.detach()
+        with self.on_mixed:
+            logits = self.heads(self.model, mixed.images, "mixed")
+        mixed = self.weighted(mixed, logits, fields)
         mixed_loss = self.loss(logits, mixed)
         if not self.clean_weight or clean_logits is None:
             return self.step_output(mixed_loss, logits, mixed)

@@ -13,12 +13,13 @@ from mixwell.batch import MixedBatch
 from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
-from mixwell.labels import LabelPolicy, SemanticShare, View
+from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
 from mixwell.losses import CrossEntropy, check_logits
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat, PositiveInt
 
 
 class SUMix(Method):
@@ -36,7 +37,7 @@ class SUMix(Method):
         is_norm: Estimate the uncertainty by a second head. False takes the logits themselves, as the released ImageNet
             settings do.
         label: How label weights are computed, see :class:`SemanticShare`. Predictions of an untrained model say nothing
-            about the weights; ``SemanticShare(kappa=Step({0.0: 0.0, 0.1: 1.0}))`` waits for a tenth of the training.
+            about the weights; ``SemanticShare(kappa=Step({0.0: 0.0, 0.1: 0.5}))`` waits for a tenth of the training.
         loss: The loss, ``(logits, mixed) -> scalar``.
         reference_compat: Compute the released step, see Note.
         classifier: Name of the layer that computes the logits, if it is not found.
@@ -49,9 +50,9 @@ class SUMix(Method):
     Note:
         The released loss scales with the batch size, keeps only the batch's mean weight and hardly trains its second
         head (``docs/sumix.md``); the default repairs all three, and its clean pass has no gradient, which saves a third
-        of the step. ``reference_compat=True`` is the released step: ``SemanticShare(similarity="reference")``, the
-        mean weight of the batch for every sample, exponential regulariser, clean pass with gradient and update of
-        batch-norm statistics.
+        of the step. ``reference_compat=True`` is the released step: ``SemanticShare(similarity="reference",
+        kappa=1.0)``, the mean weight of the batch for every sample, exponential regulariser, clean pass with gradient
+        and update of batch-norm statistics.
 
         The paper has single-label data. With multi-label data the target of the regulariser is the row of labels
         divided by its sum.
@@ -72,8 +73,8 @@ class SUMix(Method):
         model: nn.Module,
         policy: BatchPolicy,
         *,
-        num_classes: int,
-        gamma: float | Schedule = 0.5,
+        num_classes: PositiveInt,
+        gamma: NonNegativeFloat | Schedule = 0.5,
         is_norm: bool = True,
         label: LabelPolicy = SemanticShare(),
         loss: LossFunction = CrossEntropy(),
@@ -82,12 +83,9 @@ class SUMix(Method):
         normalization: Normalization | None = None,
     ) -> None:
         super().__init__(model, normalization)
-        check_range("gamma", gamma)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
-        self.set_parts(policy, SemanticShare(similarity="reference") if reference_compat else label, loss)
+        self.set_parts(policy, SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label, loss)
         self.set_current(gamma=gamma)
         self.published = reference_compat
         self.hook = self.head = None
@@ -95,7 +93,9 @@ class SUMix(Method):
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.head = like_model(UncertaintyHead(_width(self.hook, num_classes), num_classes), model)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the regulariser, and how far learned ratios are from drawn ones.
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
@@ -105,7 +105,8 @@ class SUMix(Method):
             clean_logits, clean_uncertainty = self._predict(images)
         with self.on_mixed:
             logits, uncertainty = self._predict(mixed.images)
-        fields: dict[str, Any] = {"images": images, "labels": labels, "model": self.model}
+        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
+        fields |= self.policy_arguments
         if self.label.needs - {"clean_logits"}:
             fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
         terms = sumix_terms(
@@ -234,7 +235,7 @@ def sumix_terms(
         gamma: Weight of the regulariser.
         form: ``"linear"`` takes ``-(semantic + uncertainty)`` as logits, ``"exp"`` its exponential, as released.
         published: Replace every sample's weights by the batch's mean in the main loss, as OpenMixup's heads do. The
-            released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference")``.
+            released loss is this with ``form="exp"`` and ``label=SemanticShare(similarity="reference", kappa=1.0)``.
         fields: Further fields of :class:`mixwell.labels.View` that the label policy reads.
 
     Raises:

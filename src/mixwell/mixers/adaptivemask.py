@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixwell.mixers.mixblock import Block, BlockSettings, initialise, projection
+from mixwell.mixers.mixblock import Block, BlockSettings, Upsampling, initialise, projection
 
 
 class SourceAttention(BlockSettings):
@@ -30,7 +30,7 @@ class SourceAttention(BlockSettings):
         torch.Size([2, 3, 8, 8])
     """
 
-    upsampling: str = "bilinear"
+    upsampling: Upsampling = "bilinear"
     lam_concat: bool = False
 
     def build(self, channels: int) -> AdaptiveMask:

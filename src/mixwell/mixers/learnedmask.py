@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from mixwell.normalization import pixels_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
+from mixwell.typecheck import Within
 from mixwell.value import set_field
 
 
@@ -58,15 +60,13 @@ class LearnedMask(Policy):
 
     path: str | Path = field(default="", kw_only=False)
     alpha: float | Ratio = 2.0
-    margin: float = 0.08
+    margin: Annotated[float, Within(0, 0.5)] = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
 
     looks_as_trained: ClassVar[bool] = True  # at normalised images, or at bytes: a picture shows pixels in [0, 1]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.margin <= 0.5:
-            raise ValueError(f"margin must lie in [0, 0.5], but got {self.margin}.")
         set_field(self, "path", str(self.path))
         set_field(self, "_trained", _opened(str(self.path), self.encoder) if self.path else None)
 
@@ -121,11 +121,11 @@ class TrainedMask:
 
 
 def _opened(path: str, encoder: nn.Module | None) -> TrainedMask:
-    file = Path(path)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises for an unknown user)
     if not file.is_file():
         raise ValueError(f"The file {path} does not exist: expected one written by mixwell train or save_mask().")
     facts = file.stat()
-    return _load(path, facts.st_mtime_ns, facts.st_size) if encoder is None else _fitted(path, encoder)
+    return _load(str(file), facts.st_mtime_ns, facts.st_size) if encoder is None else _fitted(str(file), encoder)
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ MODEL_SETTINGS = {
     *("img_size", "patch_size", "window_size", "depth", "depths", "embed_dim", "dims", "num_heads", "mlp_ratio"),
     *("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "global_pool"),
 }
-LARGEST_SIZE = 4096  # pixels, of images that a card may ask for
+LARGEST_SIZE = 4096  # of images (pixels), and of a setting of a timm model, that a card may ask for
 
 
 def save_mask(
@@ -69,9 +70,10 @@ def save_mask(
         >>> folder.cleanup()
     """
     found = packed(block, encoder, layer, model, size=size, normalization=normalization)
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"The folder {Path(path).parent} for the mix block does not exist: create it first.")
-    Path(path).write_bytes(found)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises for an unknown user)
+    if not file.parent.is_dir():
+        raise ValueError(f"The folder {file.parent} for the mix block does not exist: create it first.")
+    file.write_bytes(found)
 
 
 def packed(
@@ -164,6 +166,7 @@ def check_shapes(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -
     """Raise unless the parts that a card describes have the shapes of the weights; no memory is allocated for them."""
     try:
         normalization_of(card)
+        _check_numbers(card["model"] or "")
         with torch.device("meta"):
             block, encoder = build_parts(card)
     except Exception as error:  # values come from the file and may be anything
@@ -215,6 +218,15 @@ def _settings_in(model: str) -> set[str]:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return {model}
     return {keyword.arg or "**" for keyword in call.keywords} if isinstance(call, ast.Call) else {model}
+
+
+def _check_numbers(model: str) -> None:
+    """Raise if ``NAME(setting=value)`` has a number above the limit: timm might build that many blocks."""
+    settings = model.partition("(")[2]
+    for node in ast.walk(ast.parse(f"_({settings}", mode="eval")) if settings else ():
+        number = node.value if isinstance(node, ast.Constant) else 0
+        if isinstance(number, int | float) and not number <= LARGEST_SIZE:
+            raise ValueError(f"a number in {model[:100]!r} is above {LARGEST_SIZE}")
 
 
 def _safetensors() -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import field
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from mixwell.value import Value, set_field
+from mixwell.typecheck import Fraction, NonNegativeFloat, Within
+from mixwell.value import Value
 
 
 class MaskLoss(Value, ABC):
@@ -37,11 +39,7 @@ class Scoped(MaskLoss):
         ValueError: The scope is unknown, or another setting is out of range.
     """
 
-    scope: str = "sample"
-
-    def __post_init__(self) -> None:
-        if self.scope not in ("sample", "batch"):
-            raise ValueError(f"scope must be sample or batch, but got {self.scope!r}.")
+    scope: Literal["sample", "batch"] = "sample"
 
     def scoped(self, share: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         """Return masks as rows of pixels, one row per mask or one row in total, and the target mean of each row."""
@@ -71,13 +69,8 @@ class AreaHinge(Scoped):
         (tensor(0.4000), tensor(0.))
     """
 
-    margin: float = 0.1
-    power: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.margin <= 1 or self.power not in (1, 2):
-            raise ValueError(f"margin must lie in [0, 1] and power be 1 or 2, but got {self.margin} and {self.power}.")
+    margin: Fraction = 0.1
+    power: Literal[1, 2] = 1
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
         rows, target = self.scoped(share, lam)
@@ -105,16 +98,8 @@ class VarianceBonus(Scoped):
         (tensor(-0.5000), tensor(0.))
     """
 
-    weight: float = 2.0
-    target: float | None = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weight < 0 or (self.target is not None and not 0 < self.target <= 0.25):
-            raise ValueError(
-                "weight must not be negative and target lie in (0, 0.25], the largest variance there is, but got "
-                f"{self.weight} and {self.target}."
-            )
+    weight: NonNegativeFloat = 2.0
+    target: Annotated[float, Within(0, 0.25, above=True)] | None = 0.1  # 0.25 is the largest variance there is
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
         variance = self.scoped(share, lam)[0].var(1, correction=0)
@@ -139,12 +124,7 @@ class Sparsity(Scoped):
         tensor(0.1500)
     """
 
-    margin: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.margin < 0:
-            raise ValueError(f"margin must not be negative, but got {self.margin}.")
+    margin: NonNegativeFloat = 0.1
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
         rows, _ = self.scoped(share, lam)
@@ -163,9 +143,6 @@ class SumOf(MaskLoss):
     """
 
     terms: tuple[MaskLoss, ...] = field(default=(), kw_only=False)
-
-    def __post_init__(self) -> None:
-        set_field(self, "terms", tuple(self.terms))
 
     def __call__(self, share: Tensor, lam: Tensor) -> Tensor:
         total = share.new_zeros(())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixwell.typecheck import BelowOne, NonNegativeFloat, PositiveInt
 from mixwell.value import Value
-
-UPSAMPLING = ("nearest", "bilinear", "bicubic")
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -28,6 +28,9 @@ class ChannelNorm(nn.LayerNorm):
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": ChannelNorm}
 
 
+Upsampling = Literal["nearest", "bilinear", "bicubic"]
+
+
 class BlockSettings(Value, ABC):
     """Settings of a mix block, which is built when the number of channels is known.
 
@@ -40,17 +43,9 @@ class BlockSettings(Value, ABC):
         ValueError: A setting is unknown or not positive.
     """
 
-    reduction: int = 2
-    norm: str | None = None
-    upsampling: str = "nearest"
-
-    def __post_init__(self) -> None:
-        if self.reduction < 1:
-            raise ValueError(f"reduction must be at least 1, but got {self.reduction}.")
-        if self.norm is not None and self.norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)} or None, but got {self.norm!r}.")
-        if self.upsampling not in UPSAMPLING:
-            raise ValueError(f"upsampling must be one of {', '.join(UPSAMPLING)}, but got {self.upsampling!r}.")
+    reduction: PositiveInt = 2
+    norm: Literal["batch", "layer"] | None = None
+    upsampling: Upsampling = "nearest"
 
     def width(self, channels: int) -> int:
         """Return the number of channels of queries and keys."""
@@ -136,19 +131,11 @@ class PairAttention(BlockSettings):
     """
 
     lam_concat: bool = False
-    lam_multiply: float = 0.0
-    k: float | None = None
+    lam_multiply: NonNegativeFloat = 0.0
+    k: NonNegativeFloat | None = None
     pair: bool = False
     neck: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lam_multiply < 0 or (self.k is not None and self.k < 0) or not 0 <= self.dropout < 1:
-            raise ValueError(
-                "lam_multiply and k must not be negative, and dropout must lie in [0, 1), but got "
-                f"{self.lam_multiply}, {self.k} and {self.dropout}."
-            )
+    dropout: BelowOne = 0.0
 
     @property
     def lam_in_value(self) -> bool:

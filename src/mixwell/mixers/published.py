@@ -97,7 +97,6 @@ class ReleasedPairAttention(PairAttention):
     residual: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.lam_concat and self.lam_concat_value:
             raise ValueError("lam_concat already gives the ratio to the value: leave lam_concat_value out.")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -96,8 +94,11 @@ class BoxPlan(Plan):
         if self._boxes.shape[1] != 1 or self.size != images.shape[2:]:
             out.copy_(self._mix(images))
         elif self._source_boxes is None and single_on_host(self._boxes):
-            anchors, targets = self._windows(images, out)
-            for _, _, source, target in one_by_one(anchors, partner, targets):
+            ((top, bottom, left, right),) = self._boxes.tolist()[0]
+            if out.data_ptr() != images.data_ptr():
+                out.copy_(images)
+            anchors, mixed = (t[:, :, top:bottom, left:right] for t in (images, out))
+            for _, _, source, target in one_by_one(anchors, partner, mixed):
                 target.copy_(source)
         else:
             boxes = self.boxes[:, 0].tolist()
@@ -106,21 +107,6 @@ class BoxPlan(Plan):
                 if mixed.data_ptr() != anchor.data_ptr():
                     mixed.copy_(anchor)
                 self._paste(source, boxes[row], source_boxes[row], mixed)
-
-    def _windows(self, images: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy the anchors to ``out`` unless it is ``images``, and return the one box of all images in both."""
-        window = self._window(images)
-        anchors = memory_order(images)[window]
-        if out.data_ptr() == images.data_ptr():
-            return anchors, anchors
-        out.copy_(images)
-        return anchors, memory_order(out)[window]
-
-    def _window(self, images: Tensor) -> tuple[Any, ...]:
-        """Return the one box of all images as an index, in memory order."""
-        ((top, bottom, left, right),) = self._boxes.tolist()[0]
-        box = slice(top, bottom), slice(left, right)
-        return (..., *box) if images.is_contiguous() else (slice(None), *box)
 
     def _paste(self, source: Tensor, box: list[int], source_box: list[int], mixed: Tensor) -> None:
         top, bottom, left, right = box

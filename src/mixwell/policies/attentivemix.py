@@ -7,6 +7,7 @@ from mixwell.ops.cells import check_pixels, kept_cells, on_grid, top_cells
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import Activation
+from mixwell.typecheck import PositiveInt
 
 
 class AttentiveMix(Policy):
@@ -42,16 +43,11 @@ class AttentiveMix(Policy):
     """
 
     saliency: SaliencySource | None = Activation()
-    top: int | None = 6
-    cells: int = 7
+    top: PositiveInt | None = 6
+    cells: PositiveInt = 7
     paste: bool = False
 
     uses_saliency = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cells < 1 or (self.top is not None and self.top < 1):
-            raise ValueError(f"top and cells must be at least 1, but got top={self.top} and cells={self.cells}.")
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

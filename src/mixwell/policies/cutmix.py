@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from typing import Literal
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import Rule, area_weights, clipped, cut_side, inside, matched, place
+from mixwell.ops.boxes import area_weights, clipped, cut_side, inside, matched, place
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
-from mixwell.value import set_field
-
-_RULES: dict[str, Rule] = {"clip": clipped, "inside": inside}
+from mixwell.typecheck import Fraction, PositiveFloat
 
 
 class CutMix(Policy):
@@ -51,25 +49,19 @@ class CutMix(Policy):
         True
     """
 
-    box: str = "clip"
-    minmax: tuple[float, float] | None = None
+    box: Literal["clip", "inside"] = "clip"
+    minmax: tuple[Fraction, Fraction] | None = None
     correct_lam: bool = True
-    odd: str = "floor"
+    odd: Literal["floor", "exact"] = "floor"
     match_area: bool = False
-    aspect: tuple[float, float] = (1.0, 1.0)
+    aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "aspect", tuple(self.aspect))
-        set_field(self, "minmax", None if self.minmax is None else tuple(self.minmax))
-        if self.box not in _RULES:
-            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
-        if self.odd not in ("floor", "exact"):
-            raise ValueError(f"odd must be floor or exact, but got {self.odd!r}.")
-        if self.minmax is not None and not 0 <= self.minmax[0] < self.minmax[1] <= 1:
-            raise ValueError(f"minmax must be two shares of the side, 0 <= low < high <= 1, but got {self.minmax}.")
-        if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
-            raise ValueError(f"aspect must be two positive finite ratios in order, but got {self.aspect}.")
+        if self.minmax is not None and not self.minmax[0] < self.minmax[1]:
+            raise ValueError(f"minmax must be two shares of the side, low < high, but got {self.minmax}.")
+        if self.aspect[0] > self.aspect[1]:
+            raise ValueError(f"aspect must be two ratios in order, but got {self.aspect}.")
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
@@ -82,7 +74,7 @@ class CutMix(Policy):
         side = cut_side(pairs.lam, stretch)
         if self.match_area:
             side = matched(pairs.size, side, pairs.lam)
-        boxes = place(_RULES[self.box], pairs.size, side, pairs.rand(2), self.odd)
+        boxes = place(clipped if self.box == "clip" else inside, pairs.size, side, pairs.rand(2), self.odd)
         return BoxPlan(pairs, boxes, weight=None if self.correct_lam else pairs.lam)
 
     def _between(self, pairs: Pairs, low: float, high: float) -> BoxPlan:

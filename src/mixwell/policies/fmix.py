@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from typing import Annotated, Literal
 
 from mixwell.batch import Pairs
 from mixwell.ops.fourier import isotropic_field, largest, published_field
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Beta, Ratio
-
-_SPECTRA = {"isotropic": isotropic_field, "published": published_field}
+from mixwell.typecheck import NonNegativeFloat, Within
 
 
 class FMix(Policy):
@@ -42,18 +41,12 @@ class FMix(Policy):
         MaskPlan(sources=(8, 2), size=(32, 32))
     """
 
-    decay: float = 3.0
-    soft: float = 0.0
+    decay: NonNegativeFloat = 3.0
+    soft: Annotated[float, Within(0, 0.5)] = 0.0
     reformulated: bool = False
-    spectrum: str = "isotropic"
+    spectrum: Literal["isotropic", "published"] = "isotropic"
 
     def __post_init__(self) -> None:
-        if self.spectrum not in _SPECTRA:
-            raise ValueError(f"spectrum must be one of {', '.join(_SPECTRA)}, but got {self.spectrum!r}.")
-        if not 0 <= self.decay < math.inf:
-            raise ValueError(f"decay must be a finite number from 0 on, but got {self.decay}.")
-        if not 0 <= self.soft <= 0.5:
-            raise ValueError(f"soft must be a share between 0 and 0.5, but got {self.soft}.")
         if self.reformulated and isinstance(self.alpha, Ratio):
             raise ValueError(
                 f"reformulated=True derives its distribution from a number: alpha must be one, but is {self.alpha}."
@@ -68,6 +61,7 @@ class FMix(Policy):
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
         height, width = pairs.size
-        field = _SPECTRA[self.spectrum](pairs.randn(height, width // 2 + 1, 2), pairs.size, self.decay)
+        make_field = isotropic_field if self.spectrum == "isotropic" else published_field
+        field = make_field(pairs.randn(height, width // 2 + 1, 2), pairs.size, self.decay)
         mask = largest(field, pairs.lam, pairs.rand(1)[:, 0] > 0.5, self.soft)
         return MaskPlan(pairs, mask[:, None])

@@ -7,6 +7,7 @@ from mixwell.ops.cells import check_pixels
 from mixwell.ops.grid import random_cells
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
+from mixwell.typecheck import PositiveInt
 
 
 class GridMix(Policy):
@@ -36,12 +37,7 @@ class GridMix(Policy):
         torch.Size([8, 1, 4, 4])
     """
 
-    cells: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cells < 1:
-            raise ValueError(f"cells must be at least 1, but got {self.cells}.")
+    cells: PositiveInt = 4
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

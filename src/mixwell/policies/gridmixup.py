@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
 from mixwell.batch import Pairs
@@ -9,7 +11,9 @@ from mixwell.ops.cells import check_pixels
 from mixwell.ops.grid import grid_crop, holes
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
-from mixwell.value import set_field
+from mixwell.typecheck import PositiveFloat, PositiveInt, Within
+
+_Area = Annotated[float, Within(0, 1, above=True)]
 
 
 class GridMixup(Policy):
@@ -44,21 +48,18 @@ class GridMixup(Policy):
         True
     """
 
-    count: tuple[int, int] = (2, 6)
-    area: tuple[float, float] = (0.5, 1.0)
-    aspect: tuple[float, float] = (0.5, 2.0)
-    hole_aspect: tuple[float, float] = (1.0, 1.0)
+    count: tuple[PositiveInt, PositiveInt] = (2, 6)
+    area: tuple[_Area, _Area] = (0.5, 1.0)
+    aspect: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
+    hole_aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
     clamp: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("count", "area", "aspect", "hole_aspect"):
-            low, high = pair = tuple(getattr(self, name))
-            set_field(self, name, pair)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be a positive range (low, high), but got {(low, high)}.")
-        if self.area[1] > 1:
-            raise ValueError(f"area must be shares of the image, at most 1, but got {self.area}.")
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be a range (low, high), but got {(low, high)}.")
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from mixwell.pairing import Greedy, Pairing
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import SpectralResidual
+from mixwell.typecheck import PositiveFloat
 
 
 class GuidedMix(Policy):
@@ -49,7 +48,7 @@ class GuidedMix(Policy):
     pairing: Pairing = Greedy()
     saliency: SaliencySource | None = SpectralResidual()
     blur: int = 7
-    sigma: float = 3.0
+    sigma: PositiveFloat = 3.0
 
     uses_saliency = True
 
@@ -57,8 +56,6 @@ class GuidedMix(Policy):
         super().__post_init__()
         if self.blur < 0 or (self.blur and self.blur % 2 == 0):
             raise ValueError(f"blur must be odd, or 0 for none, but got {self.blur}.")
-        if not 0 < self.sigma < math.inf:
-            raise ValueError(f"sigma must be a positive number of pixels, but got {self.sigma}.")
 
     def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
         return self.guidance(maps, batch.size)

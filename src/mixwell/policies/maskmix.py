@@ -7,6 +7,7 @@ import torch
 from mixwell.batch import Pairs
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
+from mixwell.typecheck import PositiveInt
 
 
 class MaskMix(Policy):
@@ -36,12 +37,7 @@ class MaskMix(Policy):
         True
     """
 
-    patch: int = 56
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.patch < 1:
-            raise ValueError(f"patch must be at least 1 pixel, but got {self.patch}.")
+    patch: PositiveInt = 56
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

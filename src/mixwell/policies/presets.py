@@ -7,9 +7,9 @@ from mixwell.policies.cutmix import CutMix
 from mixwell.policies.fmix import FMix
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.resizemix import ResizeMix
-from mixwell.policy import BatchPolicy, OneOf, Sometimes
+from mixwell.policy import BatchPolicy, OneOf, Scope, Sometimes
 
-SCOPE_OF_MODE = {"batch": "batch", "pair": "pair", "elem": "sample"}
+SCOPE_OF_MODE: dict[str, Scope] = {"batch": "batch", "pair": "pair", "elem": "sample"}
 
 
 def switch_mix(
@@ -64,7 +64,7 @@ def switch_mix(
 
 
 def _switched(
-    mixup: float, cutmix: float, minmax: tuple[float, float] | None, correct_lam: bool, scope: str
+    mixup: float, cutmix: float, minmax: tuple[float, float] | None, correct_lam: bool, scope: Scope
 ) -> list[BatchPolicy]:
     """Return those of the two policies that are used."""
     mix: list[BatchPolicy] = []
@@ -79,7 +79,7 @@ def _switched(
     return mix
 
 
-def random_mix(alpha: float = 1.0, scope: str = "batch") -> OneOf:
+def random_mix(alpha: float = 1.0, scope: Scope = "batch") -> OneOf:
     """Return a random choice of MixUp, CutMix, FMix and ResizeMix; MixUp is three times as likely as each other.
 
     Args:

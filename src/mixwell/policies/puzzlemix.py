@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from mixwell.ops.transport import proposals, staying, transport_costs
 from mixwell.plan import MaskPlan, PatchPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.saliency import InputGradient
-from mixwell.value import set_field
+from mixwell.typecheck import NonNegativeFloat, PositiveInt, Within
 
 
 class PuzzleMix(Policy):
@@ -68,33 +70,26 @@ class PuzzleMix(Policy):
         (torch.Size([8, 1, 4, 4]), torch.Size([8, 2, 16]))
     """
 
-    blocks: int | tuple[int, ...] = (2, 4, 8, 16)
-    labels: int = 3
-    beta: float = 1.2
-    gamma: float = 0.5
-    eta: float = 0.2
-    neighbourhood: int = 4
+    blocks: PositiveInt | tuple[PositiveInt, ...] = (2, 4, 8, 16)
+    labels: Annotated[int, Within(2)] = 3
+    beta: NonNegativeFloat = 1.2
+    gamma: NonNegativeFloat = 0.5
+    eta: NonNegativeFloat = 0.2
+    neighbourhood: PositiveInt = 4
     transport: bool = True
-    transport_eps: float = 0.8
-    transport_cells: int | None = None
+    transport_eps: NonNegativeFloat = 0.8
+    transport_cells: PositiveInt | None = None
     saliency: SaliencySource | None = InputGradient()
-    iterations: int | None = None
+    iterations: PositiveInt | None = None
 
     uses_saliency = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_field(self, "blocks", self.blocks if isinstance(self.blocks, int) else tuple(self.blocks))
-        for name, least in (("blocks", 1), ("labels", 2), ("neighbourhood", 1), ("iterations", 1)):
-            if name == "iterations" and self.iterations is None:
-                continue
-            if not _several(getattr(self, name)) or min(_several(getattr(self, name))) < least:
-                raise ValueError(f"{name} must be at least {least}, but got {getattr(self, name)}.")
-        for name in ("beta", "gamma", "eta", "transport_eps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, but got {getattr(self, name)}.")
-        finer = 1 if self.transport_cells is None else self.transport_cells
-        if finer < 1 or any(finer % n for n in _several(self.blocks) if n < finer):
+        if not _several(self.blocks):
+            raise ValueError("blocks must hold at least one number of blocks per side, but is empty.")
+        finer = self.transport_cells or 1
+        if any(finer % n for n in _several(self.blocks) if n < finer):
             raise ValueError(
                 f"transport_cells must be a multiple of the blocks, {self.blocks}, but got {self.transport_cells}."
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import Rule, clipped, place, shifted, whole_image
+from mixwell.ops.boxes import clipped, place, shifted, whole_image
 from mixwell.plan import BoxPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio, Uniform
-
-_RULES: dict[str, Rule] = {"inside": shifted, "clip": clipped}
-INTERPOLATIONS = ("nearest", "bilinear", "area")
 
 
 class ResizeMix(Policy):
@@ -44,20 +43,12 @@ class ResizeMix(Policy):
     """
 
     alpha: float | Ratio = Uniform(0.1, 0.8)
-    box: str = "inside"
-    interpolation: str = "nearest"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.box not in _RULES:
-            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, but got {self.interpolation!r}."
-            )
+    box: Literal["inside", "clip"] = "inside"
+    interpolation: Literal["nearest", "bilinear", "area"] = "nearest"
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
         tau = pairs.lam
-        boxes = place(_RULES[self.box], pairs.size, tau[:, None], pairs.rand(2))
+        rule = shifted if self.box == "inside" else clipped
+        boxes = place(rule, pairs.size, tau[:, None], pairs.rand(2))
         return BoxPlan(pairs.with_lam(1 - tau**2), boxes, whole_image(boxes, pairs.size), self.interpolation)

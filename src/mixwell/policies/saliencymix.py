@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import Rule, clipped_around, cut_side, place, shifted_around
+from mixwell.ops.boxes import clipped_around, cut_side, place, shifted_around
 from mixwell.ops.peaks import drawn_by, peaks
 from mixwell.plan import BoxPlan
-from mixwell.policy import Policy, SaliencySource
+from mixwell.policy import Policy, SaliencySource, Scope
 from mixwell.saliency import FineGrained
-
-_RULES: dict[str, Rule] = {"clip": clipped_around, "inside": shifted_around}
+from mixwell.typecheck import PositiveFloat, PositiveInt
 
 
 class SaliencyMix(Policy):
@@ -49,26 +50,19 @@ class SaliencyMix(Policy):
         BoxPlan(sources=(4, 2), size=(32, 32))
     """
 
-    scope: str = "sample"
+    scope: Scope = "sample"
     saliency: SaliencySource | None = FineGrained()
-    box: str = "clip"
+    box: Literal["clip", "inside"] = "clip"
     draw_centre: bool = False
-    temperature: float | None = None
-    levels: int | None = None
+    temperature: PositiveFloat | None = None
+    levels: PositiveInt | None = None
 
     uses_saliency = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.box not in _RULES:
-            raise ValueError(f"box must be one of {', '.join(_RULES)}, but got {self.box!r}.")
-        if self.levels is not None and self.levels < 1:
-            raise ValueError(f"levels must be at least 1, but got {self.levels}.")
-        if self.temperature is not None and not (self.draw_centre and self.temperature > 0):
-            raise ValueError(
-                f"temperature must be positive and needs draw_centre=True, but got {self.temperature} and "
-                f"draw_centre={self.draw_centre}."
-            )
+        if self.temperature is not None and not self.draw_centre:
+            raise ValueError(f"temperature={self.temperature} needs draw_centre=True.")
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""
@@ -77,4 +71,5 @@ class SaliencyMix(Policy):
             centre = drawn_by(maps, pairs.rand(1)[:, 0], pairs.size, self.temperature)
         else:
             centre = peaks(maps, pairs.size, self.levels)
-        return BoxPlan(pairs, place(_RULES[self.box], pairs.size, cut_side(pairs.lam), centre))
+        rule = clipped_around if self.box == "clip" else shifted_around
+        return BoxPlan(pairs, place(rule, pairs.size, cut_side(pairs.lam), centre))

@@ -13,6 +13,7 @@ from mixwell.plan import BoxPlan
 from mixwell.policy import Policy, SaliencySource
 from mixwell.ratio import Ratio, Uniform
 from mixwell.saliency import Activation
+from mixwell.typecheck import PositiveInt
 
 
 class SMMix(Policy):
@@ -43,14 +44,9 @@ class SMMix(Policy):
     alpha: float | Ratio = Uniform(3 / 14, 11 / 14)
     pairing: Pairing = Reverse()
     saliency: SaliencySource | None = Activation()
-    cells: int = 14
+    cells: PositiveInt = 14
 
     uses_saliency = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cells < 1:
-            raise ValueError(f"cells must be at least 1, but got {self.cells}.")
 
     def plan(self, pairs: Pairs) -> BoxPlan:
         """See :meth:`Policy.plan`."""

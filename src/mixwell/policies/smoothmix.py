@@ -9,6 +9,7 @@ from mixwell.ops.gaussian import bump, width_for_mean
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio, Uniform
+from mixwell.typecheck import BelowOne
 
 
 class SmoothMix(Policy):
@@ -40,12 +41,7 @@ class SmoothMix(Policy):
 
     alpha: float | Ratio = Uniform(0.25, 0.5)
     fit: bool = False
-    plateau: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.plateau < 1:
-            raise ValueError(f"plateau must be a share of the side in [0, 1), but got {self.plateau}.")
+    plateau: BelowOne = 0.0
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from mixwell.batch import Batch, Pairs
 from mixwell.ops.boxes import area_weights, box_sums, clipped, cut_side, place
 from mixwell.plan import BoxPlan
-from mixwell.policy import Policy, SaliencySource
+from mixwell.policy import Policy, SaliencySource, Scope
 from mixwell.ratio import Ratio
 from mixwell.saliency import ClassActivation
 
@@ -47,7 +47,7 @@ class SnapMix(Policy):
     """
 
     alpha: float | Ratio = 5.0
-    scope: str = "sample"
+    scope: Scope = "sample"
     saliency: SaliencySource | None = ClassActivation()
     double_shared: bool = False
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from mixwell.batch import Pairs
 from mixwell.ops.cells import check_pixels
 from mixwell.ops.tokens import CANDIDATES, rectangles
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Constant, Ratio
+from mixwell.typecheck import PositiveInt, Within
 
 
 class TokenMix(Policy):
@@ -41,14 +44,9 @@ class TokenMix(Policy):
     """
 
     alpha: float | Ratio = Constant(0.5)
-    cells: int = 14
-    extra: int = 14
+    cells: PositiveInt = 14
+    extra: Annotated[int, Within(0)] = 14
     block: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cells < 1 or self.extra < 0:
-            raise ValueError(f"cells must be at least 1 and extra 0, but got {self.cells} and {self.extra}.")
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mixwell.report.picture import GAP, GREY, MIN_COLUMN, bar, below, beside, framed, png, text, tile
 
-SIDE, PER_POLICY, WIDE = 144, 2, 330
+SIDE, PER_POLICY, WIDE = 144, 2, 420
 
 
 def worst_cases(images: Tensor, names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> bytes:

@@ -7,23 +7,28 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from torch import Tensor
 
 import mixwell
-from mixwell.report import masks, picture, samples, table
-from mixwell.report.curves import chart
-from mixwell.report.gallery import columns, drawable, gallery, parts
+from mixwell.report import masks, measures, picture, samples, table
+from mixwell.report.curves import training
+from mixwell.report.evidence import Seen, on_mixed
+from mixwell.report.gallery import columns, drawable, gallery, parts, without_model
 from mixwell.report.picture import Column
+from mixwell.report.plots import csv_text
 from mixwell.report.samples import Images
 from mixwell.train import data
 from mixwell.train.errors import Parser, RunError
 from mixwell.train.files import save
+from mixwell.train.network import load
 from mixwell.train.paths import expand
 from mixwell.train.runs import Group, Run, groups, read_all
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+SEEN = 3  # mixed images in which evidence is shown
 LARGEST, GALLERY_SIDE = 112, 96  # side of an image on the page and in the gallery (pixels)
 
 
@@ -38,17 +43,44 @@ def html(runs: Sequence[Run]) -> str:
     for run in runs:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return templates.get_template("report.html").render(
-        chart=chart, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
-        newest=masks.newest, png=_png, version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
-        table=table.cells(found), remarks=table.remarks(found), strips=list(strips(found)),
+        training=training, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
+        measured=table.measured, newest=masks.newest, lines=_lines, worst=_worst, png=png, csv=_csv,
+        version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
+        table=table.cells(found), differences=table.differences(found), published=table.published_cells(found),
+        measures=measures.cells(found), suites=measures.plots(found), remarks=table.remarks(found),
+        strips=list(strips(found)), seen=list(seen(found)),
         environments=[(json.loads(facts), members) for facts, members in environments.items()],
     )  # fmt: skip
 
 
-def _png(content: Tensor | Path) -> str:
+def png(content: Tensor | Path) -> str:
     """Return an image or a PNG file as a data URI."""
     raw = content.read_bytes() if isinstance(content, Path) else picture.png(picture.tile(content))
     return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as a data URI."""
+    return f"data:text/csv;base64,{base64.b64encode(csv_text(rows).encode()).decode()}"
+
+
+def _lines(words: str) -> list[list[str]]:
+    """Return a text alternative as a table, a row for each line."""
+    return [["picture"], *([line] for line in words.splitlines())]
+
+
+def _worst(run: Path) -> Path | None:
+    """Return the picture that ``mixwell labels --out`` wrote into a run, or None."""
+    return path if (path := run / "worst.png").is_file() else None
+
+
+def _policy(text: str) -> mixwell.BatchPolicy | None:
+    """Return the policy of a run; None for plain training, and for a policy that is defined elsewhere."""
+    try:
+        found = mixwell.parse(text)
+    except (TypeError, ValueError):
+        return None
+    return found if isinstance(found, mixwell.BatchPolicy) else None
 
 
 def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | str]]:
@@ -57,16 +89,36 @@ def strips(found: Sequence[Group]) -> Iterator[tuple[str, str, list[Column] | st
     for group in found:
         first.setdefault((group.recipe, group.policy), group.runs[0])
     for (_, name), run in first.items():
-        try:
-            several = parts(mixwell.parse(name))
-        except (TypeError, ValueError):  # plain training, or a policy that is defined elsewhere
+        policy = _policy(name)
+        if policy is None:
             continue
+        several = parts(policy)
         images, source = _images(run, 6)
         for part, when in several:
             try:
                 yield when if len(several) > 1 else repr(part), source, columns(part, images, RATIOS, seed=0)
             except RunError as error:
                 yield repr(part), source, str(error)
+
+
+def seen(found: Sequence[Group]) -> Iterator[tuple[Group, Run, list[Seen]]]:
+    """Yield each group, its first finished run, and the evidence that its model sees in mixed images.
+
+    All models see the same images, mixed by the first policy among the groups that needs no model.
+    """
+    policies = [policy for group in found if (policy := _policy(group.policy))]
+    policy = next((policy for policy in policies if without_model(policy) is policy), mixwell.CutMix())
+    for group in found:
+        run = next((run for run in group.finished if (run.path / "model.safetensors").is_file()), None)
+        if run is None:
+            continue
+        try:
+            network = load(run.path)
+            images, source = _images(run, SEEN + 1)
+            if source == run.config.dataset:  # the classes of other pictures are unknown to the model
+                yield group, run, on_mixed(network, images, policy, SEEN)
+        except RunError:  # the report says what a run has, and not what it lacks
+            continue
 
 
 def _images(run: Run, count: int) -> tuple[Images, str]:

@@ -87,9 +87,14 @@ def tile(pixels: Tensor, side: int = 0) -> Image.Image:
     )
 
 
+def rgb(colour: str) -> Tensor:
+    """Return the red, green and blue of a colour such as ``"#0072b2"``, in [0, 1], shape ``(3,)``."""
+    return torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
 def coloured(share: Tensor) -> Tensor:
     """Blend the colours of the sources by their shares ``(K, H, W)`` into an image ``(3, H, W)``."""
-    colours = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in SOURCES])
+    colours = torch.stack([rgb(colour) for colour in SOURCES])
     used = [k % len(SOURCES) for k in range(len(share))]
     return torch.einsum("khw,kc->chw", share.float().cpu(), colours[used]).clamp(0, 1)
 

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
@@ -70,12 +71,13 @@ class Sample:
         return ", ".join(f"{name} {weight:.2f}" for name, weight in total.items())
 
 
+@cache
 def photographs(size: int) -> Images:
     """Return the two sample photographs that ship with scikit-learn, a temple in China and a flower."""
     from sklearn.datasets import load_sample_images
 
     found = load_sample_images()
-    pixels = [_square(Image.fromarray(photo), size) for photo in found.images]
+    pixels = [square(Image.fromarray(photo), size) for photo in found.images]
     return Images(torch.stack(pixels), torch.arange(len(pixels)), [Path(name).stem for name in found.filenames])
 
 
@@ -109,18 +111,19 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     chosen = [path for turn in zip_longest(*folders.values()) for path in turn if path][:count]
     classes = [path.parent.name if len(folders) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
-    pixels = torch.stack([_square(files.read(path), size) for path in chosen])
+    pixels = torch.stack([square(files.read(path), size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)
 
 
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
     """Return the first readable image of each of some classes of a data set, no larger than ``largest`` pixels."""
     rows, pixels = [], []
-    for label in split.labels.unique()[:count].tolist():
-        row, image = _first((split.labels == label).nonzero()[:, 0].tolist(), split, largest)
+    labels, names = split.one_label(classes)
+    for label in labels.unique()[:count].tolist():
+        row, image = _first((labels == label).nonzero()[:, 0].tolist(), split, largest)
         rows.append(row)
         pixels.append(image)
-    return Images(torch.stack(pixels), split.labels[rows], classes)
+    return Images(torch.stack(pixels), labels[rows], names)
 
 
 def _first(rows: Sequence[int], split: Split, largest: int) -> tuple[int, Tensor]:
@@ -129,14 +132,15 @@ def _first(rows: Sequence[int], split: Split, largest: int) -> tuple[int, Tensor
         if isinstance(split.images, Tensor):
             return row, split.images[row].float() / 255
         try:
-            return row, _square(files.read(split.images[row]), largest)
+            return row, square(files.read(split.images[row]), largest)
         except files.BadImageError:
             if row == rows[-1]:
                 raise
     raise RunError("no images to show")
 
 
-def _square(image: Image.Image, size: int) -> Tensor:
+def square(image: Image.Image, size: int) -> Tensor:
+    """Cut a square out of the centre of an image and resize it: shape ``(3, size, size)``, float32 in [0, 1]."""
     square = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
     return torch.from_numpy(square.copy()).permute(2, 0, 1) / 255
 
@@ -153,14 +157,18 @@ def mix(policy: mw.BatchPolicy, images: Images, seed: int, count: int | None = N
     Raises:
         RunError: the policy needs something that is not available here, such as a model.
     """
+    return of_plan(draw(policy, images, seed), images, range(len(images.pixels))[:count])
+
+
+def draw(policy: mw.BatchPolicy, images: Images, seed: int) -> mw.Plan:
+    """Draw the plan of :func:`mix`."""
     pixels, generator = images.pixels, torch.Generator().manual_seed(seed)
     if getattr(policy, "looks_as_trained", False):
         pixels = (pixels * 255).round().byte()
     try:
-        plan = policy.draw(pixels, images.labels, generator=generator)
+        return policy.draw(pixels, images.labels, generator=generator)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
-    return of_plan(plan, images, range(len(pixels))[:count])
 
 
 def of_plan(plan: mw.Plan, images: Images, rows: Iterable[int]) -> list[Sample]:
@@ -208,15 +216,27 @@ def at_ratios(
     Returns:
         Samples of each ratio; their ``lam`` is that of the plan.
     """
-    if isinstance(getattr(policy, "pairing", None), mw.Permutation | mw.Derangement):
-        policy = dataclasses.replace(policy, pairing=mw.Roll())
+    rows = range(len(images.pixels))[:count]
+    return [of_plan(plan, images, rows) for plan in plans_at_ratios(policy, images, ratios, seed)]
+
+
+def plans_at_ratios(policy: mw.BatchPolicy, images: Images, ratios: Sequence[float], seed: int) -> list[mw.Plan]:
+    """Draw the plans of :func:`at_ratios`."""
+    policy = in_order(policy)
     size = images.pixels.shape[2], images.pixels.shape[3]
-    if not all(abs(_lam(_with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
-        return [mix(policy, images, seed + turn, count) for turn in range(len(ratios))]
-    return [mix(_with_ratio(policy, ratio, size), images, seed, count) for ratio in ratios]
+    if not all(abs(_lam(with_ratio(policy, ratio, size), size) - ratio) < 0.1 for ratio in (0.25, 0.75)):
+        return [draw(policy, images, seed + turn) for turn in range(len(ratios))]
+    return [draw(with_ratio(policy, ratio, size), images, seed) for ratio in ratios]
 
 
-def _with_ratio(policy: mw.BatchPolicy, ratio: float, size: tuple[int, int]) -> mw.BatchPolicy:
+def in_order(policy: mw.BatchPolicy) -> mw.BatchPolicy:
+    """Return the policy with each image's successor as its partner, if it draws partners at random."""
+    if isinstance(getattr(policy, "pairing", None), mw.Permutation | mw.Derangement):
+        return dataclasses.replace(policy, pairing=mw.Roll())
+    return policy
+
+
+def with_ratio(policy: mw.BatchPolicy, ratio: float, size: tuple[int, int]) -> mw.BatchPolicy:
     """Set ``alpha`` to the constant whose plans have this ``lam``: the ratio itself, or the side of a box."""
     try:
         made = [dataclasses.replace(policy, alpha=mw.Constant(value)) for value in (ratio, math.sqrt(1 - ratio))]

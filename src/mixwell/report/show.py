@@ -6,22 +6,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
 import mixwell as mw
-from mixwell.report import picture, samples
+from mixwell.report import label_sheet, picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
-from mixwell.train.errors import Parser, RunError
+from mixwell.train import network
+from mixwell.train.errors import Parser, RunError, whole
 from mixwell.train.files import save
 from mixwell.train.paths import expand
 
+Part = TypeVar("Part")
+LARGEST = 4096  # side of an image (pixels), and number of pairs
 ABOUT = """\
 Draw what a policy does at several ratios: clean images, masks, mixed images and labels.
 
   mixwell show "CutMix(alpha=1)"                        on two photographs that ship with scikit-learn
   mixwell show "FMix(soft=0.2)" --images DIR            on your own images
+  mixwell show CutMix --label "ActivationShare()" --network runs/a    label weights and what they count
   mixwell show all                                      a gallery of all policies"""
 
 
@@ -56,14 +61,14 @@ def replacements(policy: mw.BatchPolicy) -> list[str]:
     ]
 
 
-def _policy(text: str) -> mw.BatchPolicy:
+def _parsed(text: str, kind: type[Part], expected: str) -> Part:
     try:
-        policy = mw.parse(text)
+        found = mw.parse(text)
     except (TypeError, ValueError) as error:
         raise RunError(str(error)) from None
-    if not isinstance(policy, mw.BatchPolicy):
-        raise RunError(f"expected a mixing policy such as CutMix(alpha=0.2), or all, but got {text}")
-    return policy
+    if not isinstance(found, kind):
+        raise RunError(f"expected {expected}, but got {text}")
+    return found
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -73,17 +78,32 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=expand, default=Path("grid.png"), metavar="PNG", help="output file [grid.png]")
     parser.add_argument("--ratios", type=float, nargs="+", metavar="LAM", help="shares of the anchor [0.1 ... 0.9]")
     parser.add_argument("--size", type=int, metavar="N", help="side of an image (pixels) [224; all: 112]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and random draws [0]")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="seed of images and random draws [0]"
+    )
     parser.add_argument("--count", type=int, default=2, metavar="N", help="pairs of images [2; all: 1]")
+    parser.add_argument("--label", nargs="+", metavar="LABEL", help="label policies, such as 'ActivationShare()'")
+    parser.add_argument(
+        "--network",
+        type=expand,
+        metavar="NETWORK",
+        help="for --label: run directory, weights or timm/NAME",
+    )
+    network.add_options(parser)
     args = parser.parse_args(argv)
-    if args.size is None:
-        args.size = 112 if args.policy == "all" else 224
+    if args.label and args.policy == "all":
+        parser.error("--label needs one policy, but got all")
+    if args.network and not args.label:
+        parser.error("--network is read by label policies: name one with --label")
     if args.out.suffix.lower() != ".png":
         parser.error(f"--out expects a file name that ends in .png, but got {args.out}")
     if wrong := [ratio for ratio in args.ratios or () if not 0 <= ratio <= 1]:
         parser.error(f"--ratios expects shares of the anchor between 0 and 1, but got {wrong[0]:g}")
-    if min(args.size, args.count) < 1:
-        parser.error(f"--size and --count must be at least 1, but got {min(args.size, args.count)}")
+    sizes = (1 if args.size is None else args.size, args.count)
+    if min(sizes) < 1:
+        parser.error(f"--size and --count must be at least 1, but got {min(sizes)}")
+    if max(sizes) > LARGEST:
+        parser.error(f"--size and --count must be at most {LARGEST}, but got {max(sizes)}")
     return args
 
 
@@ -94,7 +114,13 @@ def main(argv: Sequence[str]) -> None:
         RunError: the policy, the images or the output file cannot be used.
     """
     args = _arguments(argv)
-    policy = None if args.policy == "all" else _policy(args.policy)
+    policy = (
+        None
+        if args.policy == "all"
+        else _parsed(args.policy, mw.BatchPolicy, "a mixing policy such as CutMix(alpha=0.2), or all")
+    )
+    net = network.from_options(args.network, args, args.size, args.seed) if args.network else None
+    args.size = args.size or (net.size if net else 112 if policy is None else 224)
     if args.images:
         images = samples.from_folder(args.images, args.count + 1, args.size, args.seed)
     else:
@@ -104,8 +130,12 @@ def main(argv: Sequence[str]) -> None:
         drawn = gallery(policies, images, args.ratios or RATIOS, args.seed)
         notes = [f"not drawn: {reason}" for reason in reasons]
     else:
-        drawn = sheet(policy, images, args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), args.seed, args.count)
-        notes = replacements(policy)
+        ratios, notes = args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), replacements(policy)
+        if args.label:
+            labels = {text: _parsed(text, mw.LabelPolicy, "a label policy such as PixelShare()") for text in args.label}
+            drawn = label_sheet.sheet(policy, labels, net, images, ratios, args.seed, args.count)
+        else:
+            drawn = sheet(policy, images, ratios, args.seed, args.count)
     for note in notes:
         print(note, file=sys.stderr)
     save(args.out, picture.png(*drawn, limit=1_000_000 * (policy is None)))

@@ -1,10 +1,13 @@
-"""Plots of ``mixwell eval --suite`` as SVG files."""
+"""Plots of ``eval.json``, which ``mixwell eval --suite`` writes: of one run, or of several groups of runs."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from mixwell.report.plots import Line, Plot
 
 Figures = dict[str, dict[str, Any]]
 
@@ -18,67 +21,66 @@ def plots(found: dict[str, Figures]) -> dict[str, str]:
     Returns:
         SVG files by name.
     """
-    kinds: dict[str, tuple[str, str, Callable[[Any, Figures], None]]] = {
+    return {name: plot.file() for name, plot in curves(found).items()}
+
+
+def curves(found: Mapping[str, Figures]) -> dict[str, Plot]:
+    """Return the plots of the parts of ``eval.json`` that have a curve, by name."""
+    kinds: dict[str, tuple[str, str, Callable[[Figures], Plot]]] = {
         "reliability": ("calibration", "reliability", _reliability),
         "risk_coverage": ("selective", "risk_coverage", _risk),
         "occlusion": ("occlusion", "occlusion_mean", _occlusion),
         "corruptions": ("corruptions", "errors_by_severity", _severity),
         "corrupted": ("corrupted", "errors_by_severity", _severity),
     }
-    return {
-        name: _drawn(draw, found[part]) for name, (part, needed, draw) in kinds.items() if needed in found.get(part, {})
-    }
+    return {name: make(found[part]) for name, (part, needed, make) in kinds.items() if needed in found.get(part, {})}
 
 
-def _drawn(draw: Callable[[Any, Figures], None], figures: Figures) -> str:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+def compared(groups: Mapping[str, Sequence[Mapping[str, Figures]]]) -> dict[str, Plot]:
+    """Return the same plots with the mean over the runs of each group.
 
-    file = io.StringIO()
-    with rc_context({"svg.hashsalt": "mixwell", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.4}):
-        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
-        draw(figure.add_subplot(), figures)
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return file.getvalue()
+    Args:
+        groups: By name, the figures of each of its runs.
+    """
+    merged: dict[str, Plot] = {}
+    for k, (name, runs) in enumerate(groups.items()):
+        each = [curves(figures) for figures in runs]
+        for kind in dict.fromkeys(kind for one in each for kind in one):
+            same = [one[kind] for one in each if kind in one]
+            thick = [[line for line in plot.lines if not line.thin] for plot in same]
+            lines = [_mean(f"{name} {several[0].name}".strip(), several, k) for several in zip(*thick, strict=False)]
+            merged[kind] = replace(same[0], lines=[*(merged[kind].lines if kind in merged else []), *lines])
+    return merged
 
 
-def _numbers(values: list[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+def _mean(name: str, lines: Sequence[Line], group: int) -> Line:
+    columns = ([y for y in column if y is not None] for column in zip(*(line.y for line in lines), strict=False))
+    return Line(name, lines[0].x, [statistics.mean(column) if column else None for column in columns], group)
 
 
-def _reliability(axes: Any, figures: Figures) -> None:
+def _reliability(figures: Figures) -> Plot:
     points = figures["reliability"]["value"]
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect calibration")
-    axes.plot(_numbers(points["confidence"]), _numbers(points["accuracy"]), marker="o", label="measured")
-    total = sum(_numbers(points["count"])) or 1
     bins = len(points["count"])
-    places = [(k + 0.5) / bins for k in range(bins)]
-    axes.bar(places, [count / total for count in _numbers(points["count"])], 0.9 / bins, alpha=0.3, label="images")
-    axes.set(xlabel="confidence", ylabel="accuracy, share of images", xlim=(0, 1), ylim=(0, 1))
-    axes.legend()
+    accuracy = [value if count else None for value, count in zip(points["accuracy"], points["count"], strict=True)]
+    line = Line("", [(k + 0.5) / bins for k in range(bins)], accuracy)
+    return Plot("accuracy by confidence", "confidence", "accuracy", [line], (0, 1), diagonal=True)
 
 
-def _risk(axes: Any, figures: Figures) -> None:
+def _risk(figures: Figures) -> Plot:
     curve = figures["risk_coverage"]["value"]
-    axes.plot(_numbers(curve["coverage"]), _numbers(curve["risk"]))
-    axes.set(xlabel="coverage", ylabel="error among covered images (%)", xlim=(0, 1))
-    axes.set_ylim(bottom=0)
+    line = Line("", curve["coverage"], curve["risk"])
+    return Plot("error by coverage", "coverage", "error among covered images (%)", [line])
 
 
-def _occlusion(axes: Any, figures: Figures) -> None:
-    for fill in ("mean", "black"):
-        curve = figures[f"occlusion_{fill}"]["value"]
-        axes.plot(_numbers(curve["share"]), _numbers(curve["accuracy"]), marker="o", label=f"{fill} colour")
-    axes.set(xlabel="hidden patches (%)", ylabel="top-1 accuracy (%)", ylim=(0, 100))
-    axes.legend()
+def _occlusion(figures: Figures) -> Plot:
+    fills = [fill for fill in ("mean", "black") if f"occlusion_{fill}" in figures]
+    found = [figures[f"occlusion_{fill}"]["value"] for fill in fills]
+    lines = [Line(f"{fills[k]} colour", curve["share"], curve["accuracy"], k) for k, curve in enumerate(found)]
+    return Plot("accuracy by share of hidden patches", "hidden patches (%)", "top-1 accuracy (%)", lines, (0, 100))
 
 
-def _severity(axes: Any, figures: Figures) -> None:
-    errors = figures["errors_by_severity"]["value"]
-    mean = [sum(values) / len(values) for values in zip(*errors.values(), strict=True)]
-    for name, values in errors.items():
-        axes.plot(range(1, 6), values, linewidth=0.8, alpha=0.6)
-        axes.annotate(name, (5.05, values[-1]), fontsize=5)
-    axes.plot(range(1, 6), mean, color="black", linewidth=2.5, label="mean")
-    axes.set(xlabel="severity", ylabel="top-1 error (%)", xticks=range(1, 6), xlim=(0.8, 6.2))
-    axes.legend()
+def _severity(figures: Figures) -> Plot:
+    errors, severities = figures["errors_by_severity"]["value"], [*range(1, 6)]
+    lines = [Line(name, severities, values, thin=True) for name, values in errors.items()]
+    mean = Line("mean", severities, [statistics.mean(values) for values in zip(*errors.values(), strict=True)])
+    return Plot("error by severity of the corruption", "severity", "top-1 error (%)", [*lines, mean])

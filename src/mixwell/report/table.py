@@ -6,10 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from mixwell.report.paired import Comparison
+from mixwell.report.published import published
 from mixwell.train.config import Config
 from mixwell.train.runs import Group, Run
 
 MIN_SEEDS = 3
+NAMES = {"top1": "Top-1 accuracy", "map": "mAP"}
 HELD_OUT = "held-out images"
 # Title of a column, the measure of a group, and its digits; accuracy on test images is "last" if nothing is held out.
 MEASURES = {
@@ -35,6 +38,11 @@ def measured_on(runs: Sequence[Run]) -> str:
     """Return which images the accuracies of some runs were measured on, as written in their summaries."""
     found = dict.fromkeys(run.summary.validated_on or "validation images" for run in runs if run.summary)
     return " or ".join(found or ["validation images"])
+
+
+def measured(found: Sequence[Group]) -> str:
+    """Return the names of the measures of some groups."""
+    return " or ".join(dict.fromkeys(NAMES[group.measure] for group in found))
 
 
 def cells(found: Sequence[Group]) -> list[list[str]]:
@@ -75,6 +83,36 @@ def _differences(group: Group) -> str:
     ignored = Config.MAY_CHANGE | {"seed"}
     changed = {text.split()[0] for run in group.runs[1:] for text in group.runs[0].config.differences(run.config)}
     return ", ".join(sorted(changed - ignored))
+
+
+def differences(found: Sequence[Group]) -> list[list[str]]:
+    """Return the paired differences of groups of one recipe that share seeds, titles first; empty without any.
+
+    The reference is plain training, or else the first group of the recipe.
+    """
+    rows = []
+    for recipe in dict.fromkeys(group.recipe for group in found):
+        members = [group for group in found if group.recipe == recipe]
+        reference = next((group for group in members if group.name == "plain"), members[0])
+        theirs = {run.config.seed: run.last for run in reference.finished}
+        for group in members:
+            pairs = [run.last - theirs[run.config.seed] for run in group.finished if run.config.seed in theirs]
+            test = Comparison.of(pairs) if group is not reference else None
+            if test:
+                p = "< 0.0001" if test.p < 1e-4 else f"{test.p:.4f}"
+                rows.append([recipe, group.name, reference.name, str(test.count), f"{test} %", p])
+    titles = ["recipe", "training", "minus", "seeds", "difference [95 % CI]", "p"]
+    return [titles, *rows] if rows else []
+
+
+def published_cells(found: Sequence[Group]) -> list[list[str]]:
+    """Return published accuracies beside those of the groups, titles first; empty where none are known."""
+    rows = [
+        [group.recipe, group.name, spread(group.spread("median")), f"{top1:.2f}", str(epochs), source]
+        for group in found
+        for epochs, top1, source in published(group)
+    ]
+    return [["recipe", "training", "median here (%)", "published (%)", "epochs", "source"], *rows] if rows else []
 
 
 def markdown(found: Sequence[Group]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import classifier_of, module_of, unwrapped
+from mixwell.features.maps import as_maps
 from mixwell.saliency.base import Saliency, check_floating, check_rank
+from mixwell.typecheck import PositiveInt
 
 _REDUCTIONS = {
     "mean": lambda maps: maps.mean(1),
@@ -75,14 +76,8 @@ class Activation(NetworkSaliency):
     """
 
     layer: str | None = None
-    reduce: str = "mean"
-    size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.reduce not in _REDUCTIONS:
-            raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, but got {self.reduce!r}.")
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size must be at least 1, but got {self.size}.")
+    reduce: Literal["mean", "norm", "last"] = "mean"
+    size: PositiveInt | None = None
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
         network = self._network(model, images)
@@ -180,7 +175,7 @@ def _grad_cam(network: nn.Module, images: Tensor, labels: Tensor, layer: str | N
         score = logits.float()
         own = score.gather(1, labels[:, None]).sum() if labels.dim() == 1 else (score * labels).sum()
         (gradient,) = torch.autograd.grad(own, output)
-    features, gradient = (_as_map(network, t.detach(), layer).float() for t in (output, gradient))
+    features, gradient = (_as_map(t.detach(), images, layer).float() for t in (output, gradient))
     return (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
 
 
@@ -190,7 +185,7 @@ def last_features(network: nn.Module, images: Tensor, layer: str | None = None) 
     Args:
         network: Any classifier.
         images: Shape ``(B, C, H, W)``.
-        layer: Module whose output is the map; ``None`` takes the last output that is a map, or tokens on a square grid.
+        layer: Module whose output is the map; ``None`` takes the last output that is a map or tokens.
 
     Returns:
         Shape ``(B, D, h, w)``.
@@ -203,58 +198,30 @@ def last_features(network: nn.Module, images: Tensor, layer: str | None = None) 
         >>> last_features(model, torch.rand(2, 3, 9, 9)).shape
         torch.Size([2, 6, 4, 4])
     """
-    return _as_map(network, _run(network, images, layer)[0], layer)
+    return _as_map(_run(network, images, layer)[0], images, layer)
 
 
 def _run(network: nn.Module, images: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
     """Return the output of the layer, or the last map or tokens, and the logits."""
     found: list[Tensor] = []
-    modules = [module_of(network, layer)] if layer is not None else [m for m in network.modules() if m is not network]
-    with _listening(modules, found):
-        logits = network(images)
-    if not found:
-        raise _no_map(network, layer)
-    return found[-1], logits
 
-
-def _no_map(network: nn.Module, layer: str | None) -> ValueError:
-    place = "" if layer is None else f" at {layer!r}"
-    return ValueError(
-        f"{type(network).__name__} shows no map (B, D, h, w) and no square grid of tokens{place}; name another layer, "
-        "or pass saliency= maps."
-    )
-
-
-@contextmanager
-def _listening(modules: list[nn.Module], found: list[Tensor]) -> Iterator[None]:
     def keep(module: nn.Module, args: object, output: object) -> None:
         if isinstance(output, Tensor) and (output.dim() == 3 or (output.dim() == 4 and output[0, 0].numel() > 1)):
             found[:] = [output]
 
-    handles = [module.register_forward_hook(keep) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = [module_of(network, layer)] if layer is not None else [m for m in network.modules() if m is not network]
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(keep))
+        logits = network(images)
+    if not found:
+        place = "" if layer is None else f" at {layer!r}"
+        raise ValueError(
+            f"{type(network).__name__} shows no map (B, D, h, w) and no tokens{place}; name another layer, or pass "
+            "saliency= maps."
+        )
+    return found[-1], logits
 
 
-def _as_map(network: nn.Module, output: Tensor, layer: str | None) -> Tensor:
-    """Read an output as a map ``(B, D, h, w)``: channels first, and without tokens that have no position."""
-    if output.dim() == 4:
-        width = _width(network)
-        channels_last = width is not None and output.shape[1] != width and output.shape[3] == width  # as Swin has it
-        return output.permute(0, 3, 1, 2) if channels_last else output
-    prefix = getattr(network, "num_prefix_tokens", None)
-    side = math.isqrt(output.shape[1] - (prefix or 0))
-    if side < 2 or (prefix is not None and side**2 + prefix != output.shape[1]):
-        raise _no_map(network, layer)
-    return output[:, output.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
-
-
-def _width(network: nn.Module) -> int | None:
-    try:
-        width = getattr(classifier_of(network)[1], "in_features", None)
-    except ValueError:
-        return None
-    return width if isinstance(width, int) else None
+def _as_map(output: Tensor, images: Tensor, layer: str | None) -> Tensor:
+    return as_maps(output, (images.shape[2], images.shape[3]), layer or "the last map")

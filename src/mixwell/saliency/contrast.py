@@ -12,6 +12,7 @@ from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.finegrained import fine_grained
 from mixwell.ops.residual import spectral_residual
 from mixwell.saliency.base import Saliency, check_rank
+from mixwell.typecheck import PositiveInt
 
 
 class SpectralResidual(Saliency):
@@ -35,10 +36,7 @@ class SpectralResidual(Saliency):
         torch.Size([2, 32, 64])
     """
 
-    max_size: int | None = 128
-
-    def __post_init__(self) -> None:
-        _check_size(self.max_size)
+    max_size: PositiveInt | None = 128
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
         check_rank(images)
@@ -83,14 +81,9 @@ class FineGrained(Saliency):
 
     channels: Literal["rgb", "bgr"] = "rgb"
     wrap: bool = False
-    max_size: int | None = 128
+    max_size: PositiveInt | None = 128
 
     uses_normalization = True
-
-    def __post_init__(self) -> None:
-        _check_size(self.max_size)
-        if self.channels not in ("rgb", "bgr"):
-            raise ValueError(f'channels must be "rgb" or "bgr", got {self.channels!r}')
 
     def __call__(
         self, model: nn.Module | None, images: Tensor, labels: Tensor, normalization: Normalization | None = None
@@ -117,8 +110,3 @@ def _reduced(images: Tensor, max_size: int | None) -> Tensor:
         return images.float()
     size = [max(1, round(side * max_size / longer)) for side in (height, width)]
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
-
-
-def _check_size(max_size: int | None) -> None:
-    if max_size is not None and max_size < 1:
-        raise ValueError(f"max_size must be positive or None, got {max_size}")

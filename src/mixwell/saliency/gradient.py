@@ -45,10 +45,8 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         images: Shape ``(B, C, H, W)``, floating point.
         labels: Class indices ``(B,)`` or dense labels ``(B, N)``.
     """
-    if isinstance(model, DistributedDataParallel):  # whose own forward would overwrite buffers by those of rank 0
-        inner: nn.Module = model.module
-    else:
-        inner = model
+    # The own forward of DistributedDataParallel would overwrite buffers by those of rank 0.
+    inner: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     with undisturbed(inner), frozen_parameters(inner), torch.enable_grad():
         pixels = images.detach().requires_grad_()
         logits = inner(pixels).float()

@@ -25,7 +25,7 @@ def run(config: Config, out: Path | str, *, resume: bool = False, command: str =
 
     Example:
         >>> from mixwell.train.recipes import RECIPES
-        >>> config = RECIPES["digits"]()  # run(config, "runs/digits").val_top1["last"] is the accuracy in percent
+        >>> config = RECIPES["digits"]()  # run(config, "runs/digits").test["top1"] is the accuracy in percent
     """
     from mixwell.train.launch import train  # imports Accelerate, torchvision and others
 

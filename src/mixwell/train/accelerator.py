@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import random
@@ -9,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
@@ -118,8 +120,31 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def launch() -> tuple[str, str]:
+    """Return a prefix that names this process in a message, and one that starts a command in as many processes.
+
+    Both are empty for a single process.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        return "", ""
+    each = int(world) // int(os.environ.get("GROUP_WORLD_SIZE", "1"))  # torchrun counts the machines there
+    return f"rank {os.environ.get('RANK', '0')} of {world}: ", f"torchrun --nproc-per-node {each} -m "
+
+
+@contextlib.contextmanager
+def unbroken(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn the failure of a collective operation because another process has ended into one sentence with advice."""
+    try:
+        yield
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if not lost_process(error):
+            raise
+        raise RunError(f"{launch()[0]}another process has ended: {advice()}") from None
+
+
 def lost_process(error: Exception) -> bool:
-    """Return whether a collective operation failed because another process of the run has ended."""
+    """Return whether a collective operation failed because another process of the launch has ended."""
     pattern = "gloo|nccl|broken pipe|socket|connection (closed|reset|refused)"
     return torch.distributed.is_initialized() and re.search(pattern, str(error), re.IGNORECASE) is not None
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixwell import models
 from mixwell.features.layers import classifier_of
@@ -17,8 +17,8 @@ from mixwell.losses import Loss
 from mixwell.methods import Method
 from mixwell.normalization import Normalization
 from mixwell.parse import names, parse
-from mixwell.policy import BatchPolicy
-from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.policy import BatchPolicy, NoMix
+from mixwell.train.checkpoint import load_weights, read_weights, without_prefix
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet
 from mixwell.train.errors import RunError, closest, mistakes
@@ -67,27 +67,6 @@ def _pretrained(model: nn.Module, config: Config) -> None:
     """Load weights of the same architecture; a last layer for another number of classes stays freshly initialized."""
     theirs = without_prefix(read_weights(Path(config.weights)), model.state_dict())
     load_weights(model, theirs, config.weights, classifier_of(model)[0])
-
-
-def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what a wrapper put before the names of a model's weights, such as ``module.`` or ``_orig_mod.``.
-
-    Args:
-        theirs: Weights by name.
-        ours: Weights by name as the model has them.
-
-    Example:
-        >>> one = torch.zeros(1)
-        >>> list(without_prefix({"module.fc.weight": one, "n_averaged": one}, {"fc.weight": one}))
-        ['fc.weight']
-    """
-    name = next(iter(ours))
-    prefixes = {key.removesuffix(name) for key in theirs if key == name or key.endswith("." + name)}
-    prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in theirs for name in ours), default="")
-    if not prefix:
-        return theirs
-    counter = "n_averaged"  # beside the weights of torch.optim.swa_utils.AveragedModel
-    return {key.removeprefix(prefix): value for key, value in theirs.items() if key != counter}
 
 
 def policy(config: Config) -> BatchPolicy | None:
@@ -153,6 +132,21 @@ def method(config: Config, model: nn.Module, num_classes: int, normalization: No
     settings |= {name: value for name, value in (("policy", mix), ("loss", criterion)) if value is not None}
     with mistakes():
         return make(model, **settings)
+
+
+def check_several_labels(method: Method) -> None:
+    """Check that a method has a loss for several labels per image.
+
+    Raises:
+        RunError: Its loss is a softmax loss, or needs class indices.
+    """
+    criterion: Any = getattr(method, "loss", None)
+    try:
+        criterion(torch.zeros(1, 2), NoMix()(torch.zeros(1, 1, 1, 1), torch.ones(1, 2)))
+    except (TypeError, ValueError):
+        raise RunError(
+            f"the images have several labels, which {criterion} cannot learn: use --loss 'BinaryCrossEntropy()'"
+        ) from None
 
 
 def _parsed(field: str, text: str) -> Any:

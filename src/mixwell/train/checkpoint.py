@@ -14,7 +14,7 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,6 +101,45 @@ def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str,
             f"the weights in {path} do not fit the model: {len(odd)} differ in name or shape, such as {odd[0]}"
         )
     module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
+
+
+def stored_classes(path: Path) -> list[str]:
+    """Return the class names in the file of a classifier.
+
+    Raises:
+        RunError: It has none, so it was not written by a training run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            classes = json.loads((file.metadata() or {})["mixwell"])["classes"]
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise RunError(f"{path} holds no class names: expected the model.safetensors of a training run")
+    return classes
+
+
+def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what a wrapper put before the names of a model's weights, such as ``module.`` or ``_orig_mod.``.
+
+    Args:
+        theirs: Weights by name.
+        ours: Weights by name as the model has them.
+
+    Example:
+        >>> one = torch.zeros(1)
+        >>> list(without_prefix({"module.fc.weight": one, "n_averaged": one}, {"fc.weight": one}))
+        ['fc.weight']
+    """
+    name = next(iter(ours))
+    prefixes = {key.removesuffix(name) for key in theirs if key == name or key.endswith("." + name)}
+    prefix = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in theirs for name in ours), default="")
+    if not prefix:
+        return theirs
+    counter = "n_averaged"  # beside the weights of torch.optim.swa_utils.AveragedModel
+    return {key.removeprefix(prefix): value for key, value in theirs.items() if key != counter}
 
 
 def _reason(error: Exception) -> str:

@@ -77,27 +77,20 @@ def _from_pickles(folder: Path, files: Files) -> Source:
         parts = [_batch(folder / name, files) for name in names]
         return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))  # type: ignore[arg-type]
 
-    def names() -> list[str]:
-        path, key = folder / files.meta[0], files.meta[1]
-        if not path.is_file():
-            return [str(index) for index in range(files.classes)]
-        found = _pickle(path).get(key)
-        texts = found if isinstance(found, list) else []
-        names = [_text(name, path) for name in texts]
-        if len(names) != files.classes:
-            raise RunError(f"{path} must hold {files.classes} class names under {key.decode()!r}, got {len(names)}")
-        return names
-
     wanted = {"train": files.train, "test": (files.test,)}
     there = {split: batch for split, batch in wanted.items() if all((folder / name).is_file() for name in batch)}
     splits = {name: lambda batch=batch: split(batch) for name, batch in there.items()}
-    return Source(splits, names(), 3, NORMALIZATION, str(folder))
+    return Source(splits, _names(folder / files.meta[0], files), 3, NORMALIZATION, str(folder))
 
 
-def _text(name: object, path: Path) -> str:
-    if not isinstance(name, bytes | str):
-        raise RunError(f"{path} must hold texts as class names")
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+def _names(path: Path, files: Files) -> list[str]:
+    if not path.is_file():
+        return [str(index) for index in range(files.classes)]
+    found = _pickle(path).get(files.meta[1])
+    names = [name for name in found if isinstance(name, bytes | str)] if isinstance(found, list) else []
+    if len(names) != files.classes:
+        raise RunError(f"{path} must hold {files.classes} class names under {files.meta[1].decode()!r}")
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
 
 
 def _batch(path: Path, files: Files) -> Split:
@@ -116,7 +109,7 @@ def _batch(path: Path, files: Files) -> Split:
 def _pickle(path: Path) -> dict[bytes, Any]:
     try:
         return cifar_pickle.read(path)
-    except ValueError as error:
+    except cifar_pickle.RefusedError as error:
         raise RunError(f"{path} is not a CIFAR pickle: {first_line(error)}") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from None

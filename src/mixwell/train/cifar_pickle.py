@@ -1,9 +1,9 @@
-"""Reads the pickles of CIFAR without an unpickler.
+"""Reads the pickles of CIFAR without running anything that they name.
 
-A pickle is a program, and an unpickler runs it: even if ``numpy.ndarray`` is all that it may call, a crafted file can
-pass strides that lie outside the data. So this module interprets the opcodes itself. It builds dictionaries, lists,
-tuples, strings, bytes, whole numbers and uint8 arrays. It calls nothing that the file names, and it makes an array only
-if its shape fits the bytes that the file holds. Memory stays proportional to the size of the file.
+A pickle is a program that calls functions by name. Even if ``numpy.ndarray`` is all that it may call, a crafted file
+can pass strides that lie outside the data. So here every name stands for a function of this module, which checks its
+arguments, and opcodes that call or change anything else are refused. The unpickler is Python's own, the one written in
+Python: its memory stays proportional to the size of the file.
 
 ``torchvision.datasets`` with its checksums would be safe as well, but rejects every CIFAR that was written again, such
 as one with images removed.
@@ -11,45 +11,35 @@ as one with images removed.
 
 from __future__ import annotations
 
+import io
 import math
-import pickletools
-from collections.abc import Callable
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 LARGEST = 2**30  # bytes; the largest file of CIFAR has 155 million
-ARGUMENT = {  # opcodes whose argument is the value
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
-    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-TEXT = {"STRING", "BINSTRING", "SHORT_BINSTRING"}  # of Python 2, whose strings are bytes
-CONSTANT: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple,
-}  # fmt: skip
-NAMES = {  # what a file may name, wherever the version of NumPy that wrote it kept it
-    ("numpy", "_reconstruct"), ("numpy", "_frombuffer"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}  # fmt: skip
+_BASE: Any = pickle._Unpickler
+OPCODES = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 NONE NEWTRUE NEWFALSE UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    STRING BINSTRING SHORT_BINSTRING SHORT_BINBYTES BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+    GLOBAL STACK_GLOBAL REDUCE PROTO FRAME MARK STOP
+""".split()  # noqa: SIM905
 
 
-class Name:
-    """A function or class that the file names. It is never called."""
-
-    def __init__(self, module: object, name: object) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):  # never print a value: it may be nested deeply
-            raise ValueError("it names something whose name is not a text")
-        package = module.partition(".")[0]
-        if (package, name) not in NAMES:
-            raise ValueError(f"it names {ascii(f'{module}.{name}')[1:-1][:80]}, which is not part of a CIFAR file")
-        self.name = name
+class RefusedError(ValueError):
+    """The file holds something that has no place in a CIFAR file."""
 
 
-class Bytes8:
-    """The data type uint8."""
+class Texts(dict[Any, Any]):
+    """A dictionary with texts as keys: a nested tuple may take forever to hash."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, bytes | str):
+            raise RefusedError("a dictionary must have texts as keys")
+        super().__setitem__(key, value)
 
 
 class Array:
@@ -57,174 +47,116 @@ class Array:
 
     content: np.ndarray | None = None
 
-    def fill(self, shape: Any, dtype: Any, order: Any, content: Any) -> Array:
-        """Take the content, if its size fits the shape."""
-        if not isinstance(dtype, Bytes8) or not isinstance(content, bytes | bytearray):
-            raise ValueError("an array is not of type uint8")
-        if not isinstance(shape, tuple) or not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
-            raise ValueError("an array has an invalid shape")
-        if len(shape) > 4 or math.prod(shape) != len(content):
-            raise ValueError(f"an array of {len(content)} bytes cannot have the shape {shape[:4]}")
-        self.content = np.frombuffer(bytes(content), np.uint8).reshape(shape, order="F" if order else "C")
-        return self
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, order, content = state
+        self.content = _array(content, dtype, shape, "F" if order else "C").content
 
 
-def reduced(name: Any, args: Any) -> Any:
-    """Return what a call of a named function stands for.
+class Bytes8:
+    """The data type uint8."""
 
-    Raises:
-        ValueError: It is not part of how arrays and bytes are stored.
-    """
-    match (getattr(name, "name", None), args):
-        case ("dtype", ("u1" | b"u1" | "uint8" | b"uint8", *_)):
-            return Bytes8()
-        case ("dtype", (str(kind), *_)):
-            raise ValueError(f"an array is of type {kind[:20]!a}, expected uint8")
-        case ("_reconstruct", (Name(name="ndarray"), (0,), _)):
-            return Array()
-        case ("_frombuffer", (content, dtype, shape, "C" | "F" as order)):
-            return Array().fill(shape, dtype, order == "F", content)
-        case ("encode", (str(text), "latin1" | "latin-1")):
-            return text.encode("latin-1")
-    raise ValueError("it calls a function in a way that is not part of a CIFAR file")
+    def __setstate__(self, state: Any) -> None:
+        """Ignore byte order and the like, which one byte does not have."""
 
 
-class Machine:
-    """The stack and memory of a pickle. One method per kind of opcode."""
+def _dtype(name: Any, *_: Any) -> Bytes8:
+    if name not in ("u1", b"u1", "uint8", b"uint8"):
+        raise RefusedError("an array is not of type uint8")
+    return Bytes8()
 
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
 
-    def marked(self) -> list[Any]:
-        """Remove and return everything above the last mark."""
-        start = self.marks.pop()
-        found = self.stack[start:]
-        del self.stack[start:]
-        return found
+def _ndarray(*_: Any) -> None:
+    raise RefusedError("it calls numpy.ndarray, which is not part of a CIFAR file")
 
-    def step(self, opcode: str, argument: Any) -> None:
-        """Execute one opcode.
+
+def _reconstruct(kind: Any, *_: Any) -> Array:
+    if kind is not _ndarray:
+        raise RefusedError("it holds an array of an unknown type")
+    return Array()
+
+
+def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """Return an array, if the size of its content fits the shape."""
+    if not isinstance(dtype, Bytes8) or not isinstance(content, bytes) or order not in ("C", "F"):
+        raise RefusedError("an array is not of type uint8")
+    if not isinstance(shape, tuple) or not all(type(size) is int and 0 <= size <= LARGEST for size in shape):
+        raise RefusedError("an array has an invalid shape")
+    if len(shape) > 4 or math.prod(shape) != len(content):
+        raise RefusedError(f"an array of {len(content)} bytes cannot have the shape {shape[:4]}")
+    found = Array()
+    found.content = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+    return found
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise RefusedError("it encodes something other than text as Latin-1")
+    return text.encode("latin-1")
+
+
+NAMES = {  # what a file may name, wherever the version of NumPy that wrote it kept it
+    ("numpy", "_reconstruct"): _reconstruct,
+    ("numpy", "_frombuffer"): _array,
+    ("numpy", "ndarray"): _ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class Unpickler(_BASE):
+    """Python's unpickler, without the opcodes that have no place in a CIFAR file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the function of this module that stands for a name.
 
         Raises:
-            ValueError: It has no place in a CIFAR file.
+            RefusedError: The name has no place in a CIFAR file.
         """
-        if opcode in ARGUMENT:
-            self.stack.append(argument)
-        elif opcode in TEXT:
-            self.stack.append(argument.encode("latin-1"))
-        elif opcode in CONSTANT:
-            self.stack.append(CONSTANT[opcode]())
-        elif opcode in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
-        elif opcode in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
-        else:
-            action = getattr(self, f"do_{opcode.lower()}", None)
-            if action is None:
-                raise ValueError(f"the opcode {opcode} is not part of a CIFAR file")
-            action(*([] if argument is None else [argument]))
+        found = NAMES.get((module.partition(".")[0], name))
+        if found is None:
+            raise RefusedError(f"it names {ascii(f'{module}.{name}')[1:-1][:80]}, which is not part of a CIFAR file")
+        return found
 
-    def do_proto(self, version: int) -> None: ...
+    def _empty_dict(self) -> None:
+        self.append(Texts())
 
-    def do_frame(self, size: int) -> None: ...
+    def _dict(self) -> None:
+        if self.pop_mark():  # every version of Python has stored the items afterwards
+            raise RefusedError("it holds a dictionary in a form that is not part of a CIFAR file")
+        self.append(Texts())
 
-    def do_mark(self) -> None:
-        self.marks.append(len(self.stack))
+    def _build(self) -> None:
+        state = self.stack.pop()
+        self.stack[-1].__setstate__(state)
 
-    def do_list(self) -> None:
-        self.stack.append(self.marked())
-
-    def do_tuple(self) -> None:
-        self.stack.append(tuple(self.marked()))
-
-    def do_tuple1(self) -> None:
-        self._tuple(1)
-
-    def do_tuple2(self) -> None:
-        self._tuple(2)
-
-    def do_tuple3(self) -> None:
-        self._tuple(3)
-
-    def _tuple(self, count: int) -> None:
-        self.stack[-count:] = [tuple(self.stack[-count:])]
-
-    def do_dict(self) -> None:
-        values = self.marked()
-        self.stack.append({})
-        self._store(self.stack[-1], values)
-
-    def do_append(self) -> None:
-        self._extend([self.stack.pop()])
-
-    def do_appends(self) -> None:
-        self._extend(self.marked())
-
-    def _extend(self, values: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, list):
-            raise ValueError("it appends to something that is not a list")
-        target.extend(values)
-
-    def do_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._store(self.stack[-1], [key, value])
-
-    def do_setitems(self) -> None:
-        values = self.marked()
-        self._store(self.stack[-1], values)
-
-    def _store(self, target: Any, values: list[Any]) -> None:
-        keys = values[::2]
-        if not isinstance(target, dict) or len(values) % 2 or not all(isinstance(key, bytes | str) for key in keys):
-            raise ValueError("a dictionary must have texts as keys")
-        target.update(zip(keys, values[1::2], strict=True))
-
-    def do_global(self, text: str) -> None:
-        self.stack.append(Name(*text.split(" ", 1)))
-
-    def do_stack_global(self) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        self.stack.append(Name(module, name))
-
-    def do_reduce(self) -> None:
-        args, name = self.stack.pop(), self.stack.pop()
-        self.stack.append(reduced(name, args))
-
-    def do_build(self) -> None:
-        match (self.stack[-2], self.stack.pop()):
-            case (Bytes8(), tuple()):  # byte order and the like, which one byte does not have
-                pass
-            case (Array() as array, (int(), shape, dtype, order, content)):
-                array.fill(shape, dtype, order, content)
-            case _:
-                raise ValueError("it changes something that is not an array")
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{code: _BASE.dispatch[code] for code in (getattr(pickle, name)[0] for name in OPCODES)},
+        pickle.EMPTY_DICT[0]: _empty_dict,
+        pickle.DICT[0]: _dict,
+        pickle.BUILD[0]: _build,
+        pickle.BYTEARRAY8[0]: _BASE.dispatch[pickle.BINBYTES8[0]],  # the original trusts the length
+    }
 
 
 def parse(content: bytes) -> dict[bytes, Any]:
     """Return the dictionary in a pickle, as Python 2 or 3 wrote it, with bytes as keys.
 
     Raises:
-        ValueError: It is damaged, or holds anything but a dictionary of plain values and uint8 arrays.
+        RefusedError: It is damaged, or holds anything but a dictionary of plain values and uint8 arrays.
 
     Example:
-        >>> import pickle
         >>> parse(pickle.dumps({b"labels": [3, 4], b"data": np.zeros((2, 3), np.uint8)}))
         {b'labels': [3, 4], b'data': array([[0, 0, 0],
                [0, 0, 0]], dtype=uint8)}
     """
-    machine = Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name != "STOP":
-                machine.step(opcode.name, argument)
-        [result] = machine.stack
-    except (IndexError, KeyError, TypeError, OverflowError):
-        raise ValueError("its opcodes do not fit together") from None
-    if not isinstance(result, dict):
-        raise ValueError("it does not hold a dictionary")
+        result = Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except RefusedError:
+        raise
+    except Exception:  # there is no limit to what a damaged file makes of the stack
+        raise RefusedError("it is damaged") from None
+    if not isinstance(result, Texts):
+        raise RefusedError("it does not hold a dictionary")
     return {
         key.encode() if isinstance(key, str) else key: value.content if isinstance(value, Array) else value
         for key, value in result.items()
@@ -235,10 +167,10 @@ def read(path: Path) -> dict[bytes, Any]:
     """Read a pickle of CIFAR from a file; see :func:`parse`.
 
     Raises:
-        ValueError: See :func:`parse`, or the file is larger than any of CIFAR.
+        RefusedError: See :func:`parse`, or the file is larger than any of CIFAR.
         OSError: The file cannot be read.
     """
     size = path.stat().st_size
     if size > LARGEST:
-        raise ValueError(f"it has {size} bytes, expected at most {LARGEST}")
+        raise RefusedError(f"it has {size} bytes, expected at most {LARGEST}")
     return parse(path.read_bytes())

@@ -25,7 +25,7 @@ from mixwell.parse import known
 from mixwell.train import run
 from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
-from mixwell.train.errors import Parser, RunError, closest, enough_memory
+from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
 from mixwell.train.output import SafeStream, safe_output
 from mixwell.train.paths import expand
 from mixwell.train.recipes import FAMILIES, RECIPES
@@ -35,11 +35,14 @@ from mixwell.train.summary import Summary
 ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their own
     "show": "mixwell.report.show",
     "report": "mixwell.report.page",
+    "play": "mixwell.report.play",
     "check": "mixwell.train.check",
     "labels": "mixwell.train.label_errors",
+    "sweep": "mixwell.train.sweep",
     "demo": "mixwell.train.demo",
 }
 COMMANDS = ("train", "eval", "list", *ELSEWHERE)
+OTHERS = ("ood", "corrupted", "baseline", "transfer", "boxes")  # options that only --suite uses
 KINDS = {
     "policies": "policy",
     "shorthands for policies": "shorthand",
@@ -60,12 +63,6 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, but got {text!r}")
     return text.lower() == "true"
-
-
-def _bins(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= 1000 or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"expected a whole number between 1 and 1000, but got {text[:80]!r}")
-    return int(text)
 
 
 def _add_fields(parser: argparse.ArgumentParser, base: Config) -> None:
@@ -104,7 +101,9 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate = commands.add_parser("eval", description="Evaluate the classifier of a run.", allow_abbrev=False)
     evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
     evaluate.add_argument("--split", choices=("test", "val"), default="test", help="images to evaluate on [test]")
-    evaluate.add_argument("--bins", type=_bins, default=10, help="bins of the calibration error (1 to 1000) [10]")
+    evaluate.add_argument(
+        "--bins", type=whole(1, 1000), default=10, help="bins of the calibration error (1 to 1000) [10]"
+    )
     evaluate.add_argument("--json", action="store_true", help="print one line of JSON")
     evaluate.add_argument("--data", type=_absolute, help="folder of the data set, if it is not that of the run")
     evaluate.add_argument("--device", help="device, if it is not that of the run")
@@ -120,6 +119,12 @@ def _parser(argv: Sequence[str]) -> Parser:
     )
     evaluate.add_argument(
         "--baseline", type=expand, metavar="RUN", help="run that the mCE is relative to (with --suite)"
+    )
+    evaluate.add_argument(
+        "--transfer", type=expand, metavar="DIR", help="other data set for the transfer of features (with --suite)"
+    )
+    evaluate.add_argument(
+        "--boxes", type=expand, metavar="CSV", help="boxes of objects, as for mixwell labels (with --suite)"
     )
     commands.add_parser("list", description="List recipes, policies, methods and models.")
     return parser
@@ -162,9 +167,10 @@ def _absolute(path: str) -> str:
 
 
 def _result(run: Path, summary: Summary) -> str:
-    top1, mask = summary.val_top1, f"\nlearned mask, as a policy: {summary.mask}" if summary.mask else ""
-    median = f"median of the last ten epochs {top1['median_last_10']:.2f}"
-    return f"{run}: top-1 {top1['last']:.2f} % ({median}) on {summary.validated_on}{mask}"
+    mask = f"\nlearned mask, as a policy: {summary.mask}" if summary.mask else ""
+    measure, found = ("mAP", summary.val_map) if summary.val_map else ("top-1", summary.val_top1 or {})
+    median = f"median of the last ten epochs {found['median_last_10']:.2f}"
+    return f"{run}: {measure} {found['last']:.2f} % ({median}) on {summary.validated_on}{mask}"
 
 
 def _run_name(config: Config) -> str:
@@ -180,9 +186,9 @@ def _shortened(text: str) -> str:
 def _suite(args: argparse.Namespace, config: Config, command: str) -> None:
     from mixwell.train.suite import evaluate_suite, table
 
-    folders = {name: getattr(args, name) for name in ("ood", "corrupted", "baseline")}
+    others = {name: getattr(args, name) for name in OTHERS}
     with enough_memory():
-        record = evaluate_suite(config, args.run, args.suite, args.split, command, **folders)
+        record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
     print(json.dumps(record) if args.json else f"{table(record)}\nwritten: {args.run / 'eval.json'}")
 
 
@@ -193,7 +199,7 @@ def _eval(args: argparse.Namespace, command: str) -> None:
     if args.suite:
         _suite(args, replace(read_config(args.run), **changes), command)
         return
-    given = [name for name in ("ood", "corrupted", "baseline") if getattr(args, name)]
+    given = [name for name in OTHERS if getattr(args, name)]
     if given:
         raise RunError(f"--{given[0]} is used with --suite: add --suite full, or the parts you want")
     with enough_memory():
@@ -237,7 +243,8 @@ def _underscored(word: str) -> str:
 def _unknown(command: str, word: str) -> str:
     name = word.removeprefix("--").partition("=")[0]
     if command == "train" and word.startswith("--"):
-        return f"unknown setting --{name}{closest(name, [*Config.types(), 'out', 'resume'])} (see mixwell train --help)"
+        suggested = closest(name, [*Config.types(), "out", "resume"]).replace("mean ", "mean --")
+        return f"unknown setting --{name}{suggested} (see mixwell train --help)"
     return f"unexpected argument {word!r} (see mixwell {command} --help)"
 
 
@@ -291,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _complete(argv: Sequence[str], out: SafeStream) -> int:
     """Return 2 if output was lost that is not also in files, otherwise 0."""
     out.flush()
-    if argv[:1] in (["train"], ["demo"]) or not out.incomplete:
+    if argv[:1] in (["train"], ["sweep"], ["demo"]) or not out.incomplete:
         return 0
     raise RunError(f"cannot write the output: {out.error and out.error.strerror}")
 

@@ -44,8 +44,10 @@ class Config:
 
     recipe: str = setting("custom", "name of the recipe that the other values come from")
     # data
-    dataset: str = setting("digits", "digits, cifar10, cifar100 or folder")
-    data: str = setting("", "folder that holds the data set (path; digits needs none)")
+    dataset: str = setting(
+        "digits", "digits, cifar10, cifar100, folder, csv, aircraft, cars, cub200, inaturalist or tiny_imagenet"
+    )
+    data: str = setting("", "folder or CSV file of the data set (path; digits needs none)")
     subset: int = setting(0, "number of training images used, the same share of each class (images; 0 = all)")
     val_split: float = setting(
         0.0, "share of each class's training images held out for validation (0 to 0.9; 0 = use val or test images)"
@@ -104,6 +106,9 @@ class Config:
             self._expect(name, getattr(self, name) < 1, "at least 0 and below 1")
         for name in ("scale", "eval_crop"):
             self._expect(name, getattr(self, name) > 0, "above 0 and at most 1")
+        self._expect(
+            "eval_crop", self.eval_crop >= 0.01, "at least 0.01"
+        )  # images are enlarged to image_size / eval_crop
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
         self._expect("lr_min", self.lr_min <= self.lr, f"at most lr {self.lr}")
@@ -136,10 +141,10 @@ class Config:
             raise RunError(f"the config is not JSON: {first_line(error)}") from None
         if not isinstance(values, dict):
             raise RunError(f"the config must be a JSON object of settings, but is of type {type(values).__name__}")
-        return cls(**{name: cls._checked(name, value) for name, value in values.items()})
+        return cls(**{name: cls.checked(name, value) for name, value in values.items()})
 
     @classmethod
-    def _checked(cls, name: str, value: Any) -> Any:
+    def checked(cls, name: str, value: Any) -> Any:
         types = cls.types()
         if name not in types:
             raise RunError(f"the config has an unknown field {name!r}{closest(name, types)}")

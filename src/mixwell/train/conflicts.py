@@ -9,6 +9,7 @@ from mixwell.policy import NoMix
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
 
+IN_MEMORY = {"digits", "cifar10", "cifar100"}
 SMALL = 4  # images in a piece of a batch, below which few pairs are possible
 
 
@@ -35,12 +36,12 @@ def ignored(config: Config, steps: int, resized: bool) -> Iterator[str]:
         steps: Optimizer steps per epoch.
         resized: Whether images are read from files or resized one by one, and not kept ready in memory.
     """
-    plain, folder, epochs = Config(), config.dataset == "folder", config.epochs
+    plain, epochs = Config(), config.epochs
     for name, reason, without_effect in (
         ("data", "the digits come with scikit-learn", config.dataset == "digits"),
         ("crop", "images that are resized get a random resized crop", resized),
         ("scale", "images in memory are not resized", not resized),
-        ("eval_crop", "only folder images are cropped in evaluation", not folder),
+        ("eval_crop", "only image files are cropped in evaluation", config.dataset in IN_MEMORY),
         ("workers", "images in memory are augmented on the device", not resized and not config.augment),
         ("momentum", f"{config.optimizer} has settings of its own", config.optimizer == "adamw"),
         ("decay_all", "weight_decay is 0", config.weight_decay == 0),

@@ -15,6 +15,8 @@ from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Source, Split
 from mixwell.train.errors import RunError
 from mixwell.train.image_folder import folder
+from mixwell.train.layouts import aircraft, cars, cub200, inaturalist, tiny_imagenet
+from mixwell.train.listing import csv_file
 
 
 def stratified(labels: Tensor, count: int, classes: int, both: bool = False) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,11 @@ def digits(config: Config) -> Source:
     return Source(splits, [str(digit) for digit in range(10)], 1, Normalization((0.305,), (0.32,)), "scikit-learn")
 
 
-SETS: dict[str, Callable[[Config], Source]] = {f.__name__: f for f in (digits, cifar10, cifar100, folder)}
+SETS: dict[str, Callable[[Config], Source]] = {
+    **{make.__name__: make for make in (digits, cifar10, cifar100, folder)},
+    "csv": csv_file,
+    **{make.__name__: make for make in (aircraft, cars, cub200, inaturalist, tiny_imagenet)},
+}
 
 
 def load(config: Config, only: str = "") -> DataSet:
@@ -95,11 +101,11 @@ def _splits(source: Source, config: Config, only: str) -> dict[str, str]:
     val = "held" if config.val_split else "".join(there[:1])
     test = "".join(there[-1:]) or val
     if not test and only:
-        raise RunError(f"no {only} images in {source.where}: expected a folder test or val")
+        raise RunError(f"no {only} images in {source.where}: expected a split test or val")
     if not test:
         raise RunError(
-            f"no images to validate on in {source.where}: add a folder val or test beside train, or hold out a share "
-            "of the training images with --val_split 0.1"
+            f"no images to validate on in {source.where}: add a split val or test beside train, or hold out a share of "
+            "the training images with --val_split 0.1"
         )
     return {"val": val, "test": test}
 
@@ -118,13 +124,23 @@ def _read(source: Source, config: Config, name: str) -> dict[str, Split]:
     return {"train": train} | ({"held": held} if held else {})
 
 
+def _strata(labels: Tensor) -> Tensor:
+    """Return the class by which an image is counted: of several labels the rarest."""
+    if labels.ndim == 1:
+        return labels
+    without = (labels.sum(1) == 0)[:, None]  # images of no class are counted as one more class
+    counts = torch.cat([labels.sum(0), torch.zeros(1)])
+    return torch.where(torch.cat([labels, without], 1) > 0, counts, torch.inf).argmin(1)
+
+
 def _subset(train: Split, count: int, classes: list[str]) -> Split:
     if count > len(train):
         raise RunError(f"subset asks for {count} training images, and there are {len(train)}")
-    there = sum(size > 0 for size in train.counts(len(classes)))
+    labels = _strata(train.labels)
+    there = len(labels.unique())
     if count < there:
         raise RunError(f"subset {count} is smaller than the number of classes: use at least {there}, one image of each")
-    return train.take(stratified(train.labels, count, len(classes))[0])
+    return train.take(stratified(labels, count, len(classes) + 1)[0])
 
 
 def _held_out(train: Split, share: float, classes: list[str]) -> tuple[Split, Split]:
@@ -134,7 +150,11 @@ def _held_out(train: Split, share: float, classes: list[str]) -> tuple[Split, Sp
             raise RunError(
                 f"val_split needs two training images of each class, one for each side, and class {name!r} has one"
             )
-    there = sum(size > 0 for size in counts)
+    labels = _strata(train.labels)
+    there = len(labels.unique())
     count = min(max(round(share * len(train)), there), len(train) - there)
-    held, kept = stratified(train.labels, count, len(classes), both=True)
-    return train.take(kept), train.take(held)
+    held, kept = (train.take(rows) for rows in stratified(labels, count, len(classes) + 1, both=True))
+    for name, *sizes in zip(classes, counts, kept.counts(len(classes)), held.counts(len(classes)), strict=True):
+        if sizes[0] and 0 in sizes:  # possible only where images have several labels
+            raise RunError(f"val_split {share} leaves no image of class {name!r} on one side: use another share")
+    return kept, held

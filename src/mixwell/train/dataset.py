@@ -14,6 +14,8 @@ from torch import Tensor
 from mixwell.normalization import Normalization
 from mixwell.train.errors import RunError
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -40,6 +42,19 @@ class Split:
         if self.labels.ndim == 2:
             return self.labels.sum(0).long().tolist()
         return torch.bincount(self.labels, minlength=classes).tolist()
+
+    def one_label(self, classes: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """Return one label per image, and its names: several labels of an image become one that names them all.
+
+        Example:
+            >>> split = Split([Path("x.jpg"), Path("y.jpg")], torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+            >>> split.one_label(["ant", "bee"])
+            (tensor([1, 0]), ['bee', 'ant + bee'])
+        """
+        if self.labels.ndim == 1:
+            return self.labels, list(classes)
+        sets, labels = self.labels.unique(dim=0, return_inverse=True)
+        return labels, [" + ".join(classes[int(i)] for i in row.nonzero()[:, 0]) or "none" for row in sets]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,15 @@ def describe(record: dict[str, Any], epochs: int) -> str:
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
-    for name, digits in (("train_loss", 4), ("val_loss", 4), ("val_top1", 2), ("ema_top1", 2), ("lr", 4)):
+    for name, digits in (
+        ("train_loss", 4),
+        ("val_loss", 4),
+        ("val_top1", 2),
+        ("val_map", 2),
+        ("ema_top1", 2),
+        ("ema_map", 2),
+        ("lr", 4),
+    ):
         parts += [f"{name} {record[name]:.{digits}f}"] if name in record else []
     parts += [f"skipped {record['train_skipped']} steps"] if record.get("train_skipped") else []
     return "  ".join([*parts, f"{record['images_per_second']:,.0f} images/s"])

@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import errno
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +27,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise RunError(f"{message} (see {self.prog} --help)")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a type of command-line arguments: whole numbers between two limits.
+
+    Example:
+        >>> whole(1, 1000)("15")
+        15
+    """
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or len(text) > 30 or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number between {low} and {high}, but got {text[:80]!r}")
+        return int(text)
+
+    return number
 
 
 @contextlib.contextmanager

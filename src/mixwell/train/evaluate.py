@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch.nn import functional as F
 
 from mixwell.metrics import calibration_sums, mean_average_precision, top_k_hits
 from mixwell.train import build
-from mixwell.train.accelerator import start
-from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.train.accelerator import start, unbroken
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import match_classes
@@ -106,6 +105,7 @@ def evaluate(
     return summarise(total)
 
 
+@unbroken(lambda: "start the evaluation again")
 def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10) -> dict[str, float]:
     """Measure the classifier that a run has stored.
 
@@ -137,21 +137,3 @@ def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10)
     measures = evaluate(model.to(accelerator.device), batches, accelerator, bins)
     skipped = len(set().union(*accelerate.utils.gather_object([set(bad.reasons)])))
     return {**measures, "images": len(images) - skipped}
-
-
-def stored_classes(path: Path) -> list[str]:
-    """Return the class names in the file of a classifier.
-
-    Raises:
-        RunError: It has none, so it was not written by a training run.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            classes = json.loads((file.metadata() or {})["mixwell"])["classes"]
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
-        classes = None
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise RunError(f"{path} holds no class names: expected the model.safetensors of a training run")
-    return classes

@@ -10,11 +10,10 @@ import torch
 from mixwell.normalization import IMAGENET
 from mixwell.train import images
 from mixwell.train.config import Config
-from mixwell.train.dataset import Source, Split, difference
+from mixwell.train.dataset import SPLITS, Source, Split, difference
 from mixwell.train.errors import RunError
 from mixwell.train.paths import expand
 
-SPLITS = ("train", "val", "test")
 DEEPEST = 3  # how many folders around a data set are looked through for an error message
 
 
@@ -47,12 +46,12 @@ def class_names(split: Path) -> list[str]:
     Raises:
         RunError: There are fewer than two.
     """
-    names = [path.name for path, is_folder in images.listed(split) if is_folder and not images.hidden(path.name)]
+    names = [path.name for path in _folders(split)]
     if not names:
         raise RunError(f"no class folders in {split}: expected {split / 'CLASS'}/*.jpg")
     if len(names) == 1:
         only = split / names[0]
-        inner = [path.name for path, is_folder in images.listed(only) if is_folder and not images.hidden(path.name)]
+        inner = [path.name for path in _folders(only)]
         if inner:
             raise RunError(
                 f"{split} holds one folder, so there is one class: the classes seem to be in {only} "
@@ -89,6 +88,10 @@ def read_split(split: Path, classes: list[str], skipped: Counter[str]) -> Split:
     return Split(paths, torch.tensor(labels))
 
 
+def _folders(folder: Path) -> list[Path]:
+    return [path for path, is_folder in images.listed(folder) if is_folder and not images.hidden(path.name)]
+
+
 def _no_splits(root: Path) -> str:
     expected = f"expected {root / 'train'}/CLASS/*.jpg and {root / 'val'}/CLASS/*.jpg (or {root / 'test'})"
     there = f"no image folders in {root}"
@@ -97,7 +100,7 @@ def _no_splits(root: Path) -> str:
     inner = _inner(root)
     if inner is not None:
         return f"{there}, but in {inner}: use --data {inner}"
-    names = [path.name for path, is_folder in images.listed(root) if is_folder and not images.hidden(path.name)]
+    names = [path.name for path in _folders(root)]
     if names:
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         return (
@@ -111,12 +114,7 @@ def _inner(root: Path) -> Path | None:
     """Return the folder below that holds splits, if there is one."""
     level = [root]
     for _ in range(DEEPEST):
-        level = [
-            path
-            for parent in level
-            for path, is_folder in images.listed(parent)[:100]
-            if is_folder and not images.hidden(path.name)
-        ]
+        level = [path for parent in level for path in _folders(parent)[:100]]
         for path in level:
             if (path / "train").is_dir():
                 return path

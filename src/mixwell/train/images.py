@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -139,11 +140,19 @@ def summary(skipped: Counter[str]) -> str:
     return f"skipped {skipped.total()} files that are not images: {kinds}"
 
 
-def read(path: Path) -> Image.Image:
+def read(
+    path: Path | str, content: bytes | None = None, kinds: tuple[str, ...] | None = None, largest: int = 0
+) -> Image.Image:
     """Read an image file as 8-bit RGB, upright as its EXIF orientation says.
 
     Of a file with several images the first is read, and transparency is dropped. Pixels of more than 8 bits are
     scaled, see :func:`scaled`.
+
+    Args:
+        path: The file.
+        content: Its content, if it is not on the disk.
+        kinds: Formats that are read, by their names in Pillow; ``None`` means all that Pillow can decode.
+        largest: Largest number of pixels; 0 means Pillow's own limit.
 
     Raises:
         BadImageError: The file is missing, damaged, too large or not an image.
@@ -151,11 +160,14 @@ def read(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, and about sizes below Pillow's limit
-            with Image.open(path, formats=formats()) as image:
+            with Image.open(path if content is None else BytesIO(content), formats=kinds or formats()) as image:
+                if largest and image.width * image.height > largest:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {largest:,}")
                 image.load()
                 return _rgb(_upright(image))
     except UnidentifiedImageError:
-        raise BadImageError(path, "it is empty, damaged or in a format that Pillow does not know") from None
+        known = " or ".join(kinds) if kinds else "a format that Pillow knows"
+        raise BadImageError(path, f"it is empty, damaged or not in {known}") from None
     except Exception as error:  # every format of Pillow has its own exceptions
         reason = first_line(error).replace(f" {str(path)!r}", "").replace(str(path), "the file")
         if isinstance(error, OSError) and error.strerror:

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import mixwell as mw
-from mixwell import models
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
-from mixwell.features.passes import logits_of
 from mixwell.labels.objects import object_masks
 from mixwell.report.label_errors import worst_cases
-from mixwell.train import images as files
-from mixwell.train.build import without_prefix
-from mixwell.train.checkpoint import load_weights, read_weights
-from mixwell.train.errors import Parser, RunError
+from mixwell.train import network
+from mixwell.train.box_table import Objects, read_objects
+from mixwell.train.errors import Parser, RunError, mistakes, whole
 from mixwell.train.files import write
 from mixwell.train.paths import expand
-from mixwell.train.runs import read_config
 
 ABOUT = """\
 Measure how far label weights of mixed images are from the visible share of each object, on images whose objects have
@@ -41,7 +33,9 @@ the pixels of each object divided by its size ("fraction").
       --image_size 144 --data cub50 --boxes cub50/cub50.csv
 
 The CSV has a column file (path below DIR) and the box in pixels as bbox_x, bbox_y, bbox_w, bbox_h, or x, y, w, h, or
-xmin, ymin, xmax, ymax; optionally split (only "test" rows are used, where there are any) and class_index."""
+xmin, ymin, xmax, ymax, or x1, y1, x2, y2; optionally split (only "test" rows are used, where there are any) and
+class_index. Several rows of one file are several boxes of the image; boxes are cut off at its border. Images that do
+not exist or have no box inside them are left out."""
 POLICIES = (
     "CutMix()",
     "FMix()",
@@ -62,71 +56,16 @@ LABELS = (
     "ActivationShare()",
     "ActivationShare(power=1.0)",
     "SaliencyShare(SpectralResidual())",
+    "SaliencyShare(ClassActivation())",
+    "SaliencyShare(Attention())",
     "AttentionShare()",
+    "AttentionShare(area=0.0)",
     "ProgressiveAttentionShare()",
     "TokenLabelAlignment()",
+    "LUMixShare()",
     "ObjectShare()",
 )
-CORNERS = (("bbox_x", "bbox_y", "bbox_w", "bbox_h"), ("x", "y", "w", "h"), ("xmin", "ymin", "xmax", "ymax"))
 BATCH = 64
-
-
-@dataclass
-class Objects:
-    """Images with one object each.
-
-    Attributes:
-        images: uint8, shape ``(N, 3, S, S)``; the whole image, resized to a square.
-        boxes: ``(x1, y1, x2, y2)`` in pixels of these, shape ``(N, 4)``.
-        labels: Class indices, shape ``(N,)``.
-        names: File names.
-    """
-
-    images: Tensor
-    boxes: Tensor
-    labels: Tensor
-    names: list[str]
-
-
-def read_objects(root: Path, table: Path, size: int, count: int, seed: int = 0) -> Objects:
-    """Read a CSV of boxes and the images that it names, ``count`` of them at random.
-
-    Raises:
-        RunError: The table or an image cannot be read, or a column is missing.
-    """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"cannot read the boxes in {table}: {error}") from None
-    rows = [row for row in rows if row.get("split") == "test"] or rows
-    columns = next((c for c in CORNERS if rows and set(c) <= rows[0].keys()), None)
-    if columns is None or "file" not in rows[0]:
-        raise RunError(f"{table} must have a column file and {', or '.join(', '.join(c) for c in CORNERS)}")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    pixels, boxes, folders = [], [], []
-    for row in (rows[index] for index in order):
-        image = files.read(root / row["file"])
-        pixels.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
-        boxes.append(_box(row, columns, image.size, size, table))
-        folders.append(row.get("class_index") or Path(row["file"]).parent.name)
-    classes = sorted(set(folders), key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-    labels = [int(name) if name.isdecimal() else classes.index(name) for name in folders]
-    stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-    return Objects(stacked, torch.tensor(boxes), torch.tensor(labels), [rows[index]["file"] for index in order])
-
-
-def _box(
-    row: Mapping[str, str], columns: tuple[str, ...], image: tuple[int, int], size: int, table: Path
-) -> list[float]:
-    try:
-        left, top, right, bottom = (float(row[name]) for name in columns)
-    except (TypeError, ValueError):
-        raise RunError(f"{table}: the box of {row['file']} must be four numbers") from None
-    if columns[2] != "xmax":
-        right, bottom = left + right, top + bottom
-    scale = size / image[0], size / image[1]
-    return [left * scale[0], top * scale[1], right * scale[0], bottom * scale[1]]
 
 
 @torch.no_grad()
@@ -153,48 +92,41 @@ def measure(
         and, with ``fraction_`` before the name, for the fraction. Also ``weights``, ``area`` and ``fraction`` of every
         image, ``sources``, the rows of its two images, and ``mixed``, its pixels (uint8).
     """
-    needs = frozenset().union(*(label.needs for label in labels.values()))
-    observer, records = Observer(model, needs), []
+    observer = Observer(model, frozenset().union(*(label.needs for label in labels.values())))
     height, width = objects.images.shape[2:]
     masks = object_masks(objects.boxes, len(objects.images), (height, width))
+    parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in policies}
     with undisturbed(model):
-        for policy_name, policy in policies.items():
-            found: dict[str, list[Tensor]] = {name: [] for name in labels}
-            area, fraction, sources, pictures = [], [], [], []
-            for start in range(0, len(masks) - 1, BATCH):
-                rows = slice(start, start + BATCH)
-                pixels = objects.images[rows].float() / 255
-                images = pixels if normalization is None else normalization.normalize(pixels)
-                given = {"model": model, "normalization": normalization}
+        for start in range(0, len(masks) - 1, BATCH):
+            rows = slice(start, start + BATCH)
+            pixels = objects.images[rows].float() / 255
+            images = pixels if normalization is None else normalization.normalize(pixels)
+            clean = observer.clean_pass(model, images)
+            clean |= {
+                "images": images,
+                "labels": objects.labels[rows],
+                "model": model,
+                "boxes": objects.boxes[rows],
+                "normalization": normalization,
+            }
+            for name, policy in policies.items():
+                given: dict[str, Any] = {"model": model, "normalization": normalization}
                 generator = torch.Generator().manual_seed(seed + start)
                 mixed = policy(images, objects.labels[rows], **given, generator=generator)
-                view = _view(model, observer, images, mixed, objects.labels[rows], objects.boxes[rows])
-                for name, label in labels.items():
-                    found[name].append(label(mixed, view)[:, 0])
-                for part, visible in zip((area, fraction), mw.visible_objects(mixed.plan, masks[rows]), strict=True):
-                    part.append(visible)
-                sources.append(mixed.plan.sources + start)
-                pictures.append(mixed.plan.apply(objects.images[rows]))
-            visible = {"area": torch.cat(area), "fraction": torch.cat(fraction)}
-            shown = {"sources": torch.cat(sources), "mixed": torch.cat(pictures)}
-            for name, weights in found.items():
-                records.append(
-                    {"policy": policy_name, "label": name, **_errors(torch.cat(weights), visible)}
-                    | {"weights": torch.cat(weights), **visible, **shown}
-                )
+                area, fraction = mw.visible_objects(mixed.plan, masks[rows])
+                shown = {"sources": mixed.plan.sources + start, "mixed": mixed.plan.apply(objects.images[rows])}
+                view = mw.View(**clean, **observer.mixed_pass(model, mixed.images))
+                weights = {label_name: label(mixed, view)[:, 0] for label_name, label in labels.items()}
+                parts[name].append({"area": area, "fraction": fraction, **shown, **weights})
+    records = []
+    for name, batches in parts.items():
+        found = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        weights = {label_name: found.pop(label_name) for label_name in labels}
+        records += [
+            {"policy": name, "label": label_name, **_errors(each, found), "weights": each, **found}
+            for label_name, each in weights.items()
+        ]
     return records
-
-
-def _view(
-    model: nn.Module, observer: Observer, images: Tensor, mixed: mw.MixedBatch, labels: Tensor, boxes: Tensor
-) -> mw.View:
-    with observer.on_clean:
-        clean = logits_of(model(images))
-    fields: dict[str, Any] = observer.clean_fields(images)
-    with observer.on_mixed:
-        logits = logits_of(model(mixed.images))
-    fields |= observer.mixed_fields(mixed.images)
-    return mw.View(logits, clean, images=images, labels=labels, model=model, objects=boxes, **fields)
 
 
 def _errors(weights: Tensor, visible: Mapping[str, Tensor]) -> dict[str, float]:
@@ -219,33 +151,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _network(args: argparse.Namespace) -> tuple[nn.Module, mw.Normalization, int]:
-    """Return the classifier, its normalization and the size of its images."""
-    normalization = mw.Normalization(args.mean, args.std) if args.mean is not None else None
-    if args.network.is_dir():
-        config, path = read_config(args.network), args.network / "model.safetensors"
-        known = mw.CIFAR10 if config.dataset.startswith("cifar") else mw.IMAGENET
-        name, size, normalization = config.model, args.image_size or config.image_size, normalization or known
-    else:
-        if not args.model:
-            raise RunError(f"{args.network} is not a run directory: name its architecture with --model timm/NAME")
-        name, path, size = args.model, args.network, args.image_size or 224
-    weights = read_weights(path)
-    classes = _outputs(name, weights)
-    model = models.build(name, classes, 3)
-    load_weights(model, without_prefix(weights, model.state_dict()), path)
-    return model.eval(), normalization or mw.IMAGENET, size
-
-
-def _outputs(name: str, weights: Mapping[str, Tensor]) -> int:
-    """Return the number of classes of the classifier in a file of weights."""
-    head = mw.classifier_of(models.build(name, 2, 3))[0]
-    found = next((value for key, value in weights.items() if key.endswith(f"{head}.weight")), None)
-    if found is None:
-        raise RunError(f"the weights have no {head}.weight, the classifier of {name}: check --model")
-    return len(found)
-
-
 def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
     found = {}
     for text in texts:
@@ -259,19 +164,54 @@ def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
     return found
 
 
-def _possible(model: nn.Module, labels: dict[str, mw.LabelPolicy], chosen: bool) -> dict[str, mw.LabelPolicy]:
-    """Return the label policies that a model allows, and say why others are left out unless they were asked for."""
-    possible = {}
+def refused(
+    model: nn.Module,
+    objects: Objects,
+    labels: Mapping[str, mw.LabelPolicy],
+    normalization: mw.Normalization | None = None,
+) -> dict[str, str]:
+    """Return the label policies that a model does not allow, and why; four images tell."""
+    few = Objects(objects.images[:4], objects.boxes[:4], objects.labels[:4], objects.names[:4])
+    reasons = {}
     for name, label in labels.items():
         try:
-            Observer(model, label.needs)
+            measure(model, few, {"CutMix()": mw.CutMix()}, {name: label}, normalization)
         except ValueError as error:
-            if chosen:
-                raise RunError(f"{name}: {error}") from None
-            print(f"left out {name}: {error}")
-        else:
-            possible[name] = label
-    return possible
+            reasons[name] = str(error)
+    return reasons
+
+
+def parsed_labels(texts: Sequence[str] = LABELS) -> dict[str, mw.LabelPolicy]:
+    """Return label policies by name."""
+    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
+        return _expressions("label", texts, mw.LabelPolicy)
+
+
+def parsed_policies(texts: Sequence[str] = POLICIES) -> dict[str, mw.BatchPolicy]:
+    """Return sample policies by name, each of which draws for every sample."""
+    return {name: _per_sample(policy) for name, policy in _expressions("policy", texts, mw.BatchPolicy).items()}
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("mixwell labels", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "network",
+        type=expand,
+        metavar="NETWORK",
+        help="run directory, weights, or timm/NAME (untrained)",
+    )
+    parser.add_argument("--data", type=expand, required=True, metavar="DIR", help="folder that the files are in")
+    parser.add_argument("--boxes", type=expand, required=True, metavar="CSV", help="table of boxes")
+    parser.add_argument("--policies", nargs="+", default=POLICIES, metavar="POLICY", help="sample policies")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="label policies [all that the network allows]")
+    network.add_options(parser)
+    parser.add_argument("--image_size", type=whole(1, 4096), help="side of the square the network sees (pixels)")
+    parser.add_argument("--count", type=whole(2, 10**9), default=384, help="number of images [384]")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, help="seed of random weights, images and mixing [0]"
+    )
+    parser.add_argument("--out", type=expand, metavar="DIR", help="write label_error.json and worst.png there")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -280,35 +220,25 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         RunError: The network, the boxes or an expression cannot be read.
     """
-    parser = Parser("mixwell labels", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", type=expand, metavar="RUN_OR_WEIGHTS", help="run directory, or a file of weights")
-    parser.add_argument("--data", type=expand, required=True, metavar="DIR", help="folder that the files are in")
-    parser.add_argument("--boxes", type=expand, required=True, metavar="CSV", help="table of boxes")
-    parser.add_argument("--policies", nargs="+", default=POLICIES, metavar="POLICY", help="sample policies")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="label policies [all that the network allows]")
-    parser.add_argument("--model", help="architecture of a file of weights, such as timm/NAME")
-    parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
-    parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
-    parser.add_argument("--image_size", type=int, help="side of the square the network sees (pixels)")
-    parser.add_argument("--count", type=int, default=384, help="number of images [384]")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and of the mixing [0]")
-    parser.add_argument("--out", type=expand, metavar="DIR", help="write label_error.json and worst.png there")
-    args = parser.parse_args(argv)
-    if args.count < 2:
-        raise RunError(f"--count must be at least 2, but got {args.count}")
-    with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
-        labels = _expressions("label", args.labels or LABELS, mw.LabelPolicy)
-    policies = {n: _per_sample(p) for n, p in _expressions("policy", args.policies, mw.BatchPolicy).items()}
-    model, normalization, size = _network(args)
-    labels = _possible(model, labels, bool(args.labels))
-    objects = read_objects(args.data, args.boxes, size, args.count, args.seed)
-    records = measure(model, objects, policies, labels, normalization, args.seed)
+    args = _arguments(argv)
+    labels, policies = parsed_labels(args.labels or LABELS), parsed_policies(args.policies)
+    net = network.from_options(args.network, args, args.image_size, args.seed)
+    objects = read_objects(args.data, args.boxes, net.size, args.count, args.seed)
+    torch.manual_seed(args.seed)  # for label policies that draw, as LUMixShare
+    with mistakes():
+        for name, reason in refused(net.model, objects, labels, net.normalization).items():
+            if args.labels:
+                raise RunError(f"{name}: {reason}")
+            print(f"left out {name}: {reason}")
+            del labels[name]
+        records = measure(net.model, objects, policies, labels, net.normalization, args.seed)
     print(f"{len(objects.images)} images, one draw per sample; means over {len(policies)} sample policies\n")
     print(table(records))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        numbers = [{k: v for k, v in record.items() if not isinstance(v, Tensor)} for record in records]
-        write(args.out / "label_error.json", (json.dumps(numbers, indent=1) + "\n").encode())
+        found = {"images": len(objects.images), "image_size": net.size, "seed": args.seed}
+        found["records"] = [{k: v for k, v in record.items() if not isinstance(v, Tensor)} for record in records]
+        write(args.out / "label_error.json", (json.dumps(found, indent=1) + "\n").encode())
         write(args.out / "worst.png", worst_cases(objects.images, objects.names, records))
         print(f"\nwrote {args.out / 'label_error.json'} and {args.out / 'worst.png'}")
 

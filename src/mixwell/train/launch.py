@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import accelerate.utils
-import torch
 
 from mixwell.train import accelerator as processes
 from mixwell.train import build, checkpoint
@@ -71,16 +70,14 @@ def _stopped(run: Path) -> Iterator[None]:
             return "nothing is saved yet"
         folder = checkpoint.latest(run)
         epochs = f"epoch {checkpoint.epochs(folder)} is saved" if folder else "no epoch is saved yet"
-        return f"{epochs}; resume with: mixwell train --resume {shlex.quote(str(run))}"
+        return f"{epochs}; resume with: {launcher}mixwell train --resume {shlex.quote(str(run))}"
 
+    name, launcher = processes.launch()
     try:
-        yield
+        with processes.unbroken(saved):
+            yield
     except KeyboardInterrupt as error:
-        raise type(error)(f"stopped: {saved()}") from None
-    except (RuntimeError, torch.distributed.DistError) as error:
-        if not processes.lost_process(error):
-            raise
-        raise RunError(f"another process of this run has ended: {saved()}") from None
+        raise type(error)(f"{name}stopped: {saved()}") from None
     except OSError as error:
         if full_disk(error):
             raise RunError(f"no space left to write {error.filename or run}: free some; {saved()}") from None

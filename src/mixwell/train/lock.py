@@ -15,6 +15,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+
+class LockedError(RunError):
+    """Another process writes into the run directory."""
+
+
 _held: set[int] = set()  # file descriptors of locks
 
 
@@ -36,7 +41,7 @@ def locked(run: Path) -> Iterator[None]:
     File systems without locks, and Windows, are not protected.
 
     Raises:
-        RunError: Another process holds it.
+        LockedError: Another process holds it.
     """
     path = run / "lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -59,6 +64,6 @@ def _take(handle: int, run: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(handle, 100).decode(errors="replace")
-        raise RunError(f"process {holder} is training in {run}: wait for its end, or choose another --out") from None
+        raise LockedError(f"process {holder} is training in {run}: wait for its end, or choose another --out") from None
     except OSError:  # a file system without locks
         return

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from mixwell import NoMix
 from mixwell.ema import EMA
 from mixwell.report import masks
 from mixwell.step_guard import StepGuard
@@ -33,6 +32,7 @@ from mixwell.train.records import Means, Record, Records
 from mixwell.train.runs import curve
 from mixwell.train.summary import Summary
 
+CURVES = ("val_top1", "ema_top1", "val_map", "ema_map")
 LOWER = "try a smaller --lr, or gradient clipping with --clip 1"
 
 
@@ -62,6 +62,8 @@ class Training:
         model = build.classifier(replace(config, weights="") if self.folder else config, self.data).to(device)
         self.average = EMA(model, config.ema) if config.ema else None
         self.method = build.method(config, model, len(self.data.classes), self.data.normalization).to(device)
+        if self.data.train.labels.ndim == 2:
+            build.check_several_labels(self.method)
         self.warn(world)
         if config.compile:
             model.compile()  # in place, and after the method has added its hooks: names of weights stay as they are
@@ -140,18 +142,9 @@ class Training:
         if self.config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with mistakes():
-            if labels.ndim == 2 and not self.history:
-                self.check_labels(labels)
             out = dict(self.forward(images, labels))
         del out["output"]
         return out
-
-    def check_labels(self, labels: Tensor) -> None:
-        """Call the loss on the host once: losses check the values of dense labels on a CPU only."""
-        criterion = getattr(self.method, "loss", None)
-        if criterion is not None and labels.device.type != "cpu":
-            labels = labels.cpu()
-            criterion(torch.zeros(labels.shape), NoMix()(torch.zeros(len(labels), 1, 1, 1), labels))
 
     def checked(self, means: dict[str, float], epoch: int) -> Record:
         """Add the number of skipped steps to the means of an epoch.
@@ -258,8 +251,7 @@ class Training:
             method=config.method,
             seed=config.seed,
             epochs=config.epochs,
-            val_top1=curve(history, "val_top1"),
-            ema_top1=curve(history, "ema_top1") if self.average else None,
+            **{name: curve(history, name) for name in CURVES if name in history[-1]},
             validated_on="held-out images" if config.val_split or data.val is not data.test else "test images",
             test=test,
             parameters=sum(p.numel() for p in self.method.model.parameters()),

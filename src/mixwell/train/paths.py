@@ -21,3 +21,8 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise RunError(f"cannot find the home directory in {str(path)!r}: give the full path") from None
+
+
+def absolute(path: str) -> str:
+    """Return an absolute path, for a run that may be resumed from another folder; ``timm/TAG`` is not a path."""
+    return path if not path or path.startswith("timm/") else str(expand(path).absolute())

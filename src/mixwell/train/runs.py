@@ -39,33 +39,39 @@ class Run:
         return self.summary is not None
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Recipe, policy and method, which the runs of a group have in common."""
-        return self.config.recipe, self.config.policy, self.config.method
+    def key(self) -> tuple[str, str, str, str]:
+        """Recipe, policy, method and measure, which the runs of a group have in common."""
+        return self.config.recipe, self.config.policy, self.config.method, self.measure
 
-    def top1(self) -> list[tuple[int, float]]:
-        """Return epoch and validation accuracy (percent) where it was measured."""
-        return [(record["epoch"], record["val_top1"]) for record in self.metrics if "val_top1" in record]
+    @property
+    def measure(self) -> str:
+        """How the classifier is measured: ``"top1"``, or ``"map"`` for several labels per image."""
+        return "map" if any("val_map" in record for record in self.metrics) else "top1"
+
+    @property
+    def curve(self) -> dict[str, float]:
+        """Last, best and median accuracy or mAP on the validation images; see :func:`curve`."""
+        return curve(self.metrics, f"val_{self.measure}")
 
     @property
     def last(self) -> float:
-        """Accuracy after the last epoch (percent)."""
-        return self.top1()[-1][1]
+        """Accuracy or mAP after the last epoch (percent)."""
+        return self.curve["last"]
 
     @property
     def best(self) -> float:
-        """Accuracy of the best epoch (percent); optimistic, because the epoch is chosen on the same images."""
-        return max(value for _, value in self.top1())
+        """Accuracy or mAP of the best epoch (percent); optimistic, because it is chosen on the same images."""
+        return self.curve["best"]
 
     @property
     def median(self) -> float:
-        """Median accuracy of the last ten epochs (percent)."""
-        return statistics.median(value for epoch, value in self.top1() if epoch > self.metrics[-1]["epoch"] - 10)
+        """Median accuracy or mAP of the last ten epochs (percent)."""
+        return self.curve["median_last_10"]
 
     @property
     def test(self) -> float:
-        """Accuracy of the final classifier on the test images (percent); NaN where it was not measured."""
-        return self.summary.test.get("top1", math.nan) if self.summary else math.nan
+        """Accuracy or mAP of the final classifier on the test images (percent); NaN where it was not measured."""
+        return self.summary.test.get(self.measure, math.nan) if self.summary else math.nan
 
     @property
     def seconds(self) -> float:
@@ -149,7 +155,7 @@ def read(path: Path) -> Run:
     config, file, summary = read_config(path), path / "metrics.jsonl", path / "summary.json"
     lines = enumerate(text(file).splitlines(), 1)
     metrics = [record(line, f"line {number} of {file}") for number, line in lines if line.strip()]
-    if not any("val_top1" in values for values in metrics):
+    if not any(f"val_{name}" in values for values in metrics for name in ("top1", "map")):
         raise RunError(f"{file} has no validated epoch yet: continue with mixwell train --resume {path}")
     return Run(path, config, metrics, Summary.read(summary) if summary.exists() else None)
 
@@ -186,11 +192,12 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same recipe, policy and method, which differ in their seed."""
+    """Runs with the same recipe, policy, method and measure, which differ in their seed."""
 
     recipe: str
     policy: str
     method: str
+    measure: str
     runs: list[Run]
 
     @property
@@ -200,12 +207,12 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Policy and method, as the name of a row in a table."""
+        """Policy and method, as the name of a row in a table; marked where mAP is measured and not accuracy."""
         plain = self.policy.lower() in ("none", "")
-        if plain and self.method != "Mixing":  # AutoMix and others have a policy of their own
-            return self.method
-        policy = "plain" if plain else self.policy
-        return policy if self.method == "Mixing" else f"{policy} + {self.method}"
+        own = plain and self.method != "Mixing"  # AutoMix and others have a policy of their own
+        parts = [] if own else ["plain" if plain else self.policy]
+        parts += [] if self.method == "Mixing" else [self.method]
+        return " + ".join(parts) + " (mAP)" * (self.measure == "map")
 
     def spread(self, measure: str) -> tuple[float, float | None] | None:
         """Return mean and sample standard deviation (divided by n - 1) of a measure over the finished runs.
@@ -223,8 +230,8 @@ class Group:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Group runs by recipe, policy and method, in the order of their first run."""
-    found: dict[tuple[str, str, str], list[Run]] = {}
+    """Group runs by recipe, policy, method and measure, in the order of their first run."""
+    found: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
         found.setdefault(run.key, []).append(run)
     return [Group(*key, sorted(members, key=lambda run: run.config.seed)) for key, members in found.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,15 +17,16 @@ from mixwell.normalization import Normalization
 from mixwell.report.suite_plots import plots
 from mixwell.train import build, images
 from mixwell.train.accelerator import environment, start
-from mixwell.train.checkpoint import load_weights, read_weights
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet, Split, match_classes
 from mixwell.train.errors import RunError, closest
-from mixwell.train.evaluate import stored_classes
 from mixwell.train.files import write
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 from mixwell.train.suite_clock import Clock
+
+MEMORY = 2**31  # bytes of decoded images to keep
 
 
 class UnavailableError(Exception):
@@ -48,6 +48,34 @@ class Figure:
     unit: str = ""
 
 
+@dataclass(frozen=True)
+class Others:
+    """What some parts need beside the run; each may be missing.
+
+    Attributes:
+        ood: Folder of out-of-distribution images.
+        corrupted: Folder of published corrupted images.
+        baseline: Run whose corruption errors are the denominator of the mCE.
+        transfer: Data set, a folder with ``train`` and ``test`` or ``val``, for the transfer of features.
+        boxes: Table of the boxes of objects, as for ``mixwell labels``.
+    """
+
+    ood: Path | None = None
+    corrupted: Path | None = None
+    baseline: Path | None = None
+    transfer: Path | None = None
+    boxes: Path | None = None
+
+    def check(self) -> None:
+        """Raise ``RunError`` if a folder or the table does not exist."""
+        for name in ("ood", "corrupted", "transfer"):
+            folder = getattr(self, name)
+            if folder is not None and not folder.is_dir():
+                raise RunError(f"no folder {folder}, the value of --{name}")
+        if self.boxes is not None and not self.boxes.is_file():
+            raise RunError(f"no file {self.boxes}, the value of --boxes")
+
+
 @dataclass
 class Subject:
     """The classifier, the images it is measured on, and what the parts have in common.
@@ -58,10 +86,8 @@ class Subject:
         held: Other images of the data set, on which a temperature is fitted; None if there are none.
         config: Settings of the run.
         data: Classes, channels and normalization.
-        ood: Folder of out-of-distribution images; None for none.
-        corrupted: Folder of published corrupted images; None for none.
-        baseline: Run whose corruption errors are the denominator of the mCE; None for none.
         precision: Context in which the model computes.
+        others: Other images that some parts need.
         step: Called with a number of images after each forward pass.
     """
 
@@ -72,9 +98,7 @@ class Subject:
     data: DataSet
     device: torch.device
     precision: Callable[[], Any]
-    ood: Path | None = None
-    corrupted: Path | None = None
-    baseline: Path | None = None
+    others: Others = Others()
     step: Callable[[int], None] = field(default=lambda count: None)
 
     @property
@@ -89,13 +113,28 @@ class Subject:
 
     def batches(self, split: Split | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield normalized images, labels and rows in the split; by default of the images that are measured."""
-        bad = bad_images(self.config)
-        split, count = split or self.split, 0
-        for batch, labels in evaluation_loader(split, self.data, self.config, ProcessInfo(self.device), bad):
-            if batch.shape[1] > self.data.channels == 1:  # files are RGB; normalized by one mean, so grey is linear
-                batch = torch.einsum("bchw,c->bhw", batch, batch.new_tensor([0.299, 0.587, 0.114]))[:, None]
+        count = 0
+        for batch, labels in self._loaded(self.measured if split is None else split):
             yield batch, labels, torch.arange(count, count + len(labels), device=self.device)
             count += len(labels)
+
+    def _loaded(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        bad = bad_images(self.config)
+        for batch, labels in evaluation_loader(split, self.data, self.config, ProcessInfo(self.device), bad):
+            yield grey(batch) if batch.shape[1] > self.data.channels == 1 else batch, labels
+
+    @cached_property
+    def measured(self) -> Split:
+        """The images that are measured, many times: files are decoded once, if they fit into memory."""
+        pixels = self.data.channels * self.config.image_size**2
+        if isinstance(self.split.images, Tensor) or len(self.split) * pixels > MEMORY:
+            return self.split
+        space = self.normalization
+        found = [((255 * space.pixels(batch)).round().byte().cpu(), part) for batch, part in self._loaded(self.split)]
+        if not found:
+            raise RunError("there are no images to measure the classifier on")
+        images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Split(images, labels.cpu())
 
     @torch.no_grad()
     def predict(
@@ -116,10 +155,23 @@ class Subject:
         logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logits, labels
 
+    def one_label(self) -> None:
+        """Raise ``UnavailableError`` if images have several labels."""
+        if self.split.labels.ndim == 2:
+            raise UnavailableError("images have several labels, and this is defined for one label per image")
+
     @cached_property
     def predictions(self) -> tuple[Tensor, Tensor]:
         """Logits and labels of the unchanged images."""
         return self.predict()
+
+
+def grey(images: Tensor) -> Tensor:
+    """Return the luminance of RGB images ``(B, 3, H, W)``, shape ``(B, 1, H, W)``.
+
+    Images that are normalized by one mean and deviation for all channels may be given: the weights sum to one.
+    """
+    return torch.einsum("bchw,c->bhw", images, images.new_tensor([0.299, 0.587, 0.114]))[:, None]
 
 
 def chosen(text: str, parts: Sequence[str], full: Sequence[str]) -> list[str]:
@@ -139,10 +191,7 @@ def chosen(text: str, parts: Sequence[str], full: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def subject(
-    config: Config, run: Path, split: str = "test", ood: Path | None = None, corrupted: Path | None = None,
-    baseline: Path | None = None,
-) -> Subject:  # fmt: skip
+def subject(config: Config, run: Path, split: str = "test", others: Others = Others()) -> Subject:
     """Load the classifier of a run and the images it is measured on.
 
     Raises:
@@ -153,9 +202,7 @@ def subject(
     accelerator = start(config)
     if accelerator.num_processes > 1:
         raise RunError("mixwell eval --suite uses one process: start it without torchrun")
-    for folder in (ood, corrupted):
-        if folder is not None and not folder.is_dir():
-            raise RunError(f"no folder {folder}")
+    others.check()
     data = load(config, only=split)
     measured = match_classes(data.test, data.classes, classes)
     other = load(config, only="val" if split == "test" else "test").test
@@ -164,18 +211,8 @@ def subject(
     model = build.classifier(replace(config, weights=""), data)
     load_weights(model, weights, path)
     model = model.to(accelerator.device).eval().requires_grad_(False)
-    return Subject(
-        model,
-        measured,
-        held,
-        config,
-        data,
-        accelerator.device,
-        lambda: accelerator.autocast(),  # noqa: PLW0108  (its argument is not ours)
-        ood,
-        corrupted,
-        baseline,
-    )
+    precision = lambda: accelerator.autocast()  # noqa: E731, PLW0108  (its argument is not ours)
+    return Subject(model, measured, held, config, data, accelerator.device, precision, others)
 
 
 def _same(one: Split, other: Split) -> bool:
@@ -197,7 +234,7 @@ def folder_of_images(folder: Path) -> Split:
 
 
 def evaluate_suite(
-    config: Config, run: Path, suite: str, split: str = "test", command: str = "", **folders: Path | None
+    config: Config, run: Path, suite: str, split: str = "test", command: str = "", **others: Path | None
 ) -> dict[str, Any]:
     """Measure the classifier of a run, and write ``eval.json`` and plots into the run.
 
@@ -207,37 +244,34 @@ def evaluate_suite(
         suite: ``"full"``, or names of parts with commas between them.
         split: ``"test"`` or ``"val"``.
         command: The command line, which is stored.
-        **folders: ``ood``, ``corrupted`` and ``baseline``, see :class:`Subject`.
+        **others: See :class:`Others`.
 
     Returns:
         The content of ``eval.json``.
 
     Raises:
-        RunError: A part does not exist, or the run or the data set cannot be read.
+        RunError: A part does not exist, a part that is named needs what is not given, or the run or the data set cannot
+            be read.
     """
     from mixwell.train.suite_parts import FULL, PARTS
 
     names = chosen(suite, list(PARTS), FULL)
-    if "ood" in names and not folders.get("ood") and suite != "full":
-        raise RunError("the suite ood needs a folder of other images: add --ood DIR")
-    about = subject(config, run, split, **folders)
-    clock = Clock(sum(PARTS[name].passes(about) for name in names))
+    about = subject(config, run, split, Others(**others))
+    skipped = _impossible(about, {name: PARTS[name].check for name in names}, suite)
+    clock = Clock({name: PARTS[name].cost * len(about.split) for name in names if name not in skipped})
     about.step = clock.step
     found: dict[str, Any] = {}
-    skipped: dict[str, str] = {}
-    for name in names:
-        clock.name = name
-        clock.show()
+    for name in clock.parts():
         try:
             figures = dict(PARTS[name].measure(about))
         except UnavailableError as reason:
             skipped[name] = str(reason)
         else:
             found[name] = {key: {"value": f.value, "unit": f.unit, "how": f.how} for key, f in figures.items()}
-    clock.close()
     record: dict[str, Any] = {
-        "images": len(about.predictions[1]), "split": split, "suite": names, "command": command,
-        "figures": _finite(found), "skipped": skipped, "seconds": round(time.monotonic() - clock.began, 1),
+        "images": len(about.measured), "split": split, "suite": names, "command": command,
+        "figures": _finite(found), "skipped": skipped, "seconds": round(sum(clock.seconds.values()), 1),
+        "seconds_by_part": {name: round(seconds, 1) for name, seconds in clock.seconds.items()},
         "environment": environment(start(config)),
     }  # fmt: skip
     drawn = plots(record["figures"])
@@ -246,6 +280,19 @@ def evaluate_suite(
         write(run / f"eval_{name}.svg", content.encode())
     write(run / "eval.json", json.dumps(record, indent=1, allow_nan=False).encode())
     return record
+
+
+def _impossible(about: Subject, checks: dict[str, Callable[[Subject], None]], suite: str) -> dict[str, str]:
+    """Return the parts of ``full`` that cannot be measured and why; parts that were named must be possible."""
+    named, reasons = {word.strip() for word in suite.split(",")}, {}
+    for name, check in checks.items():
+        try:
+            check(about)
+        except UnavailableError as reason:
+            if name in named:
+                raise RunError(f"the suite {name}: {reason}") from None
+            reasons[name] = str(reason)
+    return reasons
 
 
 def _finite(value: Any) -> Any:

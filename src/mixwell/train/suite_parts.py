@@ -1,4 +1,4 @@
-"""The parts of ``mixwell eval --suite``, and how many forward passes each needs."""
+"""The parts of ``mixwell eval --suite``, what they need, and how many forward passes they cost."""
 
 from __future__ import annotations
 
@@ -8,30 +8,47 @@ from typing import NamedTuple
 from mixwell.evaluation.corruptions import FUNCTIONS, SEVERITIES
 from mixwell.evaluation.occlusion import SHARES
 from mixwell.train.suite import Figure, Subject
-from mixwell.train.suite_predictions import accuracy, calibration, ood, selective
-from mixwell.train.suite_robustness import EPSILONS, adversarial, autoattack, corrupted, corruptions, occlusion
+from mixwell.train.suite_objects import label_error, localization, needs_boxes
+from mixwell.train.suite_predictions import accuracy, calibration, needs_ood, ood, selective
+from mixwell.train.suite_robustness import (
+    adversarial,
+    autoattack,
+    corrupted,
+    corruptions,
+    needs_autoattack,
+    needs_baseline,
+    needs_corrupted,
+    occlusion,
+)
+from mixwell.train.suite_transfer import transfer
 
 
 class Part(NamedTuple):
-    """What measures, and how many forward passes per image it needs, to tell the time left."""
+    """A part of the suite.
+
+    Attributes:
+        measure: Yields figures by name.
+        cost: Work in forward passes per image, which tells the time left.
+        check: Raises ``UnavailableError`` before any part is measured if something is missing.
+    """
 
     measure: Callable[[Subject], Iterable[tuple[str, Figure]]]
     cost: float
-
-    def passes(self, subject: Subject) -> int:
-        """Return the forward passes of single images."""
-        return round(self.cost * len(subject.split))
+    check: Callable[[Subject], None] = Subject.one_label
 
 
 PARTS = {
-    "accuracy": Part(accuracy, 1),
+    "accuracy": Part(accuracy, 1, lambda subject: None),
     "calibration": Part(calibration, 1),
     "selective": Part(selective, 0),
-    "ood": Part(ood, 1),
-    "adversarial": Part(adversarial, len(EPSILONS) + 1),
-    "autoattack": Part(autoattack, 1),
+    "ood": Part(ood, 1, needs_ood),
+    "adversarial": Part(adversarial, 40),
+    "autoattack": Part(autoattack, 5000, needs_autoattack),
     "occlusion": Part(occlusion, 2 * len(SHARES)),
-    "corruptions": Part(corruptions, len(FUNCTIONS) * len(SEVERITIES)),
-    "corrupted": Part(corrupted, 1),
+    "corruptions": Part(corruptions, 3 * len(FUNCTIONS) * len(SEVERITIES), needs_baseline),
+    "corrupted": Part(corrupted, len(FUNCTIONS) * len(SEVERITIES), needs_corrupted),
+    "transfer": Part(transfer, 2),
+    "localization": Part(localization, 5, needs_boxes),
+    "label_error": Part(label_error, 5, needs_boxes),
 }
 FULL = [name for name in PARTS if name != "autoattack"]  # minutes per batch, and an extra package

@@ -30,17 +30,6 @@ Named = Iterator[tuple[str, Figure]]
 POINTS = 101  # of a risk-coverage curve
 
 
-def one_label(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Return logits and class indices of the measured images.
-
-    Raises:
-        UnavailableError: Images have several labels.
-    """
-    if subject.split.labels.ndim == 2:
-        raise UnavailableError("images have several labels, and this is defined for one label per image")
-    return subject.predictions
-
-
 def accuracy(subject: Subject) -> Named:
     """Yield top-1, top-5 and NLL, or mAP and binary cross-entropy for several labels per image."""
     logits, labels = subject.predictions
@@ -60,7 +49,7 @@ def accuracy(subject: Subject) -> Named:
 
 def calibration(subject: Subject) -> Named:
     """Yield calibration errors before and after temperature scaling, and the reliability diagram."""
-    logits, labels = one_label(subject)
+    logits, labels = subject.predictions
     logits = logits.double()
     yield from _errors(logits, labels, "", "")
     points = {name: part.tolist() for name, part in measures.reliability(logits, labels, 15).items()}
@@ -111,7 +100,7 @@ SCORES = {
 
 def selective(subject: Subject) -> Named:
     """Yield how well confidence separates right from wrong predictions."""
-    logits, labels = one_label(subject)
+    logits, labels = subject.predictions
     hits = top_k_hits(logits, labels)
     for name, (score, words) in SCORES.items():
         scores = score(logits)
@@ -125,17 +114,19 @@ def selective(subject: Subject) -> Named:
     yield "risk_coverage", Figure(curve, "Error rate among the most confident share of the images.", "%")
 
 
-def ood(subject: Subject) -> Named:
-    """Yield how well scores separate the measured images from those of another folder.
-
-    Raises:
-        UnavailableError: No other folder is given.
-    """
-    if subject.ood is None:
+def needs_ood(subject: Subject) -> None:
+    """Raise ``UnavailableError`` if no other folder is given."""
+    subject.one_label()
+    if subject.others.ood is None:
         raise UnavailableError("out-of-distribution detection needs a folder of other images: add --ood DIR")
-    logits, _ = one_label(subject)
-    others, _ = subject.predict(folder_of_images(subject.ood))
-    where = f"{len(logits)} measured images against {len(others)} of {subject.ood.name}"
+
+
+def ood(subject: Subject) -> Named:
+    """Yield how well scores separate the measured images from those of another folder."""
+    logits, _ = subject.predictions
+    assert subject.others.ood is not None
+    others, _ = subject.predict(folder_of_images(subject.others.ood))
+    where = f"{len(logits)} measured images against {len(others)} of {subject.others.ood.name}"
     for name, (score, words) in SCORES.items():
         inside, outside = score(logits), score(others)
         how = f"Probability that a measured image has a higher score than another one; score: {words}; {where}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ from mixwell.train.corrupted_folder import corruptions_in, severities
 from mixwell.train.errors import RunError
 from mixwell.train.files import parsed, text
 from mixwell.train.suite import Figure, Subject, UnavailableError
-from mixwell.train.suite_predictions import Named, one_label
+from mixwell.train.suite_predictions import Named
 
 EPSILONS = (2, 4, 8)  # of 255
 FILLS: tuple[Fill, ...] = ("mean", "black")
@@ -30,7 +31,6 @@ def top1(predictions: tuple[Tensor, Tensor]) -> float:
 
 def adversarial(subject: Subject) -> Named:
     """Yield the accuracy under FGSM at three strengths and under PGD-10."""
-    one_label(subject)
     space = subject.normalization
     for eps in EPSILONS:
 
@@ -48,30 +48,28 @@ def adversarial(subject: Subject) -> Named:
     yield "pgd10_8", Figure(top1(subject.predict(change=stepped)), how, "%")
 
 
-def autoattack(subject: Subject) -> Named:
-    """Yield the accuracy under the standard AutoAttack at 8/255.
+def needs_autoattack(subject: Subject) -> None:
+    """Raise ``UnavailableError`` if the package is not installed."""
+    subject.one_label()
+    if importlib.util.find_spec("pyautoattack") is None:
+        raise UnavailableError("AutoAttack needs the package pyautoattack: pip install 'mixwell[attack]'")
 
-    Raises:
-        UnavailableError: The package is not installed.
-    """
-    one_label(subject)
+
+def autoattack(subject: Subject) -> Named:
+    """Yield the accuracy under the standard AutoAttack at 8/255."""
 
     def attacked(images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return run_autoattack(subject.logits_of, images, labels, 8 / 255, subject.normalization)
 
-    try:
-        value = top1(subject.predict(change=attacked))
-    except ImportError as error:
-        raise UnavailableError(str(error)) from None
-    yield "autoattack_8", Figure(value, "Accuracy after the standard AutoAttack within 8/255 in pixel values.", "%")
+    how = "Accuracy after the standard AutoAttack within 8/255 in pixel values."
+    yield "autoattack_8", Figure(top1(subject.predict(change=attacked)), how, "%")
 
 
 def occlusion(subject: Subject) -> Named:
     """Yield accuracy over the share of hidden patches, for two colours of the patches."""
-    one_label(subject)
     for fill in FILLS:
-        values = []
-        for share in SHARES:
+        values = [top1(subject.predictions)]
+        for share in SHARES[1:]:
             generator = torch.Generator().manual_seed(0)  # larger shares hide more of the same patches
 
             def hidden(
@@ -93,10 +91,14 @@ def occlusion(subject: Subject) -> Named:
         yield f"area_{fill}", Figure(area(values), f"Area under the curve of the {fill} colour, divided by 90 %.", "%")
 
 
+def needs_baseline(subject: Subject) -> None:
+    """Raise an error before the measurement if the baseline run has not been measured."""
+    subject.one_label()
+    _baseline(subject, "corruptions")
+
+
 def corruptions(subject: Subject) -> Named:
     """Yield the error under 19 corruptions at 5 severities, made here."""
-    one_label(subject)
-    _baseline(subject, "corruptions")  # a missing one is reported before the measurement
     errors: dict[str, list[float]] = {}
     for name in FUNCTIONS:
         errors[name] = []
@@ -113,24 +115,24 @@ def corruptions(subject: Subject) -> Named:
     yield from _summary(subject, "corruptions", errors, f"made here with the settings of {size} and seed 0")
 
 
-def corrupted(subject: Subject) -> Named:
-    """Yield the error on a published folder of corrupted images.
-
-    Raises:
-        UnavailableError: No folder is given.
-    """
-    if subject.corrupted is None:
+def needs_corrupted(subject: Subject) -> None:
+    """Raise an error before the measurement if there are no corrupted images, or the baseline has not been measured."""
+    subject.one_label()
+    if subject.others.corrupted is None:
         raise UnavailableError("published corrupted images are measured with --corrupted DIR")
-    one_label(subject)
+    corruptions_in(subject.others.corrupted)
+    _baseline(subject, "corrupted")
+
+
+def corrupted(subject: Subject) -> Named:
+    """Yield the error on a published folder of corrupted images."""
+    folder = subject.others.corrupted
+    assert folder is not None
     errors = {
-        name: [100 - top1(subject.predict(part)) for _, part in severities(subject.corrupted, name, _classes(subject))]
-        for name in corruptions_in(subject.corrupted)
+        name: [100 - top1(subject.predict(part)) for _, part in severities(folder, name, subject.data.classes)]
+        for name in corruptions_in(folder)
     }
-    yield from _summary(subject, "corrupted", errors, f"read from {subject.corrupted.name}")
-
-
-def _classes(subject: Subject) -> int:
-    return len(subject.data.classes)
+    yield from _summary(subject, "corrupted", errors, f"read from {folder.name}")
 
 
 def _summary(subject: Subject, part: str, errors: dict[str, list[float]], source: str) -> Named:
@@ -153,14 +155,16 @@ def _baseline(subject: Subject, part: str) -> dict[str, float]:
     Raises:
         RunError: The baseline has not been measured.
     """
-    if subject.baseline is None:
+    if subject.others.baseline is None:
         return {}
-    file = subject.baseline / "eval.json"
+    file = subject.others.baseline / "eval.json"
     try:
         theirs = parsed(text(file), str(file))["figures"][part]
         return {name: float(theirs[name]["value"]) for name in FUNCTIONS if name in theirs}
     except (KeyError, TypeError, RunError):
-        raise RunError(f"{file} has no {part}: run mixwell eval {subject.baseline} --suite {part} first") from None
+        raise RunError(
+            f"{file} has no {part}: run mixwell eval {subject.others.baseline} --suite {part} first"
+        ) from None
 
 
 def _relative(subject: Subject, part: str, means: dict[str, float]) -> Iterator[tuple[str, Figure]]:
@@ -171,7 +175,7 @@ def _relative(subject: Subject, part: str, means: dict[str, float]) -> Iterator[
     standard = [name for name in means if name in STANDARD]
     for label, names in (("mce", standard), ("mce_all", list(means))):
         kept = {name: value for name, value in baseline.items() if name in names}
-        how = f"Mean over {len(names)} corruptions of the error divided by that of the run {subject.baseline}."
+        how = f"Mean over {len(names)} corruptions of the error divided by that of the run {subject.others.baseline}."
         try:
             value = mean_corruption_error({name: means[name] for name in names}, kept)
         except ValueError as error:

@@ -20,8 +20,10 @@ class Summary:
         recipe, dataset, model, policy, method: What was trained, with which seed and for how many epochs.
         seed: Random seed.
         epochs: Epochs trained.
-        val_top1: Validation accuracy (percent): ``last``, ``best``, ``best_epoch``, ``median_last_10``.
+        val_top1: Validation accuracy (percent): ``last``, ``best``, ``best_epoch``, ``median_last_10``; None for
+            several labels per image.
         ema_top1: The same of the EMA of the weights; None without EMA.
+        val_map, ema_map: Mean average precision instead of accuracy, for several labels per image.
         validated_on: ``"test images"`` or ``"held-out images"``.
         test: Measures of the final classifier on the test images, as ``evaluate`` returns them.
         parameters: Number of parameters of the classifier.
@@ -43,8 +45,10 @@ class Summary:
     method: str = ""
     seed: int = 0
     epochs: int = 0
-    val_top1: dict[str, float] = field(default_factory=dict[str, float])
+    val_top1: dict[str, float] | None = None
     ema_top1: dict[str, float] | None = None
+    val_map: dict[str, float] | None = None
+    ema_map: dict[str, float] | None = None
     validated_on: str = ""
     test: dict[str, float] = field(default_factory=dict[str, float])
     parameters: int = 0

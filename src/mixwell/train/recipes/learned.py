@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from mixwell.mixers.adaptivemask import SourceAttention
-from mixwell.mixers.mixblock import PairAttention
+from mixwell.mixers.mixblock import PairAttention, Upsampling
 from mixwell.schedule import Cosine
 
 FADING = Cosine(0.1, 0.0)  # weight of the mask loss, except for residual networks on CIFAR and Tiny-ImageNet
@@ -30,7 +30,7 @@ def samix(
     *,
     k: float | None = None,
     dropout: float = 0.0,
-    upsampling: str = "bilinear",
+    upsampling: Upsampling = "bilinear",
     pairing: str = "",
     **settings: Any,
 ) -> dict[str, Any]:
@@ -54,8 +54,8 @@ def samix(
 def adautomix(
     *,
     lam_concat: bool = True,
-    norm: str | None = None,
-    upsampling: str = "bilinear",
+    norm: Literal["batch", "layer"] | None = None,
+    upsampling: Upsampling = "bilinear",
     pairing: str = "",
     **settings: Any,
 ) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tiny-ImageNet, 64 pixels, with the networks of CIFAR: SGD, batches of 100, 400 epochs.
 
-The folder holds train/CLASS/*.JPEG and val/CLASS/*.JPEG. ResNeXt-50 was released for two GPUs of 50 images each.
+Data are as published; ``--dataset folder`` reads train/CLASS/*.JPEG and val/CLASS/*.JPEG. ResNeXt-50 was
+released for two GPUs of 50 images each.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from mixwell.train.config import Config
 from mixwell.train.recipes.learned import adautomix, automix, samix
 
 TINY = Config(
-    dataset="folder", image_size=64, eval_crop=1.0, flip=True, model="resnet18", epochs=400, batch_size=100, lr=0.2,
-    lr_min=0.05, weight_decay=1e-4, workers=8, save_every=5,
+    dataset="tiny_imagenet", image_size=64, eval_crop=1.0, flip=True, model="resnet18", epochs=400, batch_size=100,
+    lr=0.2, lr_min=0.05, weight_decay=1e-4, workers=8, save_every=5,
 )  # fmt: skip
 RESNEXT = "resnext50_32x4d"
 BLOCK = {"lr": 0.1, "lr_min": 1e-3}

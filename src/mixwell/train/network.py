@@ -1,0 +1,125 @@
+"""A classifier as it is used after training: from a run directory, a file of weights, or untrained by its name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import mixwell as mw
+from mixwell import models
+from mixwell.features.isolation import undisturbed
+from mixwell.features.passes import logits_of
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes, without_prefix
+from mixwell.train.errors import RunError, mistakes
+from mixwell.train.runs import read_config
+
+UNTRAINED_CLASSES = 1000
+GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
+NORMALIZATIONS = {"digits": mw.Normalization((0.305,), (0.32,)), "cifar10": mw.CIFAR10, "cifar100": mw.CIFAR100}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier on the CPU in evaluation mode, and how its images are prepared.
+
+    Attributes:
+        model: Returns logits ``(B, N)``.
+        normalization: Of its images.
+        size: Side of its images (pixels).
+        channels: Channels of its images, 1 or 3.
+        classes: Names of the classes; numbers if the file of weights has no names.
+    """
+
+    model: nn.Module
+    normalization: mw.Normalization
+    size: int
+    channels: int = 3
+    classes: list[str] = field(default_factory=list[str])
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """Return RGB pixels in [0, 1], shape ``(B, 3, H, W)``, as the model's input, shape ``(B, C, H, W)``."""
+        if self.channels == 1:
+            pixels = torch.einsum("bchw,c->bhw", pixels, pixels.new_tensor(GREY))[:, None]
+        return self.normalization.normalize(pixels)
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Return the predicted class of RGB images in [0, 1], shape ``(B,)``, int64."""
+        with undisturbed(self.model):
+            return logits_of(self.model(self.inputs(pixels))).argmax(1)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :func:`from_options` reads."""
+    parser.add_argument("--model", default="", help="architecture of a file of weights, such as timm/NAME")
+    parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
+    parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
+
+
+def from_options(path: Path, options: argparse.Namespace, size: int | None, seed: int = 0) -> Network:
+    """Load the classifier that a command line names; see :func:`add_options` and :func:`load`."""
+    with mistakes():
+        normalization = None if options.mean is None else mw.Normalization(options.mean, options.std)
+        return load(path, options.model, normalization, size or 0, seed)
+
+
+def load(
+    path: Path | str, model: str = "", normalization: mw.Normalization | None = None, size: int = 0, seed: int = 0
+) -> Network:
+    """Load a classifier.
+
+    Args:
+        path: Run directory; file of weights; or an architecture, such as ``"timm/resnet50"``, with random weights.
+        model: Architecture of a file of weights.
+        normalization: Of its images; ``None`` means that of the run's data set, or ImageNet's.
+        size: Side of its images (pixels); 0 means that of the run, or 224.
+        seed: Seed of random weights.
+
+    Raises:
+        RunError: There is no such run, file or architecture, or the weights do not fit the model.
+    """
+    path, classes = Path(path), list[str]()
+    if path.is_dir():
+        config, path = read_config(path), path / "model.safetensors"
+        model, size = config.model, size or config.image_size
+        normalization = normalization or NORMALIZATIONS.get(config.dataset)
+        classes = stored_classes(path)
+    elif not path.is_file():
+        return Network(_untrained(str(path), seed).eval(), normalization or mw.IMAGENET, size or 224)
+    elif not model:
+        raise RunError(f"{path} is not a run directory: name its architecture with --model timm/NAME")
+    weights = read_weights(path)
+    count = _outputs(model, weights)
+    channels = next((value.shape[1] for value in weights.values() if value.dim() == 4), 3)
+    built = models.build(model, count, channels)
+    load_weights(built, without_prefix(weights, built.state_dict()), path)
+    names = classes or [str(number) for number in range(count)]
+    return Network(built.eval().requires_grad_(False), normalization or mw.IMAGENET, size or 224, channels, names)
+
+
+def _untrained(name: str, seed: int) -> nn.Module:
+    if name.partition("(")[0] not in models.NAMES and not name.startswith("timm/"):
+        raise RunError(
+            f"{name} is neither a run directory nor a file of weights nor a network: one without training is named "
+            f"as timm/NAME, or as one of {', '.join(models.NAMES)}"
+        )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return models.build(name, UNTRAINED_CLASSES)
+
+
+def _outputs(name: str, weights: Mapping[str, Tensor]) -> int:
+    """Return the number of classes of the classifier in a file of weights."""
+    try:
+        head = mw.classifier_of(models.build(name, 2, 3))[0]
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    found = next((value for key, value in weights.items() if key.endswith(f"{head}.weight")), None)
+    if found is None:
+        raise RunError(f"the weights have no {head}.weight, the classifier of {name}: check --model")
+    return len(found)
