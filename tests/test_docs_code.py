@@ -98,7 +98,6 @@ def _dedented(code: str) -> str:
     return re.sub(r"^   ", "", code, flags=re.MULTILINE) if code.startswith("   ") else code
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", chosen("bash", run=True))
 def test_commands_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All commands of a page run one after the other, with the files that its YAML blocks show."""
