@@ -1,4 +1,4 @@
-"""Write the tables of docs/recipes.md from the recipes, so that the two cannot disagree. Run by ``make docs``."""
+"""Write the tables of docs/recipes.md from the recipes, so that the two cannot disagree. Run by ``make pages``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mixwell.train.config import Config
 from mixwell.train.recipes import FAMILIES
 
 PAGE = Path(__file__).resolve().parent / "recipes.md"
-MARKED = re.compile(r"(?<=<!-- recipes: written by make docs -->\n).*(?=<!-- end of recipes -->)", re.DOTALL)
+MARKED = re.compile(r"(?<=<!-- recipes: written by make pages -->\n).*(?=<!-- end of recipes -->)", re.DOTALL)
 TITLES = ("recipe", "network", "pixels", "epochs x batch", "optimiser, rate", "policy", "method")
 
 

@@ -118,11 +118,11 @@ def test_the_table_is_whole() -> None:
 
 
 def test_the_page_is_current() -> None:
-    """Nobody has to remember to run ``make docs``."""
+    """Nobody has to remember to run ``make pages``."""
     docs = Path(__file__).resolve().parents[1] / "docs"
     page = (docs / "recipes.md").read_text(encoding="utf-8")
     script = runpy.run_path(str(docs / "make_recipes.py"))
-    assert script["filled"](page) == page, "docs/recipes.md is behind the recipes: run 'make docs'"
+    assert script["filled"](page) == page, "docs/recipes.md is behind the recipes: run 'make pages'"
 
 
 def test_released_forms_on_the_page_can_be_had() -> None:
