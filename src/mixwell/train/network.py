@@ -81,7 +81,7 @@ def load(
         seed: Seed of random weights.
 
     Raises:
-        RunError: There is no such run, file or architecture, or the weights do not fit the model.
+        RunError: The run, file or architecture does not exist, or the weights do not fit the model.
     """
     path, classes = Path(path), list[str]()
     if path.is_dir():
