@@ -98,15 +98,18 @@ def sumix(method: SUMix, images: Tensor, labels: Tensor, parts: Parts) -> Tensor
     distances = (label if isinstance(label, SemanticShare) else SemanticShare()).terms(
         mixed, View(logits.detach(), clean.detach())
     )[1]
-    total = 0.0
+    total, ignored, left = 0.0, getattr(loss, "ignore_index", None), []
     for row in range(len(images)):
         for k in range(2):
             source = mixed.plan.sources[row, k]
+            if ignored is not None and labels[source] == ignored:
+                continue
+            left.append(mixed.weights[row, k])
             penalty = heads[0][source] + heads[1][row] + distances[row, k]
             log_p = ((-penalty).exp() if method.published else -penalty).log_softmax(0)
             wanted = labels[source] if labels.dim() == 2 else F.one_hot(labels[source], len(log_p)).float()
             total = total - mixed.weights[row, k] * (wanted / wanted.sum().clamp_min(1e-12) * log_p).sum()
-    return main + method.gamma * total / len(images)
+    return main + method.gamma * total / sum(left)
 
 
 def unmixed(images: Tensor, labels: Tensor) -> MixedBatch:

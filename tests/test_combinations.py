@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from catalogue import CLASSES, LABELS, METHODS
+from catalogue import POLICIES as CATALOGUE
 from mixwell import (
     AdAutoMix,
     AttentionShare,
@@ -23,12 +24,14 @@ from mixwell import (
     LabelPolicy,
     Method,
     MixedBatch,
+    Mixing,
     MixUp,
     PixelShare,
     ProgressiveAttentionShare,
     SAMix,
     SAMixPretrained,
     SemanticShare,
+    Switch,
     TokenLabelAlignment,
 )
 from plain_steps import BOXES, STEPS
@@ -93,12 +96,66 @@ def test_step_is_a_plain_loop(make: Callable[..., Method], label: LabelPolicy, k
             compare(make, images, labels, (policy, label, loss), kind)
 
 
+class Ignoring:
+    """Cross entropy in which a label adds nothing, as a loop."""
+
+    def __init__(self, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
+        total, left, log_p = torch.zeros(()), 0.0, logits.log_softmax(1)
+        for row, (labels, weights) in enumerate(zip(mixed.labels.tolist(), mixed.weights, strict=True)):
+            for label, weight in zip(labels, weights, strict=True):
+                if label != self.ignore_index:
+                    total, left = total - weight * log_p[row, label], left + weight
+        return total / left / len(logits) * mixed.weights.sum()
+
+
+@pytest.mark.parametrize("ignored", [-100, 255, 2])
+@pytest.mark.parametrize("make", COMPARED, ids=str)
+def test_ignored_labels(make: Callable[..., Method], ignored: int) -> None:
+    """With every label policy, a source whose label the loss ignores adds nothing to the loss and to any gradient."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, ignored, 3, 6])
+    for label in [SemanticShare(), *LABELS]:
+        if refused(make, label, TinyViT) and label != SemanticShare():
+            continue
+        method = make(TinyViT(), MixUp(), loss=CrossEntropy(ignore_index=ignored), label=label)
+        parts, results = (MixUp(), label, Ignoring(ignored)), []
+        for step in (
+            lambda method=method: method(images, labels, boxes=BOXES)["loss"],
+            lambda method=method, parts=parts: STEPS[type(method)](method, images, labels, parts),
+        ):
+            torch.manual_seed(3)
+            value = step()
+            results.append([value, *torch.autograd.grad(value, [p for p in method.parameters() if p.requires_grad])])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [p for p in CATALOGUE if not isinstance(p, Switch)], ids=repr)
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_ignored_labels_in_every_policy(policy: BatchPolicy, ignored: int) -> None:
+    """The loss is finite, and training accuracy counts the other labels only."""
+    torch.manual_seed(0)
+    method = Mixing(Net(), policy, loss=CrossEntropy(ignore_index=ignored))
+    with torch.no_grad():
+        method.model.get_parameter("fc.bias")[3] = 1e3
+    step = method(torch.rand(4, 3, 16, 16), torch.tensor([3, ignored, 3, 3]))
+    assert step["loss"].item() == pytest.approx(0, abs=1e-3)
+    assert step["accuracy"].item() == pytest.approx(100, abs=1e-3) or "SnapMix" in repr(policy)
+
+
 @pytest.mark.parametrize("make", COMPARED, ids=str)
 def test_dense_labels(make: Callable[..., Method]) -> None:
     """Labels as distributions with a softmax loss, and multi-label rows with a binary one."""
     images, label = torch.rand(4, 3, 8, 8), PixelShare()
     distributions = F.one_hot(torch.tensor([0, 3, 3, 6]), CLASSES).float() * 0.8 + 0.2 / CLASSES
     several = (torch.rand(4, CLASSES) > 0.6).float()
+    if make.keywords.get("reference_compat"):
+        with pytest.raises(ValueError, match="needs class indices, but the labels are dense"):
+            make(Net(), CutMix())(images, distributions)
+        return
     for labels, loss in ((distributions, CrossEntropy()), (several, BinaryCrossEntropy())):
         compare(make, images, labels, (CutMix(), label, loss))
 

@@ -189,7 +189,12 @@ def test_fingerprint(tmp_path: Path) -> None:
     root = tree(tmp_path, train={"a": 2, "b": 3}, val={"a": 1, "b": 1})
     before = load(root).fingerprint()
     load(root).check_fingerprint(before)
+    hashes = before.pop("hashes")
     assert before == {"classes": ["a", "b"], "train": [2, 3], "val": [1, 1], "test": [1, 1]}
+    before["hashes"] = hashes
+    moved = root.rename(root.with_name("elsewhere"))
+    load(moved).check_fingerprint(before)
+    moved.rename(root)
 
     def said() -> str:
         with pytest.raises(RunError, match="the data set has changed since the run began: ") as caught:
@@ -199,6 +204,11 @@ def test_fingerprint(tmp_path: Path) -> None:
     for damaged in (None, 3, {}, {"classes": ["a", "b"]}, before | {"train": 3}):
         with pytest.raises(RunError, match="does not say which data set it was made with"):
             load(root).check_fingerprint(damaged)
+    for split, other in (("train", "9.png"), ("val", "1.png")):
+        image = root / split / "b" / "0.png"
+        image.rename(image.with_name(other))
+        assert f"the {split} images have other file names or labels, or another order" in said()
+        image.with_name(other).rename(image)
     (root / "train" / "b" / "2.png").rename(root / "train" / "a" / "2.png")
     assert "class 'a' has 3 train images, 2 before" in said()
     for split in ("train", "val"):

@@ -61,6 +61,24 @@ def labels_error(labels: object, rows: int) -> Exception:
     return TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}: {advice}.")
 
 
+def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return labels that can be looked up, and which of them name a class; a loss may ignore the others.
+
+    Args:
+        labels: Class indices of any shape.
+        num_classes: Number of classes N.
+
+    Returns:
+        The labels, 0 where they are not in [0, N), and a boolean tensor of the same shape.
+
+    Example:
+        >>> classes_of(torch.tensor([2, -100, 255]), 10)
+        (tensor([2, 0, 0]), tensor([ True, False, False]))
+    """
+    known = (labels >= 0) & (labels < num_classes)
+    return labels.where(known, 0), known
+
+
 def check_saliency(saliency: Tensor, images: Tensor) -> None:
     """Raise unless saliency maps are ``(B, h, w)`` and on the images' device."""
     if not isinstance(saliency, Tensor) or saliency.dim() != 3 or saliency.shape[0] != images.shape[0]:

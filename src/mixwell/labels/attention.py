@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
+from mixwell.checks import classes_of
 from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.typecheck import BelowOne, Fraction
 
@@ -83,13 +84,21 @@ class ProgressiveAttentionShare(LabelPolicy):
         logits: Tensor = view.get("logits", self)
         attended = attended_share(mixed, view.get("attention", self))
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-            target = mixed.targets(logits.shape[1], self.smoothing)
+            target = _known(mixed, logits.shape[1]).targets(logits.shape[1], self.smoothing)
             trust = F.cosine_similarity(target, logits.float().softmax(1), dim=1)
             return torch.lerp(mixed.weights, attended, trust[:, None])
 
     def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
         """Return the attention to each patch, shape ``(B, h, w)``."""
         return view.get("attention", self)
+
+
+def _known(mixed: MixedBatch, num_classes: int) -> MixedBatch:
+    """Return the batch with weight 0 for labels that do not name a class, which a loss may ignore."""
+    if mixed.labels.dim() == 3:
+        return mixed
+    labels, known = classes_of(mixed.labels, num_classes)
+    return MixedBatch(mixed.images, labels, mixed.weights * known, mixed.plan)
 
 
 def attended_share(mixed: MixedBatch, attention: Tensor, nearest: bool = False) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
+from mixwell.checks import classes_of
 from mixwell.labels.base import LabelPolicy, View
 from mixwell.ratio import Beta
 from mixwell.typecheck import Fraction, PositiveFloat
@@ -58,14 +59,15 @@ class LUMixShare(LabelPolicy):
             logits = view.get("logits", self).float()
             drawn = Beta(self.alpha)(len(mixed), device, None)
             own = mixed.weights[:, 0] * (1 - self.random - self.predicted)
-            own = own + total * (self.random * drawn + self.predicted * _predicted_share(logits, mixed.labels))
+            own = own + total * self.random * drawn + self.predicted * _predicted_weight(logits, mixed)
             return torch.stack((own, total - own), 1)
 
 
-def _predicted_share(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return ``p_a / (p_a + p_b)`` of each mixed image, shape ``(B,)``."""
-    if labels.dim() == 2:
-        score = logits.gather(1, labels)
-    else:
-        score = (logits.log_softmax(1).exp()[:, None] * labels.float()).sum(2).clamp_min(1e-30).log()
-    return score.softmax(1)[:, 0]
+def _predicted_weight(logits: Tensor, mixed: MixedBatch) -> Tensor:
+    """Return the anchor's weight by ``p_a / (p_a + p_b)``, or as it is if a label names no class, shape ``(B,)``."""
+    total = mixed.weights.sum(1)
+    if mixed.labels.dim() == 2:
+        labels, known = classes_of(mixed.labels, logits.shape[1])
+        return torch.where(known.all(1), total * logits.gather(1, labels).softmax(1)[:, 0], mixed.weights[:, 0])
+    score = (logits.log_softmax(1).exp()[:, None] * mixed.labels.float()).sum(2).clamp_min(1e-30).log()
+    return total * score.softmax(1)[:, 0]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
+from mixwell.checks import classes_of
 from mixwell.labels.base import LabelPolicy, View, plan_of
 from mixwell.typecheck import NonNegativeFloat
 from mixwell.value import Value, set_field
@@ -94,14 +95,17 @@ class Released(Similarity):
     ) -> tuple[Tensor, Tensor]:
         if labels.dim() != 2:
             raise ValueError(f"{self} needs class indices, but the labels are dense {tuple(labels.shape)}.")
+        labels, known = classes_of(labels, mixed.shape[1])
         other = labels.flip(1)[..., None]
         keep = torch.zeros_like(other, dtype=torch.bool) if self.reference else other == labels[..., None]
+        keep = keep | ~known.flip(1)[..., None]
         seen = clean[sources]  # (B, 2, N)
         seen = seen.scatter(2, other, seen.gather(2, other) * keep)
         away = (self.sign * (mixed[:, None] - seen)).softmax(2)
         scale = len(mixed) if self.reference else math.sqrt(mixed.shape[1])
         terms = kappa * scale * F.normalize(away, dim=2)
-        return terms.gather(2, labels[..., None])[..., 0], terms
+        # Without the class of both sources the weights stay as they are.
+        return terms.gather(2, labels[..., None])[..., 0] * known.all(1, keepdim=True), terms
 
 
 class Agreement(Released):

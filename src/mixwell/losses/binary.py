@@ -96,7 +96,7 @@ def binary_cross_entropy(
     if negative_weight != 1:
         each = each * target_weights(targets(mixed, logits.shape[1]), negative_weight)
     each = each.mean(1) if classes == "mean" else each.sum(1)
-    return reduced(-each[:, None], reduction, mixed)
+    return reduced(-each[:, None], reduction)
 
 
 def target_weights(target: Tensor, negative_weight: float) -> Tensor:

@@ -81,12 +81,12 @@ class FocalLoss(Loss):
     ignore_index: int | None = None
 
     def __call__(self, logits: Tensor, mixed: MixedBatch) -> Tensor:
-        mixed = _without(mixed, self.ignore_index)
-        _check_shape(logits, mixed)
+        mixed, left = without(mixed, self.ignore_index)
+        check_shape(logits, mixed)
         _check_labels(logits, mixed)
         log_p = logits.float().log_softmax(1)
         scores = _class_weighted((-log_p.expm1()).clamp_min(0) ** self.gamma * log_p, self.weight)
-        return reduced(_of_sources(scores, mixed.labels, mixed.weights), "mean", mixed, self.ignore_index)
+        return reduced(_of_sources(scores, mixed.labels, mixed.weights), "mean", left)
 
 
 def cross_entropy(
@@ -130,8 +130,8 @@ def cross_entropy(
     """
     if smoothing:
         check_smoothing(smoothing)
-    mixed = mixed if ignore_index is None else _without(mixed, ignore_index)
-    _check_shape(logits, mixed)
+    mixed, left = (mixed, None) if ignore_index is None else without(mixed, ignore_index)
+    check_shape(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
     # A compiler fuses the plain formula by itself; transforms of torch.func need one without a function of its own.
@@ -147,7 +147,7 @@ def cross_entropy(
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
-    return reduced(terms, reduction, mixed, ignore_index)
+    return reduced(terms, reduction, left)
 
 
 class WeightedCrossEntropy(torch.autograd.Function):
@@ -209,11 +209,11 @@ def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
         logits: What the model returned.
         mixed: The mixed batch.
     """
-    _check_shape(logits, mixed)
+    check_shape(logits, mixed)
     mixed.check_classes(logits.shape[1])
 
 
-def _check_shape(logits: Tensor, mixed: MixedBatch) -> None:
+def check_shape(logits: Tensor, mixed: MixedBatch) -> None:
     """Raise unless there is a row of logits for every mixed image."""
     if not isinstance(logits, Tensor):
         got = type(logits).__name__
@@ -244,16 +244,32 @@ def check_smoothing(smoothing: float) -> None:
     Within(0, 1, below=True).check("smoothing", smoothing)
 
 
+_TINY = torch.finfo(torch.float32).eps
 _MASS_TOLERANCE = 0.02  # rows of bfloat16 labels are only that close to one
 
 
-def _without(mixed: MixedBatch, ignore_index: int | None) -> MixedBatch:
-    """Return a mixed batch whose ignored labels have weight 0, and class 0 so that they can be looked up."""
+def without(mixed: MixedBatch, ignore_index: int | None) -> tuple[MixedBatch, Tensor | None]:
+    """Return a mixed batch whose ignored labels have weight 0, and class 0 so that they can be looked up.
+
+    Args:
+        mixed: The mixed batch.
+        ignore_index: The label to ignore, or None.
+
+    Returns:
+        The batch, and the share of the weight that is left, a scalar; None if no label can be ignored.
+
+    Example:
+        >>> from mixwell import NoMix
+        >>> mixed, left = without(NoMix()(torch.rand(2, 3, 4, 4), torch.tensor([1, -100])), -100)
+        >>> mixed.labels[:, 0].tolist(), left
+        ([1, 0], tensor(0.5000))
+    """
     if ignore_index is None or mixed.labels.dim() == 3:
-        return mixed
+        return mixed, None
     ignored = mixed.labels == ignore_index
     weights, labels = mixed.weights.masked_fill(ignored, 0.0), mixed.labels.masked_fill(ignored, 0)
-    return MixedBatch(mixed.images, labels, weights, mixed.plan)
+    left = weights.sum() / mixed.weights.sum().clamp_min(_TINY)
+    return MixedBatch(mixed.images, labels, weights, mixed.plan), left
 
 
 def _class_weighted(scores: Tensor, weight: Sequence[float] | Tensor | None) -> Tensor:
@@ -273,15 +289,19 @@ def _of_sources(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return (weights[..., None] * labels.float()).sum(1) * scores  # autocast would run einsum in bfloat16
 
 
-def reduced(terms: Tensor, reduction: str, mixed: MixedBatch, ignore_index: int | None = None) -> Tensor:
-    """Return the loss: minus the sum over each row of terms, reduced over the batch."""
+def reduced(terms: Tensor, reduction: str, left: Tensor | None = None) -> Tensor:
+    """Return the loss: minus the sum over each row of terms, reduced over the batch.
+
+    Args:
+        terms: Shape ``(B, T)``.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        left: Share of the label weight that is not ignored, by which the mean divides; None if all of it counts.
+    """
     if reduction == "none":
         return -terms.sum(1)
     if reduction == "sum":
         return -terms.sum()
     if reduction != "mean":
         raise ValueError(f"reduction must be mean, sum or none, but got {reduction!r}.")
-    if ignore_index is None:
-        return terms.sum() / -len(terms)
-    left = mixed.weights.sum(1) if mixed.labels.dim() == 2 else mixed.weights.new_ones(len(terms))
-    return terms.sum() / -left.sum().clamp_min(torch.finfo(torch.float32).eps)
+    mean = terms.sum() / -len(terms)
+    return mean if left is None else mean / left.clamp_min(_TINY)

@@ -17,7 +17,7 @@ from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, View
-from mixwell.losses import check_logits
+from mixwell.losses import check_shape, without
 from mixwell.methods.groups import split_decay
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
@@ -184,6 +184,9 @@ class Method(nn.Module, ABC):
         predicted = output.detach().argmax(1, keepdim=True)
         right = mixed.labels == predicted if mixed.labels.dim() == 2 else hits(predicted, mixed.labels)[..., 0]
         accuracy = 100 * (mixed.weights * right).sum(1).mean()
+        ignored = getattr(self.loss, "ignore_index", None)
+        left = None if ignored is None else without(mixed, ignored)[1]
+        accuracy = accuracy if left is None else accuracy / left.clamp_min(1e-6)
         results = {"loss": loss, "output": output, "accuracy": accuracy}
         for name, value in logged.items():
             results[name] = value.detach()
@@ -309,7 +312,7 @@ def check_pairs(policy: object) -> None:
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:
     """Return a mixed batch with the weights of a label policy that reads the logits and further fields of a view."""
     if label.needs:
-        check_logits(logits, mixed)
+        check_shape(logits, mixed)
     return mixed.with_weights(label(mixed, View(logits.detach(), **fields)))
 
 

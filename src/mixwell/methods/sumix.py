@@ -14,7 +14,7 @@ from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
-from mixwell.losses import CrossEntropy, check_logits
+from mixwell.losses import CrossEntropy, check_shape, reduced, without
 from mixwell.methods.method import LossFunction, Method, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
@@ -253,18 +253,18 @@ def sumix_terms(
         shapes = [tuple(output.shape) for output in (logits, clean_logits, uncertainty, clean_uncertainty)]
         raise ValueError(f"logits and uncertainties must have one shape (B, N), but got {shapes}: check num_classes.")
     view = View(logits.detach(), clean_logits.detach(), **fields)
-    check_logits(logits, mixed)
-    if isinstance(label, SemanticShare):
-        weights, semantic = label.terms(mixed, view)
-    else:
-        weights, semantic = label(mixed, view), SemanticShare().terms(mixed, view)[1]
+    check_shape(logits, mixed)
+    counted, left = without(mixed, getattr(loss, "ignore_index", None))
+    similar = label if isinstance(label, SemanticShare) else SemanticShare()
+    weights, semantic = similar.terms(mixed, view)
+    weights = weights if similar is label else label(mixed, view)
     used = weights.mean(0, keepdim=True).expand_as(weights) if published else weights
     main = loss(logits, mixed.with_weights(used))
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
     features = FORMS[form](together + semantic)
-    target = mixed.labels.flatten(0, 1)  # of every source; dense labels are divided by their sum
+    target = counted.labels.flatten(0, 1)  # of every source; dense labels are divided by their sum
     if target.is_floating_point():
         target = target.float() / target.float().sum(1, keepdim=True).clamp_min(1e-12)
     each = F.cross_entropy(features.flatten(0, 1), target, reduction="none")
-    regulariser = gamma * (mixed.weights * each.view_as(mixed.weights)).sum(1).mean()  # by the drawn ratio
+    regulariser = gamma * reduced(-counted.weights * each.view_as(mixed.weights), "mean", left)  # by the drawn ratio
     return SUMixTerms(main + regulariser, regulariser, weights, semantic, together, features)

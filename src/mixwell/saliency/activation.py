@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixwell.checks import classes_of
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.features.maps import as_maps
@@ -163,18 +164,24 @@ def class_map(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Ten
         >>> class_map(torch.ones(1, 2, 1, 1), torch.eye(2), torch.zeros(2), torch.tensor([1]))
         tensor([[[1.]]])
     """
-    dense = F.one_hot(labels, len(weight)) if labels.dim() == 1 else labels
-    dense = dense.to(weight.dtype)
+    dense = _dense(labels, len(weight)).to(weight.dtype)
     maps = torch.einsum("bdhw,bd->bhw", features.relu(), dense @ weight)
     return maps if bias is None else maps + (dense @ bias)[:, None, None]
+
+
+def _dense(labels: Tensor, num_classes: int) -> Tensor:
+    """Return dense labels ``(B, N)``; a label that does not name a class, which a loss may ignore, is a row of 0."""
+    if labels.dim() == 2:
+        return labels
+    labels, known = classes_of(labels, num_classes)
+    return F.one_hot(labels, num_classes) * known[:, None]
 
 
 def _grad_cam(network: nn.Module, images: Tensor, labels: Tensor, layer: str | None) -> Tensor:
     with torch.enable_grad():
         output, logits = _run(network, images.detach().requires_grad_(), layer)
         score = logits.float()
-        own = score.gather(1, labels[:, None]).sum() if labels.dim() == 1 else (score * labels).sum()
-        (gradient,) = torch.autograd.grad(own, output)
+        (gradient,) = torch.autograd.grad((score * _dense(labels, score.shape[1])).sum(), output)
     features, gradient = (_as_map(t.detach(), images, layer).float() for t in (output, gradient))
     return (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mixwell.checks import classes_of
 from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.saliency.base import Saliency, check_floating, check_rank
 
@@ -50,5 +51,8 @@ def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with undisturbed(inner), frozen_parameters(inner), torch.enable_grad():
         pixels = images.detach().requires_grad_()
         logits = inner(pixels).float()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), pixels)
+        if labels.dim() == 1:  # a label that does not name a class, which a loss may ignore, has no gradient
+            labels = labels.where(classes_of(labels, logits.shape[1])[1], -100)
+        loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100)
+        (gradient,) = torch.autograd.grad(loss, pixels)
     return gradient.float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +44,16 @@ class Split:
         if self.labels.ndim == 2:
             return self.labels.sum(0).long().tolist()
         return torch.bincount(self.labels, minlength=classes).tolist()
+
+    def digest(self) -> str:
+        """Return a hash of labels and file names, in their order; names start at the folder that holds all files."""
+        found = hashlib.blake2b(self.labels.numpy().tobytes(), digest_size=8)
+        if isinstance(self.images, list) and self.images:
+            folders = {path.parent: os.path.abspath(path.parent) for path in self.images}
+            start = len(os.path.commonpath(folders.values()))
+            for path in self.images:
+                found.update(os.fsencode(f"{folders[path.parent][start:]}/{path.name}\n"))
+        return found.hexdigest()
 
     def one_label(self, classes: Sequence[str]) -> tuple[Tensor, list[str]]:
         """Return one label per image, and its names: several labels of an image become one that names them all.
@@ -99,7 +111,7 @@ class DataSet:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the class names and the number of images of each class in each split, as plain values.
+        """Return class names, and the number of images of each class and a hash for each split, as plain values.
 
         Example:
             >>> split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1]))
@@ -107,13 +119,14 @@ class DataSet:
             [1, 2]
         """
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {"classes": self.classes} | {name: split.counts(len(self.classes)) for name, split in splits.items()}
+        counts = {name: split.counts(len(self.classes)) for name, split in splits.items()}
+        return {"classes": self.classes} | counts | {"hashes": [split.digest() for split in splits.values()]}
 
     def check_fingerprint(self, theirs: object) -> None:
         """Compare with the fingerprint that a run has stored.
 
         Raises:
-            RunError: The data set has other classes or other numbers of images now, or what is stored is damaged.
+            RunError: The data set has other classes or other images now, or what is stored is damaged.
         """
         mine = self.fingerprint()
         if not isinstance(theirs, dict) or not all(isinstance(theirs.get(key), list) for key in mine):
@@ -126,6 +139,9 @@ class DataSet:
             for name, now, before in zip(self.classes, mine[split], theirs[split], strict=False):
                 if now != before:
                     raise RunError(f"{change}: class {name!r} has {now} {split} images, {before} before; {fix}")
+        for split, now, before in zip(("train", "val", "test"), mine["hashes"], theirs["hashes"], strict=False):
+            if now != before:
+                raise RunError(f"{change}: the {split} images have other file names or labels, or another order; {fix}")
 
 
 def difference(expected: Sequence[str], found: Sequence[str]) -> str:
