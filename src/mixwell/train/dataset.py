@@ -49,7 +49,7 @@ class Split:
         """Return a hash of labels and file names, in their order; names start at the folder that holds all files."""
         found = hashlib.blake2b(self.labels.numpy().tobytes(), digest_size=8)
         if isinstance(self.images, list) and self.images:
-            folders = {path.parent: os.path.abspath(path.parent) for path in self.images}
+            folders = {path.parent: str(path.parent.absolute()) for path in self.images}
             start = len(os.path.commonpath(folders.values()))
             for path in self.images:
                 found.update(os.fsencode(f"{folders[path.parent][start:]}/{path.name}\n"))
