@@ -77,6 +77,24 @@ def test_compiled_code_agrees(names: list[str], device: torch.device, request: p
             check_same(mixed, plan.apply(images), plan)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("policy", [p for p in POLICIES if getattr(p, "uses_saliency", False)] + [CHOICE], ids=repr)
+def test_saliency_maps_compile_in_one_graph(policy: BatchPolicy, device: torch.device) -> None:
+    """Drawing with given maps, too, and with the same seed the result is the same."""
+    images, labels, results = torch.rand(4, 3, 8, 8, device=device), torch.arange(4, device=device), []
+    maps = torch.rand(4, 8, 8, device=device)
+    torch.compiler.reset()
+
+    def mixed(images: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        found = policy(images, labels, saliency=maps)
+        return found.images, found.weights
+
+    for function in (mixed, torch.compile(mixed, fullgraph=True, backend="eager")):
+        torch.manual_seed(5)
+        results.append(function(images, maps))
+    torch.testing.assert_close(*results)
+
+
 def call(policy: BatchPolicy, images: Tensor, labels: Tensor, **more: Any) -> None:
     """Do all that a training step does with a policy."""
     mixed = policy(images, labels, model=fixed_classifier(images.device), **more)

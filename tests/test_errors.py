@@ -45,6 +45,8 @@ def refused(do: Callable[[], Any], kind: type[Exception], *words: str) -> None:
     ("images", "labels", "kind", "words"),
     [
         (IMAGES, LABELS[:3], ValueError, ["one entry per image", "3", "4 images"]),
+        (IMAGES, LABELS.to(torch.complex64), TypeError, ["real numbers", "torch.complex64", "class indices (B,)"]),
+        (IMAGES, torch.eye(len(LABELS)).to(torch.complex128), TypeError, ["real numbers", "torch.complex128"]),
         (IMAGES, LABELS.float(), TypeError, ["int64", "torch.float32", "labels[:, None]"]),
         (IMAGES, LABELS.int(), TypeError, ["int64", "torch.int32", "labels.long()"]),
         (IMAGES, LABELS[:, None], TypeError, ["torch.int64", "labels.squeeze(1)"]),

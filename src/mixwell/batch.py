@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,7 +91,9 @@ class Batch:
 
     def with_saliency(self, saliency: Tensor | None) -> Batch:
         """Return the same batch with other saliency maps."""
-        other = copy(self)
+        other = Batch.__new__(Batch)  # torch.compile cannot trace copy() of an object with slots
+        for name in Batch.__slots__:
+            setattr(other, name, getattr(self, name))
         other.saliency = saliency
         return other
 

@@ -46,6 +46,8 @@ _ADVICE = {
 
 def labels_error(labels: object, rows: int) -> Exception:
     """Return what is wrong with labels that :class:`mixwell.Batch` refuses for this many images."""
+    if isinstance(labels, Tensor) and labels.is_complex():
+        return TypeError(f"labels must be real numbers, but got {labels.dtype}: use class indices (B,), int64.")
     if not isinstance(labels, Tensor):
         return TypeError(f"labels must be a tensor, but got {type(labels).__name__}: use torch.tensor(labels).")
     if labels.dim() not in (1, 2):

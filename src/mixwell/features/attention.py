@@ -131,7 +131,12 @@ class AttentionHook:
             grid = grid_of(tokens, size)
         except ValueError:
             grid = (0, 0)
-        if not math.prod(grid) or (known is not None and tokens not in (math.prod(grid), math.prod(grid) + known)):
+        counts = {math.prod(grid), math.prod(grid) + (known or 0)}
+        grid_by_size = getattr(getattr(self.network, "patch_embed", None), "dynamic_feat_size", None)
+        if known is not None and grid_by_size is not None:  # a ViT, which may have dropped patches
+            patches = math.prod(grid_by_size(size))
+            counts &= {patches, patches + known}
+        if not math.prod(grid) or (known is not None and tokens not in counts):
             raise ValueError(
                 f"The attention of {self.names[-1]!r} has {tokens} tokens, which do not form a grid of patches for "
                 f"images of {size[0]} x {size[1]}: use a network that drops or merges no patches, on images that its "

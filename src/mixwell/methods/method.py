@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mixwell.batch import MixedBatch, Pairs, hits
 from mixwell.features.attention import AttentionHook
@@ -19,6 +19,7 @@ from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, View
 from mixwell.losses import check_shape, without
 from mixwell.methods.groups import split_decay
+from mixwell.methods.loop import PASSES, STEPS, Loop, after_optimizer_step, hooks, watched
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
@@ -28,30 +29,6 @@ from mixwell.typecheck import checked
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
 Part = TypeVar("Part", bound=nn.Module)
-
-
-_STEPS, _PASSES = 3, 16  # optimizer steps, and forward passes, after which a training loop has shown what it calls
-
-
-@dataclass
-class Loop:
-    """What a method has seen of the training loop that calls it.
-
-    Attributes:
-        told: Number of calls of ``after_step``.
-        passes: Number of forward passes before the first of them.
-        steps: Number of optimizer steps.
-        version: Sum of the version counters of all trained parameters, which an optimizer increases.
-        first: Version counter of each trained parameter in the first step.
-        unchanged: For each parameter beside the model that had a gradient: optimizer steps that did not change it.
-    """
-
-    told: int = 0
-    passes: int = 0
-    steps: int = 0
-    version: int | None = None
-    first: dict[str, int] = field(default_factory=dict)
-    unchanged: dict[str, int] = field(default_factory=dict)
 
 
 class Method(nn.Module, ABC):
@@ -119,16 +96,22 @@ class Method(nn.Module, ABC):
             progress: Share of the training that is done, in [0, 1].
 
         Raises:
+            TypeError: The progress is not a number.
             ValueError: The progress is out of range.
         """
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress must be the share of the training that is done, in [0, 1], but got {progress}.")
+        expected = "progress must be the share of the training that is done, a number in [0, 1]"
+        try:
+            inside = bool(0 <= progress <= 1)
+        except (TypeError, ValueError, RuntimeError):  # text, None, an array or tensor of several numbers
+            raise TypeError(f"{expected}, but got {progress!r}.") from None
+        if not inside:
+            raise ValueError(f"{expected}, but got {progress}.")
         self.progress = float(progress)
         if self._schedules:
             self.set_current(**self._schedules)
-        if self._loop.told <= _STEPS:
+        if self._loop.told <= STEPS:
             self._loop.told += 1
-            self._look_at_loop()
+            self._watch()
 
     def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
         """Check and store the parts that every method has.
@@ -178,7 +161,7 @@ class Method(nn.Module, ABC):
 
         The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
         """
-        watched = not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= _PASSES
+        watched = not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= PASSES
         if watched and self.training and loss.requires_grad:
             self._count_pass()
         predicted = output.detach().argmax(1, keepdim=True)
@@ -195,8 +178,8 @@ class Method(nn.Module, ABC):
     def _count_pass(self) -> None:
         """Warn once, after some forward passes without a call of ``after_step``, where something depends on it."""
         self._loop.passes += 1
-        self._look_at_loop()
-        if self._loop.steps < _STEPS and self._loop.passes <= _PASSES:
+        self._watch()
+        if self._loop.steps < STEPS and self._loop.passes <= PASSES:
             return
         if self.needs_after_step or self._schedules:
             warnings.warn(
@@ -205,35 +188,18 @@ class Method(nn.Module, ABC):
                 "method.after_step(progress) after every optimizer step, with progress in [0, 1].",
                 stacklevel=6,
             )
-        self._loop.passes = _PASSES + 1
+        self._loop.passes = PASSES + 1
 
-    def _look_at_loop(self) -> None:
-        """Count the optimizer steps, and warn once about parameters beside the model that two of them did not change.
-
-        An optimizer changes parameters in place, which increases their version counter. The device is
-        not read.
-        """
-        loop, version, unchanged = self._loop, 0, []
-        for name, p in self.named_parameters():
-            if p.requires_grad:
-                version += p._version
-                same = p._version == loop.first.setdefault(name, p._version)
-                if same and p.grad is not None and not name.startswith("model."):
-                    unchanged.append(name)
-        stepped, loop.version = loop.version not in (None, version), version
-        if not stepped:
+    def _watch(self) -> None:
+        """Watch the first optimizer steps of the training loop, and stop once they are done."""
+        if self._loop.steps < STEPS:
+            watched.add(self)
+            if not hooks:
+                hooks.append(register_optimizer_step_post_hook(after_optimizer_step))
             return
-        loop.steps += 1
-        for name in unchanged:
-            loop.unchanged[name] = loop.unchanged.get(name, 0) + 1
-        forgotten = [name for name, steps in loop.unchanged.items() if steps == 2]
-        if forgotten and max(loop.unchanged.values()) == 2:
-            warnings.warn(
-                f"The optimizer does not update {len(forgotten)} parameters that {type(self).__name__} trains beside "
-                f"the model, such as {forgotten[0]!r}: create it with method.param_groups() instead of "
-                "model.parameters().",
-                stacklevel=3,
-            )
+        watched.discard(self)
+        if hooks and not watched:
+            hooks.pop().remove()
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
