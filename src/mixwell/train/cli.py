@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import re
 import shlex
 import shutil
@@ -67,6 +68,13 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
+def _minutes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a positive number of minutes, but got {text!r}")
+
+
 def _add_fields(parser: argparse.ArgumentParser, base: Config) -> None:
     """Add an option for every field of a config; an option that is not given is not in the result."""
     group = parser.add_argument_group(f"settings (in brackets: the value in recipe {base.recipe})")
@@ -99,6 +107,12 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--out", type=expand, metavar="RUN", help="run directory, to be created [runs/RECIPE-POLICY-METHOD-seedN]"
     )
     train.add_argument("--resume", type=expand, metavar="RUN", help="resume the run in this directory")
+    train.add_argument(
+        "--budget",
+        type=_minutes,
+        metavar="MINUTES",
+        help="fewer epochs, so that the run ends in so many minutes",
+    )
     _add_fields(train, chosen())
     evaluate = commands.add_parser("eval", description="Evaluate the classifier of a run.", allow_abbrev=False)
     evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
@@ -143,13 +157,15 @@ def _recipes() -> str:
 
 
 def _train(given: dict[str, Any], command: str) -> None:
-    recipe, out, resumed = (given.pop(name, None) for name in ("recipe", "out", "resume"))
+    recipe, out, resumed, budget = (given.pop(name, None) for name in ("recipe", "out", "resume", "budget"))
     given |= {name: _absolute(given[name]) for name in ("data", "weights") if name in given}
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{closest(recipe, RECIPES)} ('mixwell recipes' shows all)")
     if resumed:
         if out:
             raise RunError("--resume continues a run in its own directory: remove --out")
+        if budget:
+            raise RunError("a resumed run keeps its epochs: remove --budget")
         config, out = read_config(resumed), resumed
         if recipe not in (None, config.recipe):
             raise RunError(f"{out} holds a run of recipe {config.recipe!r}, not of {recipe!r}: remove the recipe")
@@ -159,7 +175,7 @@ def _train(given: dict[str, Any], command: str) -> None:
         out = out or Path("runs", _run_name(config))
     else:
         raise RunError("name a recipe ('mixwell recipes' shows all), or a run to --resume")
-    summary = run(config, out, resume=bool(resumed), command=command)
+    summary = run(config, out, resume=bool(resumed), command=command, budget=budget or 0.0)
     if is_first():
         print(_result(out, summary))
 
@@ -242,7 +258,7 @@ def _underscored(word: str) -> str:
 def _unknown(command: str, word: str) -> str:
     name = word.removeprefix("--").partition("=")[0]
     if command == "train" and word.startswith("--"):
-        suggested = closest(name, [*Config.types(), "out", "resume"]).replace("mean ", "mean --")
+        suggested = closest(name, [*Config.types(), "out", "resume", "budget"]).replace("mean ", "mean --")
         return f"unknown setting --{name}{suggested} (see mixwell train --help)"
     return f"unexpected argument {word!r} (see mixwell {command} --help)"
 
