@@ -10,7 +10,6 @@ import math
 import re
 import shlex
 import shutil
-import signal
 import sys
 import textwrap
 import zlib
@@ -23,7 +22,7 @@ import mixwell
 import mixwell_cli
 from mixwell import models
 from mixwell.parse import known
-from mixwell.train import run
+from mixwell.train import run, stop
 from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
@@ -56,10 +55,6 @@ KINDS = {
     "ratios": "ratio",
     "label policies": "label",
 }
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a run as Ctrl-C does."""
 
 
 def _boolean(text: str) -> bool:
@@ -284,20 +279,15 @@ def _run(argv: list[str]) -> None:
         _list()
 
 
-def _terminate(*_: Any) -> None:
-    raise Terminated
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit status: 0 if the command has finished, 2 after an error that is printed as one line, 130 after Ctrl-C and
-        143 after SIGTERM.
+        Exit status: 0 if the command has finished, 2 after an error that is printed as one line, 130 after Ctrl-C,
+        143 after SIGTERM, and 75 after SIGUSR1, which stops a run after the current epoch.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+    stop.install()
     with safe_output() as out:
         try:
             _run(argv)
@@ -307,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as error:
             print(f"\nmixwell: {str(error) or 'stopped'}", file=sys.stderr)
-            return 143 if isinstance(error, Terminated) else 130
+            return getattr(error, "status", 130)
 
 
 def _complete(argv: Sequence[str], out: SafeStream) -> int:
