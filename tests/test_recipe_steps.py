@@ -18,7 +18,7 @@ from mixwell import models
 from mixwell.train import build, run
 from mixwell.train.cli import main
 from mixwell.train.errors import RunError
-from mixwell.train.recipes import RECIPES
+from mixwell.train.recipes import COMBINED, RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +57,17 @@ SMALL = {  # the same families with few tokens and blocks: name, side of the ima
 
 
 def steps() -> list[Any]:
-    """Return every combination of network, policy, method and loss once, with its first recipe."""
-    seen, found = set(), []
-    for name, recipe in RECIPES.items():
+    """Return every combination of network, policy, method and loss once; all but one for each training are slow."""
+    seen, trainings, found = set[tuple[str, ...]](), set[str](), []
+    for name, recipe in COMBINED.items():
         config = recipe()
         model, side = next((small for part, small in SMALL.items() if part in config.model), (config.model, 32))
         parts = (model, config.policy, config.method, config.loss)
-        if config.recipe != "digits" and parts not in seen:
+        if parts not in seen:
+            marks = [pytest.mark.slow] if recipe.training in trainings else []
+            found.append(pytest.param(name, model, side, marks=marks, id=name))
             seen.add(parts)
-            fast = model in ("resnet18", SMALL["deit_"][0]) or name.startswith("imagenet_resnet18_")
-            found.append(pytest.param(name, model, side, marks=[] if fast else pytest.mark.slow, id=name))
+            trainings.add(recipe.training)
     return found
 
 

@@ -10,7 +10,7 @@ from mixwell.train.summary import Summary
 __all__ = ["Config", "Summary", "run"]
 
 
-def run(config: Config, out: Path | str, *, resume: bool = False, command: str = "") -> Summary:
+def run(config: Config, out: Path | str, *, resume: bool = False, command: str = "", budget: float = 0.0) -> Summary:
     """Train, and return the results, which are also written to ``summary.json`` in the run directory.
 
     Args:
@@ -18,6 +18,7 @@ def run(config: Config, out: Path | str, *, resume: bool = False, command: str =
         out: Run directory, created if it is missing.
         resume: Continue the run in ``out`` from its newest checkpoint; without one, start at the first epoch.
         command: Command line for the summary; by default an equivalent one.
+        budget: End the run in so many minutes, with fewer epochs than ``config`` has; 0 for no limit.
 
     Raises:
         RunError: A setting, the data or the run directory cannot be used; the message says what to do.
@@ -29,4 +30,4 @@ def run(config: Config, out: Path | str, *, resume: bool = False, command: str =
     """
     from mixwell.train.launch import train  # imports Accelerate, torchvision and others
 
-    return train(config, Path(out).expanduser(), resume=resume, command=command)
+    return train(config, Path(out).expanduser(), resume=resume, command=command, minutes=budget)

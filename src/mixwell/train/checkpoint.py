@@ -30,7 +30,7 @@ from mixwell.train.paths import expand
 
 # Under which names training programs store the weights of the model in a checkpoint, the usual ones first.
 WEIGHTS_INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
-KEYS = {"config", "command", "world", "history", "optimizer", "average", "scaler", "random", "loader"}  # of state.pt
+KEYS = {"config", "command", "history", "optimizer", "average", "scaler", "random", "loader"}  # of state.pt
 
 
 def weights(state: dict[str, Tensor], card: dict[str, Any] | None = None) -> bytes:
@@ -227,11 +227,11 @@ def epochs(folder: Path) -> int:
     return int(folder.name.removeprefix("epoch-"))
 
 
-def load(folder: Path, config: Config, world: int) -> dict[str, Any]:
-    """Read the state beside the weights of a checkpoint, made with the same config and number of processes.
+def load(folder: Path, config: Config) -> dict[str, Any]:
+    """Read the state beside the weights of a checkpoint, made with the same config.
 
     Raises:
-        RunError: The checkpoint is damaged, or of another recipe, config or number of processes.
+        RunError: The checkpoint is damaged, or of another recipe or config.
     """
     try:
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
@@ -247,11 +247,6 @@ def load(folder: Path, config: Config, world: int) -> dict[str, Any]:
     changed = theirs.fixed_differences(config)
     if changed:
         raise RunError(f"{folder} was made with another config ({'; '.join(changed)}): start a new run with --out")
-    if state["world"] != world:
-        raise RunError(
-            f"this launch has {world} process(es), but {folder} was written by {state['world']}: "
-            f"launch {state['world']}"
-        )
     return state
 
 

@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import importlib
 import json
+import math
 import re
 import shlex
 import shutil
-import signal
 import sys
 import textwrap
 import zlib
@@ -22,7 +22,7 @@ import mixwell
 import mixwell_cli
 from mixwell import models
 from mixwell.parse import known
-from mixwell.train import run
+from mixwell.train import run, stop
 from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
@@ -57,14 +57,17 @@ KINDS = {
 }
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a run as Ctrl-C does."""
-
-
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, but got {text!r}")
     return text.lower() == "true"
+
+
+def _minutes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a positive number of minutes, but got {text!r}")
 
 
 def _add_fields(parser: argparse.ArgumentParser, base: Config) -> None:
@@ -99,6 +102,12 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--out", type=expand, metavar="RUN", help="run directory, to be created [runs/RECIPE-POLICY-METHOD-seedN]"
     )
     train.add_argument("--resume", type=expand, metavar="RUN", help="resume the run in this directory")
+    train.add_argument(
+        "--budget",
+        type=_minutes,
+        metavar="MINUTES",
+        help="fewer epochs, so that the run ends in so many minutes",
+    )
     _add_fields(train, chosen())
     evaluate = commands.add_parser("eval", description="Evaluate the classifier of a run.", allow_abbrev=False)
     evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
@@ -143,13 +152,15 @@ def _recipes() -> str:
 
 
 def _train(given: dict[str, Any], command: str) -> None:
-    recipe, out, resumed = (given.pop(name, None) for name in ("recipe", "out", "resume"))
+    recipe, out, resumed, budget = (given.pop(name, None) for name in ("recipe", "out", "resume", "budget"))
     given |= {name: _absolute(given[name]) for name in ("data", "weights") if name in given}
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{closest(recipe, RECIPES)} ('mixwell recipes' shows all)")
     if resumed:
         if out:
             raise RunError("--resume continues a run in its own directory: remove --out")
+        if budget:
+            raise RunError("a resumed run keeps its epochs: remove --budget")
         config, out = read_config(resumed), resumed
         if recipe not in (None, config.recipe):
             raise RunError(f"{out} holds a run of recipe {config.recipe!r}, not of {recipe!r}: remove the recipe")
@@ -159,7 +170,7 @@ def _train(given: dict[str, Any], command: str) -> None:
         out = out or Path("runs", _run_name(config))
     else:
         raise RunError("name a recipe ('mixwell recipes' shows all), or a run to --resume")
-    summary = run(config, out, resume=bool(resumed), command=command)
+    summary = run(config, out, resume=bool(resumed), command=command, budget=budget or 0.0)
     if is_first():
         print(_result(out, summary))
 
@@ -242,7 +253,7 @@ def _underscored(word: str) -> str:
 def _unknown(command: str, word: str) -> str:
     name = word.removeprefix("--").partition("=")[0]
     if command == "train" and word.startswith("--"):
-        suggested = closest(name, [*Config.types(), "out", "resume"]).replace("mean ", "mean --")
+        suggested = closest(name, [*Config.types(), "out", "resume", "budget"]).replace("mean ", "mean --")
         return f"unknown setting --{name}{suggested} (see mixwell train --help)"
     return f"unexpected argument {word!r} (see mixwell {command} --help)"
 
@@ -268,20 +279,15 @@ def _run(argv: list[str]) -> None:
         _list()
 
 
-def _terminate(*_: Any) -> None:
-    raise Terminated
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        Exit status: 0 if the command has finished, 2 after an error that is printed as one line, 130 after Ctrl-C and
-        143 after SIGTERM.
+        Exit status: 0 if the command has finished, 2 after an error that is printed as one line, 130 after Ctrl-C,
+        143 after SIGTERM, and 75 after SIGUSR1, which stops a run after the current epoch.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+    stop.install()
     with safe_output() as out:
         try:
             _run(argv)
@@ -291,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt as error:
             print(f"\nmixwell: {str(error) or 'stopped'}", file=sys.stderr)
-            return 143 if isinstance(error, Terminated) else 130
+            return getattr(error, "status", 130)
 
 
 def _complete(argv: Sequence[str], out: SafeStream) -> int:

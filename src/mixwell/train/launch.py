@@ -6,11 +6,12 @@ import contextlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import accelerate.utils
 
 from mixwell.train import accelerator as processes
-from mixwell.train import build, checkpoint
+from mixwell.train import budget, build, checkpoint
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, enough_memory, full_disk
 from mixwell.train.files import write
@@ -21,7 +22,7 @@ from mixwell.train.runs import read_config
 from mixwell.train.summary import Summary
 
 
-def train(config: Config, run: Path, *, resume: bool = False, command: str = "") -> Summary:
+def train(config: Config, run: Path, *, resume: bool = False, command: str = "", minutes: float = 0.0) -> Summary:
     """Train; see ``mixwell.train.run``."""
     if (run / "config.json").exists() and processes.is_first():
         if not resume:
@@ -30,9 +31,22 @@ def train(config: Config, run: Path, *, resume: bool = False, command: str = "")
             raise RunError(f"a resumed run keeps its settings, and in {run} {changed[0]}: start a new run with --out")
     build.check_expressions(config)
     with enough_memory(), _stopped(run):
+        if minutes:
+            config, command = _within(config, run, minutes), ""
         training = Training(config, run, command or command_of(config, run))  # checks before anything is written
         with _owned(run, config, training.main, resume):
             return training()
+
+
+def _within(config: Config, run: Path, minutes: float) -> Config:
+    """Return the config with as many epochs as the time allows, and print the choice."""
+    began = perf_counter()
+    training = Training(config, run, "")
+    cost = budget.measure(training, began)
+    chosen = budget.fitted(config, cost, minutes)
+    if training.main:
+        print(budget.describe(config, chosen, cost, minutes), flush=True)
+    return chosen
 
 
 def _exists(run: Path) -> str:

@@ -18,7 +18,7 @@ from mixwell.ema import EMA
 from mixwell.report import masks
 from mixwell.step_guard import StepGuard
 from mixwell.train import accelerator as processes
-from mixwell.train import build, checkpoint, conflicts
+from mixwell.train import build, checkpoint, conflicts, stop
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet
@@ -55,7 +55,7 @@ class Training:
         self.train, self.val, self.test = loaders(config, self.data, ProcessInfo(device, rank, world), run)
         self.steps = len(self.train) // config.accumulate
         self.folder = checkpoint.latest(run)
-        self.restored = self.folder and checkpoint.load(self.folder, config, world)
+        self.restored = self.folder and checkpoint.load(self.folder, config)
         if self.restored:
             self.data.check_fingerprint(self.restored.get("data"))
         # A resumed run has all its weights in the checkpoint.
@@ -103,8 +103,11 @@ class Training:
                 if self.main:  # before the checkpoint: a run that is killed here repeats the epoch
                     self.records.add(self.history)
                     self.draw(epoch)
-                if epoch % config.save_every == 0 or epoch == config.epochs:
+                last, asked = epoch == config.epochs, stop.asked()
+                if epoch % config.save_every == 0 or last or asked:
                     self.save(epoch)
+                if asked and not last:
+                    raise stop.Requeued
         return self.finish()
 
     def train_epoch(self, epoch: int, display: Display) -> Record:
@@ -186,7 +189,6 @@ class Training:
             state = {
                 "config": self.config.json(),
                 "command": self.command,
-                "world": self.accelerator.num_processes,
                 "data": self.data.fingerprint(),
                 "history": self.history,
                 "optimizer": self.optimizer.state_dict(),
@@ -234,7 +236,14 @@ class Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.train.generator:
             self.train.generator.set_state(state["loader"])
-        checkpoint.restore_random_state(state["random"][self.accelerator.process_index])
+        rank, randomness = self.accelerator.process_index, state["random"]
+        if len(randomness) == self.accelerator.num_processes:
+            checkpoint.restore_random_state(randomness[rank])
+        else:  # the batches are the same, but their parts are those of other processes
+            processes.seed_everything(self.config.seed + 1_000_003 * rank + len(state["history"]))
+            if self.main:
+                now = self.accelerator.num_processes
+                warn(f"processes: {now} here, {len(randomness)} before: same batches, other random numbers")
         for record in state["history"]:
             checkpoint.require(record, {"epoch", "train_loss", "seconds", "images_per_second"})
         self.history, self.command = list(state["history"]), str(state["command"])
