@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ def test_permuting_the_batch_permutes_the_losses(loss: mw.Loss) -> None:
 
 @pytest.mark.parametrize("function", [mw.cross_entropy, mw.binary_cross_entropy])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_losses_of_samples(function: mw.Loss, smoothing: float) -> None:
+def test_losses_of_samples(function: Callable[..., Tensor], smoothing: float) -> None:
     """The same for reduction="none"."""
     logits, mixed = batch()
     each = function(logits, mixed, smoothing, "none")
