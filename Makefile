@@ -14,7 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10
 
-.PHONY: help setup demo test test-all check docs bench leaderboard lock clean
+.PHONY: help setup demo test test-all check pages docs docs-serve bench leaderboard lock clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
@@ -43,12 +43,18 @@ check: setup  ## lint, format, types, architecture
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-docs: setup  ## write the tables, pages and pictures of docs/ and README.md from the sources
+pages: setup  ## write the generated tables, pages and pictures of docs/ and README.md
 	$(BIN)/python docs/make_readme_table.py
 	$(BIN)/python docs/make_recipes.py
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_strip.py
-	$(BIN)/mixwell show all --out docs/gallery.png
 	$(BIN)/python docs/make_pages.py
+
+docs: setup  ## build the documentation site in site/ (after `make pages`)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: setup  ## show the documentation site at http://127.0.0.1:8000 while you edit
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: setup  ## time our policies (see benchmarks/)
 	$(BIN)/python benchmarks/mixing.py $(ARGS)
@@ -66,5 +72,5 @@ lock:  ## pin the newest versions that pyproject.toml admits
 		--output-file requirements.lock
 
 clean:  ## remove everything that make has made, results of runs excepted
-	rm -rf .venv .uv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .uv build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Write a page for every policy and method, from its docstring, a picture and the measured costs. Run by ``make docs``.
+"""Write a page for every policy and method, from docstring, picture and costs, and the gallery. Run by ``make pages``.
 
 ``benchmarks/costs.py`` measures the costs and writes them to ``docs/policies/costs.json``; this script reads that file.
 """
@@ -56,14 +56,27 @@ POLICIES = """\
 # Policies
 
 One page per policy: what it does, a picture, its settings, its cost, its source, and the differences from the authors'
-code. `make docs` writes the pages from the docstrings, and the costs from [costs.json](costs.json).
+code. `make pages` writes the pages from the docstrings, and the costs from [costs.json](costs.json).
 """
 METHODS = """\
 # Methods
 
 A method is a training step around a classifier: it mixes, runs the model, and returns the loss. One page per method:
-what it does, its settings, its cost, its source, and the differences from the authors' code. `make docs` writes the
+what it does, its settings, its cost, its source, and the differences from the authors' code. `make pages` writes the
 pages from the docstrings. [Your own loop](../your-own-loop.md) shows how to call a method.
+"""
+GALLERY = """\
+# Gallery
+
+Every policy and method on the same two photographs, the first of them as the anchor. From top in each picture: which
+image each pixel comes from (the anchor is blue), the mixed image, and the label weights. Each title leads to the page
+with settings, cost and source. `mixwell show POLICY --images FOLDER` draws a policy on your own images, and
+`mixwell show all` draws all of them in one picture.
+
+The photographs ship with scikit-learn: `china.jpg` by
+[danielbuechele](https://www.flickr.com/photos/danielbuechele/6061409035/sizes/z/in/photostream/) and `flower.jpg` by
+[vultilion](https://www.flickr.com/photos/vultilion/6056698931/sizes/z/in/photostream/), both under
+[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/). Here they are cropped, scaled and mixed.
 """
 
 
@@ -91,7 +104,8 @@ class Pages:
     def texts(self) -> dict[str, str]:
         """Return the text of every page by its path below ``docs``."""
         indices = {"policies/README.md": self.index_of_policies(), "methods/README.md": self.index_of_methods()}
-        return indices | {f"{folder}/{name}.md": self.page(name) for name, folder in FOLDER_OF.items()}
+        pages = {f"{folder}/{name}.md": self.page(name) for name, folder in FOLDER_OF.items()}
+        return indices | pages | {"gallery.md": self.gallery()}
 
     def drawn(self) -> dict[str, bytes]:
         """Return every picture as PNG by its path below ``docs``."""
@@ -166,6 +180,18 @@ class Pages:
             ]
         )
 
+    def gallery(self) -> str:
+        """Return the page that shows all pictures."""
+        blocks = [GALLERY.rstrip()]
+        for title, drawn in (("Policies", self.pictures), ("Methods", self.methods)):
+            blocks.append(f"## {title}")
+            for name in drawn:
+                path = _picture(name)
+                blocks.append(f"### [{name}]({path.removesuffix('.png')}.md)")
+                blocks.append(f"{_words(read(getattr(mixwell, name)).idea[0], '.')}")
+                blocks.append(f"![{self.descriptions()[path].splitlines()[0]}]({path})")
+        return "\n\n".join(blocks) + "\n"
+
     def _picture(self, name: str) -> Iterator[str]:
         if name in self.pictures:
             policy, row = self.pictures[name]
@@ -202,7 +228,8 @@ def _link(name: str, here: str) -> str:
     there = FOLDER_OF.get(name)
     if there is None:
         return f"`{name}`"
-    return f"[`{name}`]({name}.md)" if there == here else f"[`{name}`](../{there}/{name}.md)"
+    up = {there: "", ".": f"{there}/"}.get(here, f"../{there}/")
+    return f"[`{name}`]({up}{name}.md)"
 
 
 def _first(name: str) -> str:

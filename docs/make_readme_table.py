@@ -1,4 +1,4 @@
-"""Write the README's tables from the docstrings. Run by ``make docs``."""
+"""Write the README's tables from the docstrings. Run by ``make pages``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from docstrings import markdown, read, table
 import mixwell
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- (policies|methods|labels): written by make docs -->\n).*?(?=<!-- end of)", re.DOTALL)
+MARKED = re.compile(r"(<!-- (policies|methods|labels): written by make pages -->\n).*?(?=<!-- end of)", re.DOTALL)
 DOCS = README.parent / "docs"
 # The kinds of objects in each table, and the page of an object.
 KINDS = {

@@ -3,31 +3,82 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from mixwell.train.config import Config
-from mixwell.train.recipes import FAMILIES
+from mixwell.train.recipes import BASES, COMBINED, TRAININGS
+from mixwell.train.recipes.small import SMALL
 
 PAGE = Path(__file__).resolve().parent / "recipes.md"
-MARKED = re.compile(r"(?<=<!-- recipes: written by make docs -->\n).*(?=<!-- end of recipes -->)", re.DOTALL)
-TITLES = ("recipe", "network", "pixels", "epochs x batch", "optimiser, rate", "policy", "method")
+MARKED = re.compile(r"(?<=<!-- recipes: written by make pages -->\n).*(?=<!-- end of recipes -->)", re.DOTALL)
+LEARNED = ("automix", "samix", "adautomix")
 
 
-def row(config: Config) -> str:
-    """Return a recipe's line of the table."""
-    network = re.sub(r"^timm/|\(.*", "", config.model)
-    rate = f"{config.optimizer}, {config.lr:g} to {config.lr_min:g}"
-    size = f"{config.epochs} x {config.batch_size}"
-    codes = [f"`{text}`" for text in (config.policy, config.method)]
-    return f"| {' | '.join((f'`{config.recipe}`', network, str(config.image_size), size, rate, *codes))} |\n"
+def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    head = [*titles]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
+
+
+def bases() -> str:
+    """Return the table of data sets and networks."""
+    rows = [
+        (
+            f"`{name}`", f"`{base.dataset}`", re.sub(r"^timm/|\(.*", "", base.model), str(base.image_size),
+            f"{base.epochs} x {base.batch_size}", f"{base.optimizer}, {base.lr:g}",
+        )
+        for name, base in BASES.items()
+    ]  # fmt: skip
+    return table(("name", "data set", "network", "pixels", "epochs x batch", "optimiser, rate"), rows)
+
+
+def trainings() -> str:
+    """Return the table of policies and methods."""
+    rows = [
+        (f"`{name}`", f"`{changes.get('policy', 'none')}`", f"`{changes.get('method', 'Mixing')}`")
+        for name, changes in TRAININGS.items()
+        if name not in LEARNED
+    ]
+    return table(("name", "policy", "method"), rows)
+
+
+def published() -> str:
+    """Return a table of published accuracies for every data set; a dash stands for a recipe without one."""
+    text = ""
+    for data in dict.fromkeys(_data(name) for name in BASES):
+        networks = [name for name in BASES if _data(name) == data]
+        rows = [
+            (f"`{training}`", *cells)
+            for training in TRAININGS
+            if any(cells := [_cell(f"{base}_{training}") for base in networks])
+        ]
+        titles = ("training", *(name.removeprefix(f"{data}_") for name in networks))
+        text += f"\n### {data}\n\n{table(titles, rows)}"
+    return text
+
+
+def _data(base: str) -> str:
+    return next(name for name in ("tiny_imagenet", base.partition("_")[0]) if base.startswith(name))
+
+
+def _cell(name: str) -> str:
+    if name not in COMBINED:
+        return ""
+    epochs = COMBINED[name]().epochs
+    found = dict.fromkeys(f"{each.top1:.2f}" for each in COMBINED[name].results if each.epochs == epochs)
+    return " / ".join(found) or "-"
 
 
 def tables() -> str:
-    """Return a table for every family."""
-    head = f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}\n"
-    return "".join(
-        f"\n## {family[0].upper()}{family[1:]}\n\n{head}{''.join(row(recipe()) for recipe in recipes)}"
-        for family, recipes in FAMILIES.items()
+    """Return all tables."""
+    small = table(
+        ("recipe", "policy", "method"),
+        ((f"`{config.recipe}`", f"`{config.policy}`", f"`{config.method}`") for config in (each() for each in SMALL)),
+    )
+    return (
+        f"\n## Recipes to start with\n\n{small}\n## Data sets and networks\n\n{bases()}\n## Trainings\n\n{trainings()}"
+        "\n`automix`, `samix` and `adautomix` depend on data set and network: `mixwell recipes NAME` prints them.\n"
+        f"\n## Published accuracies\n{published()}"
     )
 
 

@@ -19,7 +19,8 @@ commands:
   train    train a recipe, or resume a run
   sweep    train every combination of settings and seeds in a file, and compare them
   eval     evaluate a trained run
-  list     list recipes, policies, methods and models
+  list     list policies, methods, models and parts of recipes
+  recipes  list recipes with published accuracies, or print one
   show     draw what a policy does to images
   report   write one HTML page about several runs
   play     open a local web page that mixes two pictures

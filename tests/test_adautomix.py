@@ -197,7 +197,7 @@ def test_compiled_agrees() -> None:
         ({"beta": 1.5}, r"beta must lie in \[0, 1\]"),
         ({"plain": -0.1}, r"\[0, 1\]"),
         ({"layer": "nowhere"}, "nowhere"),
-        ({"label": SemanticShare()}, "SemanticShare compares two sources"),
+        ({"label": SemanticShare()}, "needs two sources"),
     ],
 )
 def test_wrong_settings(settings: dict[str, object], message: str) -> None:

@@ -78,7 +78,7 @@ def label_weights(
         return area
     mixed, seen = logits.detach().softmax(1), clean.detach().softmax(1)
     own, other = ((mixed - seen[source]).norm(dim=1) for source in (rows, partner))
-    return torch.sigmoid(torch.logit(area) + other - own)
+    return torch.sigmoid(torch.logit(area) + 0.5 * (other - own))  # kappa is 0.5
 
 
 def loss_by_hand(name: str, logits: Tensor, own: Tensor, other: Tensor, weight: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ def test_outputs_with_logits(make: Callable[..., Method], wrap: Callable) -> Non
 def test_a_function_serves_as_policy(make: Callable[..., Method]) -> None:
     """Any callable with images, labels and model; a method that needs a plan refuses it when built."""
 
-    def policy(images: Tensor, labels: Tensor, model: nn.Module | None = None) -> MixedBatch:
+    def policy(images: Tensor, labels: Tensor, model: nn.Module | None = None, **_: object) -> MixedBatch:
         return MixUp()(images, labels)
 
     try:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NAMES = tuple(make_pages.FOLDER_OF)
 UNDRAWN = {"LearnedMask", *method_pictures.NO_PICTURE}
-NEEDS = "run 'make docs'"
+NEEDS = "run 'make pages'"
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def test_texts_are_current(pages: make_pages.Pages) -> None:
     """Every page agrees with its docstring, and there are no pages of classes that no longer exist."""
     texts = pages.texts()
     found = {f"{folder}/{path.name}" for folder in make_pages.FOLDERS for path in (DOCS / folder).glob("*.md")}
-    assert set(texts) == found and len(texts) == len(NAMES) + len(make_pages.FOLDERS), NEEDS
+    assert set(texts) == found | {"gallery.md"} and len(texts) == len(NAMES) + len(make_pages.FOLDERS) + 1, NEEDS
     old = [name for name, text in texts.items() if (DOCS / name).read_text(encoding="utf-8") != text]
     assert not old, f"not current: {NEEDS}"
 
 
 def test_pictures_are_current_and_small(pages: make_pages.Pages) -> None:
-    """Every picture shows current weights, is small, and is on its page."""
-    words = pages.descriptions()
+    """Every picture shows current weights, is small, and is on its page and in the gallery."""
+    words, gallery = pages.descriptions(), (DOCS / "gallery.md").read_text(encoding="utf-8")
     found = {f"{folder}/{path.name}": path for folder in make_pages.FOLDERS for path in (DOCS / folder).glob("*.png")}
     assert set(words) == set(found), NEEDS
     assert {name for name, folder in make_pages.FOLDER_OF.items() if f"{folder}/{name}.png" not in words} == UNDRAWN
@@ -55,6 +55,7 @@ def test_pictures_are_current_and_small(pages: make_pages.Pages) -> None:
             assert min(picture.size) > make_pages.SIDE
         assert path.stat().st_size < make_pages.LARGEST
         assert f"]({path.name})" in path.with_suffix(".md").read_text(encoding="utf-8")
+        assert f"]({name})" in gallery
     assert sum(path.stat().st_size for path in found.values()) < 1_000_000
 
 
@@ -100,7 +101,7 @@ def test_costs_count_right(tmp_path: Path) -> None:
         runs = {name: (cost["forwards"], cost["backwards"]) for name, cost in costs.items()}
         assert runs | once | never == runs
     for name, cost in kept.items():
-        again = "run 'python benchmarks/costs.py', then 'make docs'"
+        again = "run 'python benchmarks/costs.py', then 'make pages'"
         assert (now[name]["forwards"], now[name]["backwards"]) == (cost["forwards"], cost["backwards"]), again
         assert len(cost["batches"]) == 2 and all(times["ms"] > 0 for times in cost["batches"]), name
     passes = {"AlignMix": 0, "AugMix": 2, "GridLoss": 0, "HiddenMix": 0, "PerturbedMixing": 1, "RegMixup": 1}

@@ -32,8 +32,6 @@ RIDDLES = {
     r"\b[m]inds? most\b|\b[i]n earnest\b|\b[a]fter all\b": "plain statement",
     r"\b[l]eft alone\b|\b[l]eaves? .{0,20}\balone\b": "unchanged, not mixed",
 }
-# Files that still hold such phrases, by their first folders, until their rewriting is done.
-NOT_YET_PLAIN = ("src/mixwell/methods", "src/mixwell/mixers", "src/mixwell/features")
 
 
 def riddles(path: Path, source: str) -> Iterator[str]:
@@ -52,7 +50,7 @@ def prose() -> dict[Path, str]:
 
 def test_plain_english() -> None:
     """Docstrings, messages and pages say what they mean, in the field's terms."""
-    refuse(riddles, {path: text for path, text in prose().items() if not str(path).startswith(NOT_YET_PLAIN)})
+    refuse(riddles, prose())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from browser import chromium, complaints, elsewhere, overflow, resize
 from mixwell.report import page as report_page
 from mixwell.report import table
-from mixwell.train.recipes import RECIPES
+from mixwell.train.recipes import Result
 from mixwell.train.runs import groups, read_all
 from report_pages import Reader, make_run, metrics, written
 
@@ -73,14 +73,17 @@ def test_published_numbers_stand_beside() -> None:
     from mixwell.report.published import published
     from mixwell.train.runs import Group
 
-    found = {epochs: top1 for epochs, top1, _ in published(Group("cifar100_resnet18_automix", "x", "AutoMix(a=1)", []))}
+    def group(*names: str) -> list[Result]:
+        return published(Group(*names, "top1", []))
+
+    found = {epochs: top1 for epochs, top1, _ in group("cifar100_resnet18_automix", "x", "AutoMix(a=1)")}
     assert found[800] == 82.04 and len(found) == 4
-    (sumix,) = published(Group("cifar100_resnet18", "CutMix(alpha=0.2)", "SUMix(kappa=1.0)", []))
+    (sumix,) = group("cifar100_resnet18", "CutMix(alpha=0.2)", "SUMix(kappa=1.0)")
     assert sumix == (800, 79.78, "README of SUMix")
-    assert published(Group("digits", "CutMix()", "Mixing", [])) == []
-    known = {"cifar10_resnext50"}  # published, without a recipe here
-    for row in csv.DictReader((Path(report_page.__file__).parent / "published.csv").read_text().splitlines()):
-        assert any(name.startswith(row["setting"]) for name in RECIPES) or row["setting"] in known, row
+    assert group("digits", "CutMix()", "Mixing") == []
+    transmix, sumix = "Mixing(label=AttentionShare())", "SUMix(gamma=0.5)"
+    assert [r.top1 for r in group("cifar100_deit_small_automix", "switch_mix()", transmix)] == [76.17, 79.33]
+    assert [r.top1 for r in group("cub200_resnet18_cutmix", "FMix(alpha=1.0)", sumix)] == [79.24]
 
 
 def test_rows_lead_to_commands(runs: Path, tmp_path: Path) -> None:

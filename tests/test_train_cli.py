@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ import mixwell
 import mixwell.train
 from mixwell.train import build, cli, runs
 from mixwell.train.cli import main
+from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.recipes import RECIPES
+from mixwell.train.recipes import BASES, RECIPES, TRAININGS
 from mixwell.train.summary import Summary
 
 TINY = ["--subset", "40", "--batch_size", "20", "--image_size", "8", "--device", "cpu"]
@@ -146,8 +148,8 @@ def test_a_run_that_diverges(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["train"], "name a recipe ('mixwell list' shows all)"),
-        (["train", "digit"], "unknown recipe 'digit'; did you mean digits? ('mixwell list' shows all)"),
+        (["train"], "name a recipe ('mixwell recipes' shows all)"),
+        (["train", "digit"], "unknown recipe 'digit'; did you mean digits? ('mixwell recipes' shows all)"),
         (["train", "digits", "--epoch", "3"], "unknown setting --epoch; did you mean --epochs?"),
         (["train", "digits", "--los", "3"], "unknown setting --los; did you mean --loss?"),
         (["train", "digits", "--batchsize=3"], "unknown setting --batchsize; did you mean --batch_size?"),
@@ -266,7 +268,23 @@ def test_help_and_list(capsys):
     said = capsys.readouterr().out
     kinds = ("policy", "shorthand", "method", "saliency", "pairing", "ratio", "label")
     assert all(name in said for kind in kinds for name in mixwell.names(kind))
-    assert all(name in said for name in RECIPES) and "wide_resnet28_8" in said
+    assert all(name in said for name in (*BASES, *TRAININGS, "digits", "folder", "wide_resnet28_8"))
+    assert max(map(len, said.splitlines())) < 200
+
+
+def test_recipes_are_listed_and_printed(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines[1:]} == set(RECIPES)
+    row = next(line for line in lines if line.startswith("cub200_resnet18_fmix_sumix "))
+    assert re.split(" {2,}", row)[1:] == ["cub200", "200", "79.24 (200)", "README of SUMix"]
+    assert main(["recipes", "cub200_*_samix"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == [f"cub200_{network}_samix" for network in ("resnet18", "resnext50", "resnet50")]
+    assert main(["recipes", "digits"]) == 0
+    assert Config.read(capsys.readouterr().out) == RECIPES["digits"]()
+    assert main(["recipes", "cub200_resnet18_cutmx"]) == 2
+    assert "unknown recipe 'cub200_resnet18_cutmx'; did you mean cub200_resnet18_cutmix?" in capsys.readouterr().err
 
 
 def test_terminal_shows_a_bar(tmp_path, monkeypatch, capsys):

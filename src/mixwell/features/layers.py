@@ -32,7 +32,7 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
     """Return the module with this name in ``model.named_modules()``; wrappers are looked through.
 
     Raises:
-        ValueError: There is no such module; the error lists the most similar names.
+        ValueError: The model has no module with this name; the error lists the most similar names.
     """
     modules = dict(unwrapped(model).named_modules())
     if name not in modules:
@@ -46,16 +46,16 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
 def classifier_of(model: nn.Module, num_classes: int | None = None) -> tuple[str, nn.Module]:
     """Return name and module of the layer that computes the logits.
 
-    That is the result of ``model.get_classifier()`` if there is such a method (timm), else the last ``nn.Linear`` in
-    the order of ``named_modules()`` or, where ``num_classes`` is given, the last linear or convolutional layer with so
-    many outputs.
+    That is the result of ``model.get_classifier()`` if the model has this method (timm), otherwise the last
+    ``nn.Linear`` in the order of ``named_modules()`` or, where ``num_classes`` is given, the last linear or
+    convolutional layer with as many outputs.
 
     Args:
         model: Any classifier.
         num_classes: Width of the logits, if known.
 
     Raises:
-        ValueError: There is no such layer, or ``get_classifier()`` does not return a module of the model.
+        ValueError: The layer was not found, or ``get_classifier()`` does not return a module of the model.
 
     Example:
         >>> name, layer = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5)))
@@ -142,7 +142,7 @@ def last_map(model: nn.Module, *, bypassed: bool = False) -> str:
             which does no harm if the map is only read.
 
     Raises:
-        ValueError: There is none of these.
+        ValueError: The model has none of these.
 
     Example:
         >>> last_map(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(6, 10)))
@@ -162,7 +162,7 @@ def last_map(model: nn.Module, *, bypassed: bool = False) -> str:
 
 
 def pooled_layer(model: nn.Module) -> str | None:
-    """Return the name of the global pooling whose input is the last feature map, or None if there is no such module.
+    """Return the name of the global pooling whose input is the last feature map, or None if it has none.
 
     That is the last adaptive pooling, if no convolution comes after it.
 

@@ -21,7 +21,7 @@ def mix_features(plan: Plan, features: Tensor) -> Tensor:
 
     Args:
         plan: Any plan; its size is that of the images.
-        features: Maps ``(B, C, h, w)`` or ``(B, h, w, C)``, told apart by the proportions of the images, or tokens
+        features: Maps ``(B, C, h, w)`` or ``(B, h, w, C)``, distinguished by the proportions of the images, or tokens
             ``(B, N, C)``, those outside the grid first.
 
     Returns:

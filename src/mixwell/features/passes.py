@@ -142,11 +142,11 @@ class FeatureHook:
         return change.__call__(output)
 
     def take(self, logits: Tensor | None = None, *, forget: bool = True) -> Tensor:
-        """Return the tensor that the last forward pass inside the block left, and forget it.
+        """Return the tensor that the hook kept in the last forward pass inside the block, and drop it.
 
         Args:
             logits: What the model returned, shape ``(B, N)``: compared once with the output of a guessed classifier.
-            forget: Whether to forget it; else it can be taken once more.
+            forget: Drop the tensor; with False it can be taken once more.
 
         Raises:
             RuntimeError: No forward pass ran through the module.
@@ -191,7 +191,7 @@ class FeatureHook:
             self._change = None
 
     def close(self) -> None:
-        """Take the hook off the module. It can be used again afterwards."""
+        """Remove the hook from the module. It can be used again afterwards."""
         handle, self._handle, self._compiled = self._handle, None, False
         if handle is not None:
             handle.remove()
@@ -219,7 +219,7 @@ class MapHook(FeatureHook):
         of: Read the ``"output"`` of the layer, or its ``"input"``.
 
     Raises:
-        ValueError: There is no such layer or, when used, its output is not a map.
+        ValueError: The model has no layer with this name or, when used, its output is not a map.
         RuntimeError: When used: no forward pass ran through the layer.
 
     Example:
@@ -299,7 +299,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             continue
         if isinstance(module, _BatchNorm) and type(module).forward in _TORCH_FORWARDS:
             if module.track_running_stats:
-                flagged.append(module)  # without the flag torch's batch norms leave their buffers alone
+                flagged.append(module)  # without the flag torch's batch norms do not update their buffers
         else:
             swapped += [
                 (module._buffers, n, b)

@@ -74,8 +74,8 @@ class AdAutoMix(Method):
             the policy mixes more than two sources itself.
 
     Note:
-        The released cosine term has the other sign, against its purpose (``cosine_sign=1``), and the released test of
-        the margin is true for nearly all draws of three sources: here it looks at all ratios of each sample. The anchor
+        The released cosine term has the other sign, against its purpose (``cosine_sign=1``), and the released check of
+        the margin is true for nearly all draws of three sources: here it compares all ratios of each sample. The anchor
         is always one of the sources.
 
     Source: Qin et al., *Adversarial AutoMixup*, ICLR 2024 (arXiv:2312.11954).

@@ -43,7 +43,7 @@ class AlignMix(Method):
         tolerance: Stop the iteration early, see :func:`mixwell.ops.sinkhorn.log_transport`; published: 0.1 with
             ``iterations=100``. It waits for the device in every iteration.
         exact: Normalise the weights of every position to a sum of one, whether the transport has converged or not;
-            False takes them as they are, as published.
+            False uses them unchanged, as published.
         scope: Draw the direction once per ``"batch"``, as published, or per ``"sample"``.
         label: See :class:`Mixing`.
         loss: See :class:`Mixing`.
@@ -51,7 +51,7 @@ class AlignMix(Method):
 
     Raises:
         TypeError: The model is not an ``nn.Module``, or the policy has no ``draw``.
-        ValueError: There is no such layer, its output is not a map, or a setting is out of range.
+        ValueError: The layer does not exist, its output is not a map, or a setting is out of range.
 
     Note:
         The published code stops on a rule that couples the samples of a batch, and blends with a plan that may be far

@@ -48,7 +48,7 @@ class AutoMix(Method):
         num_classes: Number of classes N, to find the last layer; ``None`` is the number that it has.
         block: Settings of the block. ``None`` takes ``PairAttention()``, the published ones of CIFAR;
             ``PairAttention(lam_concat=True)`` are those of ImageNet.
-        layer: Layer whose feature map the block reads, as ``model.named_modules()`` calls it; ``None`` takes the last
+        layer: Layer whose feature map the block reads, a name in ``model.named_modules()``; ``None`` takes the last
             stage but one, or the middle block of a transformer.
         channels: Channels of that map, needed only where they cannot be inferred.
         momentum: EMA momentum of the teacher, in [0, 1], a number or a schedule.

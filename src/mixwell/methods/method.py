@@ -203,7 +203,7 @@ class Method(nn.Module, ABC):
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
-        """What a policy gets besides images and labels: the model, and the normalization if there is one."""
+        """The arguments of a policy besides images and labels: the model, and the normalization if there is one."""
         known = {} if self.normalization is None else {"normalization": self.normalization}
         return {"model": self.model, **known}
 
@@ -227,7 +227,7 @@ class Method(nn.Module, ABC):
         return split_decay([{"params": [p for p in self.parameters() if p.requires_grad]}], weight_decay, self.model)
 
     def close(self) -> None:
-        """Take all hooks of the method off the model; only a compiled model has any outside of a step."""
+        """Remove all hooks of the method from the model; only a compiled model has any outside of a step."""
         for module in self.modules():
             for value in vars(module).values():
                 for hook in value.values() if isinstance(value, dict) else (value,):

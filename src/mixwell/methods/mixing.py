@@ -17,7 +17,7 @@ class Mixing(Method):
 
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)``.
-        policy: The sample policy; None trains on the images as they are.
+        policy: The sample policy; None trains on unmixed images.
         num_classes: Ignored; accepted so that all methods share a signature.
         label: How label weights are computed. A label policy that reads the unmixed images costs one more forward pass,
             without gradient and without updating batch-norm statistics.

@@ -54,7 +54,7 @@ class PerturbedMixing(Method):
         The authors decide once for all anchors of a batch and once for all partners; here every image is perturbed or
         not, wherever it is mixed. Their ImageNet code adds ``clean_lam`` times the mean cross-entropy, as here. Their
         code for small images trains on mixed images by binary cross-entropy, a mean over N classes, and scales the
-        clean loss by ``2 / N`` to match: beside such a loss, ``clean_lam=2 / N`` is what they call 1.
+        clean loss by ``2 / N`` to match: with such a loss, their weight of 1 is ``clean_lam=2 / N``.
 
     Source: Kim et al., *Puzzle Mix*, ICML 2020 (arXiv:2009.06962); the step is that of Wong et al., *Fast is
     better than free: Revisiting adversarial training*, ICLR 2020.

@@ -29,7 +29,8 @@ class RegionLoss(Method):
 
     One pass over the unmixed images, in eval mode and without gradient, gives the attention by which the policy mixes
     and the predictions of the sources. A second head, used in training only, classifies the average features of the
-    region of each source. The prediction for a mixed image is drawn towards the blend of those for its sources.
+    region of each source. A consistency loss keeps the prediction for a mixed image close to the
+    blend of those for its sources.
 
     Args:
         model: The classifier, a transformer or any network with a feature map.

@@ -24,7 +24,7 @@ class Heads(nn.Module):
         num_classes: Number of classes N, to find that layer.
 
     Raises:
-        ValueError: ``head`` is unknown, or there is no such layer; when called: the layer does not compute the logits.
+        ValueError: ``head`` is unknown, or the layer was not found; when called: the layer does not compute the logits.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ class Heads(nn.Module):
         return second
 
     def clean(self, model: nn.Module, images: Tensor, grad: bool) -> Tensor:
-        """Return logits of unmixed images; without gradient, running statistics of norms stay as they are."""
+        """Return logits of unmixed images; without gradient, running statistics of norms are unchanged."""
         if grad:
             return self(model, images, "clean")
         with clean_pass(model):

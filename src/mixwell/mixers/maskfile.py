@@ -46,7 +46,7 @@ def save_mask(
         block: ``method.block``.
         encoder: ``method.teacher.model``.
         layer: ``method.teacher.layer``.
-        model: Name of the encoder's architecture as :func:`mixwell.models.build` takes it, such as ``"resnet18"``;
+        model: Name of the encoder's architecture as in :func:`mixwell.models.build`, such as ``"resnet18"``;
             without it, :class:`LearnedMask` needs ``encoder=``.
         size: Height and width of the training images; the encoder gets images of another size resized to it. ``None``
             does not resize.

@@ -104,7 +104,7 @@ class Block(nn.Module, ABC):
 
 
 class PairAttention(BlockSettings):
-    """Settings of a :class:`MixBlock`; the defaults are AutoMix's on CIFAR, ``lam_concat=True`` its on ImageNet.
+    """Settings of a :class:`MixBlock`; the defaults are those of AutoMix on CIFAR, ``lam_concat=True`` on ImageNet.
 
     Args:
         reduction: See :class:`BlockSettings`.
@@ -152,7 +152,7 @@ class PairAttention(BlockSettings):
 
 
 def ease(lam: Tensor, k: float | None = None) -> Tensor:
-    """Flatten a ratio around a half; 0, 1/2 and 1 stay as they are.
+    """Flatten a ratio around a half; 0, 1/2 and 1 are unchanged.
 
     Args:
         lam: Ratios in [0, 1].
@@ -186,7 +186,7 @@ def initialise(block: nn.Module) -> None:
 class MixBlock(Block):
     """Predicts which pixels of a pair come from the anchor, by cross-attention between both feature maps.
 
-    Every position of the anchor attends to the partner, whose values say how much of it the mixed image should show.
+    Every position of the anchor attends to the partner, whose values determine its share of the mixed image.
     Computed in the dtype of its weights, under autocast too. A new block shares every pixel evenly, whatever the ratio.
 
     Args:

@@ -10,7 +10,7 @@ from mixwell.mixers.teacher import Momentum
 
 
 def published(mode: str, margin: float = 0.1) -> MaskLoss:
-    """Return the mask loss that the released code calls ``mode``; it treats the batch as one mask.
+    """Return the mask loss of a ``mode`` of the released code, which treats the batch as one mask.
 
     Args:
         mode: ``"L1"``, ``"L1+Variance"``, ``"L2+Variance"`` or ``"Sparsity"``.

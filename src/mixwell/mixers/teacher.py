@@ -62,14 +62,14 @@ class Teacher(nn.Module):
     Args:
         model: The classifier; it is copied.
         heads: Its last layers; they are copied.
-        layer: Layer whose feature map is read, as ``model.named_modules()`` calls it; ``None`` takes the last stage but
+        layer: Layer whose feature map is read, a name in ``model.named_modules()``; ``None`` takes the last stage but
             one, or the middle block of a transformer.
         momentum: Share of the teacher that is kept in a step, in [0, 1], a number or a schedule.
         buffers: What happens to batch-norm statistics: ``"keep"`` lets the teacher's own passes update them, as
             published; with ``"average"`` or ``"copy"`` they follow the classifier's, see :func:`mixwell.ema.follow`.
 
     Raises:
-        ValueError: A setting is out of range, or there is no such layer.
+        ValueError: A setting is out of range, or the layer was not found.
 
     Example:
         >>> from mixwell.models import mini_resnet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import mixwell as mw
 from mixwell.parse import KINDS, known
@@ -30,7 +30,7 @@ def control(value: mw.Value, name: str) -> Any:
     """Return the Gradio control of one setting: what it returns is a number, a bool, a word, or text to parse."""
     import gradio as gr
 
-    kind, now = hints_of(type(value)).get(name), getattr(value, name)
+    kind, now = _kind(value, name), getattr(value, name)
     common: dict[str, Any] = {"label": name, "key": f"{type(value).__name__}.{name}", "interactive": True}
     if kind is bool:
         return gr.Checkbox(now, **common)
@@ -42,6 +42,12 @@ def control(value: mw.Value, name: str) -> Any:
     if choices:
         return gr.Dropdown(choices, value=repr(now), allow_custom_value=True, info="choose or type", **common)
     return gr.Textbox(repr(now), lines=1, **common)
+
+
+def _kind(value: mw.Value, name: str) -> Any:
+    """Return the annotation of a setting without its range."""
+    kind = hints_of(type(value)).get(name)
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _expressions(now: Any) -> list[str]:
@@ -71,12 +77,13 @@ def changed(value: mw.Value, given: Mapping[str, Any]) -> str:
         >>> changed(mw.SaliencyMix(), {"box": "inside", "saliency": "SpectralResidual()", "levels": "None"})
         "SaliencyMix(saliency=SpectralResidual(), box='inside')"
     """
-    hints, parts = hints_of(type(value)), []
+    parts = []
     for name, setting in given.items():
-        plain = hints.get(name) in (bool, int, float) or get_origin(hints.get(name)) is Literal
+        kind = _kind(value, name)
+        plain = kind in (bool, int, float) or get_origin(kind) is Literal
         if setting is None:
             raise RunError(f"{name} is empty: enter a value")
-        if hints.get(name) is float and isinstance(setting, int):  # JSON has one kind of numbers
+        if kind is float and isinstance(setting, int):  # JSON has one kind of numbers
             setting = float(setting)
         parts.append(f"{name}={setting!r}" if plain else f"{name}={setting}")
     with mistakes():

@@ -110,7 +110,7 @@ def seen(found: Sequence[Group]) -> Iterator[tuple[Group, Run, list[Seen]]]:
     policy = next((policy for policy in policies if without_model(policy) is policy), mixwell.CutMix())
     for group in found:
         run = next((run for run in group.finished if (run.path / "model.safetensors").is_file()), None)
-        if run is None:
+        if run is None or run.measure != "top1":
             continue
         try:
             network = load(run.path)

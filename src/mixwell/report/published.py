@@ -1,25 +1,29 @@
-"""Published accuracies to compare with, from ``published.csv``."""
+"""Published accuracies to compare with."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
+from mixwell.train.recipes import COMBINED, Result
 from mixwell.train.runs import Group
 
-TABLE = Path(__file__).with_suffix(".csv")
+OWN_POLICY = ("AutoMix", "SAMix", "AdAutoMix")
 
 
-def published(group: Group) -> list[tuple[int, float, str]]:
+def published(group: Group) -> list[Result]:
     """Return the published results of a group's network, data set, policy and method.
 
-    AutoMix and its successors are found under any policy, because they decide by themselves where pixels go.
-
-    Returns:
-        Epochs, top-1 accuracy (percent) and source of each, with no standard deviations: none are published.
+    Settings of policy and method are not compared, but for the labels of ``Mixing``. AutoMix and its successors are
+    found under any policy, because they decide by themselves where pixels go.
     """
-    method, policy = group.method.partition("(")[0], group.policy.partition("(")[0]
-    setting = group.recipe.removesuffix(f"_{method.lower()}")
-    with TABLE.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["setting"], row["method"]) == (setting, method)]
-    return [(int(row["epochs"]), float(row["top1"]), row["source"]) for row in rows if row["policy"] in ("", policy)]
+    base = COMBINED[group.recipe].base if group.recipe in COMBINED else group.recipe
+    found: list[Result] = []
+    for recipe in COMBINED.values():
+        if recipe.base == base and recipe.results:
+            config = recipe()
+            if _kind(config.policy, config.method) == _kind(group.policy, group.method):
+                found += recipe.results
+    return found
+
+
+def _kind(policy: str, method: str) -> tuple[str, str]:
+    name = method.partition("(")[0]
+    return "" if name in OWN_POLICY else policy.partition("(")[0], method if name == "Mixing" else name

@@ -28,7 +28,8 @@ from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
 from mixwell.train.output import SafeStream, safe_output
 from mixwell.train.paths import expand
-from mixwell.train.recipes import FAMILIES, RECIPES
+from mixwell.train.recipes import BASES, RECIPES, TRAININGS
+from mixwell.train.recipes.small import SMALL
 from mixwell.train.runs import read_config
 from mixwell.train.summary import Summary
 
@@ -38,6 +39,7 @@ ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their ow
     "play": "mixwell.report.play",
     "check": "mixwell.train.check",
     "labels": "mixwell.train.label_errors",
+    "recipes": "mixwell.train.recipe_list",
     "sweep": "mixwell.train.sweep",
     "demo": "mixwell.train.demo",
 }
@@ -131,19 +133,20 @@ def _parser(argv: Sequence[str]) -> Parser:
 
 
 def _recipes() -> str:
-    """Return the names of all recipes by family, wrapped to the width of the terminal."""
-    lines, width, margin = ["recipes (described by 'mixwell list'):"], shutil.get_terminal_size().columns - 2, " " * 4
-    for family, recipes in FAMILIES.items():
-        names = " ".join(recipe.__name__ for recipe in recipes)
-        lines += [f"  {family}", *textwrap.wrap(names, width, initial_indent=margin, subsequent_indent=margin)]
-    return "\n".join(lines)
+    """Return the parts that names of recipes have, wrapped to the width of the terminal."""
+    width, lines = shutil.get_terminal_size().columns - 2, ["recipes"]
+    lines += [f"  {recipe.__name__:<22}{_first_line(recipe)}" for recipe in SMALL]
+    for title, names in (("DATA_NETWORK", BASES), ("TRAINING", TRAININGS)):
+        lines += [f"  {title}", *textwrap.wrap(" ".join(names), width, initial_indent="    ", subsequent_indent="    ")]
+    example = "  DATA_NETWORK_TRAINING, such as cifar100_resnet18_cutmix_sumix: 'mixwell recipes' lists all"
+    return "\n".join([*lines, example])
 
 
 def _train(given: dict[str, Any], command: str) -> None:
     recipe, out, resumed = (given.pop(name, None) for name in ("recipe", "out", "resume"))
     given |= {name: _absolute(given[name]) for name in ("data", "weights") if name in given}
     if recipe is not None and recipe not in RECIPES:
-        raise RunError(f"unknown recipe {recipe!r}{closest(recipe, RECIPES)} ('mixwell list' shows all)")
+        raise RunError(f"unknown recipe {recipe!r}{closest(recipe, RECIPES)} ('mixwell recipes' shows all)")
     if resumed:
         if out:
             raise RunError("--resume continues a run in its own directory: remove --out")
@@ -155,7 +158,7 @@ def _train(given: dict[str, Any], command: str) -> None:
         config = replace(RECIPES[recipe](), **given)
         out = out or Path("runs", _run_name(config))
     else:
-        raise RunError("name a recipe ('mixwell list' shows all), or a run to --resume")
+        raise RunError("name a recipe ('mixwell recipes' shows all), or a run to --resume")
     summary = run(config, out, resume=bool(resumed), command=command)
     if is_first():
         print(_result(out, summary))
@@ -218,11 +221,7 @@ def _eval(args: argparse.Namespace, command: str) -> None:
 
 
 def _list() -> None:
-    print("recipes")
-    for family, recipes in FAMILIES.items():
-        print(f"  {family}")
-        for recipe in recipes:
-            print(f"    {recipe.__name__:<35}{_first_line(recipe)}")
+    print(_recipes())
     for title, kind in KINDS.items():
         print(title)
         for name in mixwell.names(kind):

@@ -85,7 +85,7 @@ def measure(
         policies: Sample policies by name.
         labels: Label policies by name.
         normalization: Of the model's images.
-        seed: Seed of the mixing.
+        seed: Seed of the mixing and of label policies that draw.
 
     Returns:
         One record per pair of policies: ``policy``, ``label``, ``error``, ``correlation`` and ``large`` for the area
@@ -96,7 +96,8 @@ def measure(
     height, width = objects.images.shape[2:]
     masks = object_masks(objects.boxes, len(objects.images), (height, width))
     parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in policies}
-    with undisturbed(model):
+    with undisturbed(model), torch.random.fork_rng([]):
+        torch.manual_seed(seed)  # for label policies that draw, as LUMixShare
         for start in range(0, len(masks) - 1, BATCH):
             rows = slice(start, start + BATCH)
             pixels = objects.images[rows].float() / 255
@@ -224,7 +225,6 @@ def main(argv: Sequence[str]) -> None:
     labels, policies = parsed_labels(args.labels or LABELS), parsed_policies(args.policies)
     net = network.from_options(args.network, args, args.image_size, args.seed)
     objects = read_objects(args.data, args.boxes, net.size, args.count, args.seed)
-    torch.manual_seed(args.seed)  # for label policies that draw, as LUMixShare
     with mistakes():
         for name, reason in refused(net.model, objects, labels, net.normalization).items():
             if args.labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ def load(
         config, path = read_config(path), path / "model.safetensors"
         model, size = config.model, size or config.image_size
         normalization = normalization or NORMALIZATIONS.get(config.dataset)
-        classes = stored_classes(path)
+        with contextlib.suppress(RunError):  # the file is from elsewhere
+            classes = stored_classes(path)
     elif not path.is_file():
         return Network(_untrained(str(path), seed).eval(), normalization or mw.IMAGENET, size or 224)
     elif not model:

@@ -111,7 +111,7 @@ def _sweep(values: Any) -> Sweep:
         raise RunError("name at least one recipe, such as 'recipes: [digits]'")
     for recipe in values["recipes"]:
         if recipe not in RECIPES:
-            raise RunError(f"unknown recipe {recipe!r}{closest(str(recipe), RECIPES)} ('mixwell list' shows all)")
+            raise RunError(f"unknown recipe {recipe!r}{closest(str(recipe), RECIPES)} ('mixwell recipes' shows all)")
     return Sweep(**values)
 
 

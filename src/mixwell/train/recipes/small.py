@@ -1,4 +1,4 @@
-"""Recipes to start with: seconds, minutes, and any folder of images."""
+"""Recipes to start with: seconds, minutes, the recipe of the papers, and any folder of images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.teacher import Momentum
 from mixwell.train.config import Config
+from mixwell.train.recipes.bases import BASES
 from mixwell.train.recipes.learned import automix
 
 
@@ -41,12 +42,26 @@ def cifar100_mini_automix() -> Config:
     ratios are drawn per sample, and the area penalty on masks has ten times the weight.
     """
     settings = automix(
-        per_sample=True,
+        "MixUp(alpha=2.0, scope='sample')",
         block=PairAttention(lam_concat=True, norm="layer"),
         mask_weight=1.0,
         momentum=Momentum(base=0.97, end=0.9999),
     )
     return replace(cifar100_mini(), recipe="cifar100_mini_automix", **settings)
+
+
+def cifar100_resnet18() -> Config:
+    """CutMix + SUMix on CIFAR-100, ResNet-18, 200 epochs; ``cifar100_resnet18_cutmix_sumix`` has 800."""
+    return _sumix("cifar100_resnet18")
+
+
+def cifar10_resnet18() -> Config:
+    """The same on CIFAR-10."""
+    return _sumix("cifar10_resnet18")
+
+
+def _sumix(base: str) -> Config:
+    return replace(BASES[base], recipe=base, policy="CutMix(alpha=0.2)", method="SUMix", epochs=200)
 
 
 def folder() -> Config:
@@ -55,3 +70,6 @@ def folder() -> Config:
         recipe="folder", dataset="folder", image_size=224, flip=True, model="timm/resnet18", policy="CutMix(alpha=0.2)",
         method="Mixing", epochs=100, batch_size=64, lr=0.05, warmup=5, weight_decay=1e-4, workers=2,
     )  # fmt: skip
+
+
+SMALL = (digits, cifar100_mini, cifar100_mini_automix, cifar100_resnet18, cifar10_resnet18, folder)
