@@ -21,6 +21,7 @@ from mixwell import (
     Constant,
     CrossEntropy,
     CutMix,
+    DecoupledCrossEntropy,
     Derangement,
     FineGrained,
     FMix,
@@ -211,6 +212,8 @@ LOSSES: list[Loss] = [
     FocalLoss(),
     BinaryCrossEntropy(),
     BinaryCrossEntropy(smoothing=0.1, classes="sum", negative_weight=0.5),
+    DecoupledCrossEntropy(),
+    DecoupledCrossEntropy(eta=0.5, keep="less", smoothing=0.1),
 ]
 
 CLASSES = 7

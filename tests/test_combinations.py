@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from catalogue import CLASSES, LABELS, METHODS
 from catalogue import POLICIES as CATALOGUE
+from learned import awake
 from mixwell import (
     AdAutoMix,
+    AlignMix,
     AttentionShare,
     AutoMix,
     BatchPolicy,
@@ -26,6 +28,7 @@ from mixwell import (
     MixedBatch,
     Mixing,
     MixUp,
+    ObjectShare,
     PixelShare,
     ProgressiveAttentionShare,
     SAMix,
@@ -94,6 +97,30 @@ def test_step_is_a_plain_loop(make: Callable[..., Method], label: LabelPolicy, k
     for number, policy in enumerate(POLICIES):
         for loss in LOSSES if kind is Net else LOSSES[number::2]:
             compare(make, images, labels, (policy, label, loss), kind)
+
+
+@pytest.mark.parametrize("make", COMPARED, ids=str)
+def test_masks_in_the_call(make: Callable[..., Method]) -> None:
+    """Masks of the rectangles of boxes give the loss of the boxes, which is not that without objects."""
+    if make.keywords.get("reference_compat"):
+        return
+    torch.manual_seed(0)
+    images, labels, results = torch.rand(4, 3, 8, 8), torch.tensor([0, 3, 3, 6]), []
+    boxes = torch.tensor([[0, 0, 4, 8], [1, 2, 6, 7], [4, 4, 8, 8], [2, 0, 8, 3]])
+    masks = torch.zeros(4, 8, 8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    method = make(Net(), CutMix(scope="sample"), label=ObjectShare())
+    method = awake(method) if hasattr(method, "block") else method
+    for objects in ({"masks": masks}, {"masks": masks.bool()}, {"boxes": boxes.float()}):
+        torch.manual_seed(3)
+        results.append(method(images, labels, **objects)["loss"])
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[2])
+    method.label = PixelShare()
+    torch.manual_seed(3)
+    differs = not method(images, labels)["loss"].allclose(results[0], rtol=1e-6)
+    assert differs or isinstance(method, AlignMix | AdAutoMix)  # which show both sources evenly here
 
 
 class Ignoring:

@@ -144,7 +144,8 @@ def test_run_directory_and_untrained_network(tmp_path: Path, capsys: pytest.Capt
     run.mkdir()
     model = models.build("mini_resnet", 3, 3)
     (run / "config.json").write_text(Config(dataset="folder", image_size=SIZE, model="mini_resnet").json())
-    save_file(model.state_dict(), run / "model.safetensors")
+    names = json.dumps({"classes": ["a", "b", "c"]})
+    save_file(model.state_dict(), run / "model.safetensors", {"mixwell": names})
     command = ["--data", str(tmp_path), "--boxes", str(table), "--policies", "CutMix", "--labels", "SemanticShare()"]
     assert main(["labels", str(run), *command, "--out", str(tmp_path / "a")]) == 0
     save_file(model.state_dict(), tmp_path / "weights.safetensors")

@@ -110,6 +110,7 @@ def test_two_optimizers_and_another_model() -> None:
     """One optimizer may have the method's own parameters, in either order; steps of other models do not count."""
     for order in (1, -1):
         method, other = SUMix(Net(), CutMix(), num_classes=10), Net()
+        assert method.head is not None
         parts = [method.model, method.head, other]
         optimizers = [SGD(part.parameters(), lr=0.01) for part in parts][::order]
         with warnings.catch_warnings():

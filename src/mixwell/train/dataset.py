@@ -49,10 +49,10 @@ class Split:
         """Return a hash of labels and file names, in their order; names start at the folder that holds all files."""
         found = hashlib.blake2b(self.labels.numpy().tobytes(), digest_size=8)
         if isinstance(self.images, list) and self.images:
-            folders = {path.parent: path.parent.absolute() for path in self.images}
-            start = len(os.path.commonpath(set(folders.values())))
+            folders = {path.parent: str(path.parent.absolute()) for path in self.images}
+            start = len(os.path.commonpath(folders.values()))
             for path in self.images:
-                found.update(os.fsencode(f"{str(folders[path.parent])[start:]}/{path.name}\n"))
+                found.update(os.fsencode(f"{folders[path.parent][start:]}/{path.name}\n"))
         return found.hexdigest()
 
     def one_label(self, classes: Sequence[str]) -> tuple[Tensor, list[str]]:

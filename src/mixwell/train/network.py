@@ -97,9 +97,12 @@ def load(
         raise RunError(f"{path} is not a run directory: name its architecture with --model timm/NAME")
     weights = read_weights(path)
     count = _outputs(model, weights)
-    channels = next((value.shape[1] for value in weights.values() if value.dim() == 4), 3)
-    built = models.build(model, count, channels)
-    load_weights(built, without_prefix(weights, built.state_dict()), path)
+    built = models.build(model, count, 3)
+    weights = without_prefix(weights, built.state_dict())
+    first = next((name for name, value in built.state_dict().items() if value.dim() == 4), "")  # of the input layer
+    channels = weights[first].shape[1] if first in weights and weights[first].dim() == 4 else 3
+    built = built if channels == 3 else models.build(model, count, channels)
+    load_weights(built, weights, path)
     names = classes or [str(number) for number in range(count)]
     return Network(built.eval().requires_grad_(False), normalization or mw.IMAGENET, size or 224, channels, names)
 
