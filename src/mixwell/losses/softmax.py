@@ -134,7 +134,10 @@ def cross_entropy(
     check_shape(logits, mixed)
     weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
-    if plain and not weights.requires_grad and not _traced():
+    # A compiler fuses the plain formula; torch.func and forward mode transform it.
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    traced = traced or torch.autograd.forward_ad._current_level >= 0
+    if plain and not weights.requires_grad and not traced:
         try:  # torch checks the labels while it looks them up: checking them before takes a twentieth of the time
             return _weighted_cross_entropy(logits.float(), mixed.labels, weights, smoothing)
         except RuntimeError:
@@ -146,12 +149,6 @@ def cross_entropy(
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
     return reduced(terms, reduction, left)
-
-
-def _traced() -> bool:
-    """Return whether the plain formula is needed: a compiler fuses it; torch.func and forward mode transform it."""
-    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    return torch.compiler.is_compiling() or transformed
 
 
 class WeightedCrossEntropy(torch.autograd.Function):
