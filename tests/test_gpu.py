@@ -52,6 +52,7 @@ def stage(name: str, out: Path, *arguments: str) -> tuple[str, list[dict]]:
     return found.stdout, [json.loads(line) for line in (out / f"{name}.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_check(tmp_path: Path) -> None:
     """Every section ends, and the output fits into what is kept of it."""
     output, rows = stage("check", tmp_path)

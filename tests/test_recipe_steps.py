@@ -34,7 +34,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
-        ("cifar100_resnet18_automix", []),
+        pytest.param("cifar100_resnet18_automix", [], marks=pytest.mark.slow),
         (
             "cifar100_deit_small_automix",
             ["--model", "timm/deit_tiny_patch16_224(img_size=48, depth=4)", "--image_size", "48", "--workers", "0"],

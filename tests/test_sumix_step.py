@@ -233,7 +233,8 @@ def test_autocast_forgets_weights_cast_without_gradient(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("backend", "settings"), [("eager", {}), ("eager", {"reference_compat": True}), ("inductor", {})]
+    ("backend", "settings"),
+    [("eager", {}), ("eager", {"reference_compat": True}), pytest.param("inductor", {}, marks=pytest.mark.slow)],
 )
 def test_compiled(backend: str, settings: dict[str, object], compiler: str) -> None:
     """The same loss and gradients, and batch-norm statistics as untouched."""
