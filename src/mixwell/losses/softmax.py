@@ -85,7 +85,9 @@ class FocalLoss(Loss):
         check_shape(logits, mixed)
         _check_labels(logits, mixed)
         log_p = logits.float().log_softmax(1)
-        scores = _class_weighted((-log_p.expm1()).clamp_min(0) ** self.gamma * log_p, self.weight)
+        scores = _class_weighted(
+            (-log_p.expm1()).clamp_min(torch.finfo(torch.float32).tiny) ** self.gamma * log_p, self.weight
+        )
         return reduced(_of_sources(scores, mixed.labels, mixed.weights), "mean", left)
 
 
