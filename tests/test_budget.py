@@ -22,7 +22,7 @@ TINY = replace(RECIPES["digits"](), epochs=40, subset=60, batch_size=10, image_s
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -108,7 +108,7 @@ def test_a_step_on_files(layout: str, tmp_path: Path) -> None:
 
 
 def test_pretrained_weights_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tag goes to timm as it calls it, and a network that is away is told as such."""
+    """The tag of pretrained weights is passed to timm, and a failed download is one clear error."""
     import timm
 
     asked, real = [], timm.create_model

@@ -27,7 +27,7 @@ from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
 from mixwell.train.output import SafeStream, safe_output
-from mixwell.train.paths import expand
+from mixwell.train.paths import absolute, expand
 from mixwell.train.recipes import BASES, RECIPES, TRAININGS
 from mixwell.train.recipes.small import SMALL
 from mixwell.train.runs import read_config
@@ -116,7 +116,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--bins", type=whole(1, 1000), default=10, help="bins of the calibration error (1 to 1000) [10]"
     )
     evaluate.add_argument("--json", action="store_true", help="print one line of JSON")
-    evaluate.add_argument("--data", type=_absolute, help="folder of the data set, if it is not that of the run")
+    evaluate.add_argument("--data", type=absolute, help="folder of the data set, if it is not that of the run")
     evaluate.add_argument("--device", help="device, if it is not that of the run")
     evaluate.add_argument("--bad_images", choices=BAD_IMAGES, help="stop at images that cannot be read, or skip them")
     evaluate.add_argument(
@@ -153,7 +153,7 @@ def _recipes() -> str:
 
 def _train(given: dict[str, Any], command: str) -> None:
     recipe, out, resumed, budget = (given.pop(name, None) for name in ("recipe", "out", "resume", "budget"))
-    given |= {name: _absolute(given[name]) for name in ("data", "weights") if name in given}
+    given |= {name: absolute(given[name]) for name in ("data", "weights") if name in given}
     if recipe is not None and recipe not in RECIPES:
         raise RunError(f"unknown recipe {recipe!r}{closest(recipe, RECIPES)} ('mixwell recipes' shows all)")
     if resumed:
@@ -173,11 +173,6 @@ def _train(given: dict[str, Any], command: str) -> None:
     summary = run(config, out, resume=bool(resumed), command=command, budget=budget or 0.0)
     if is_first():
         print(_result(out, summary))
-
-
-def _absolute(path: str) -> str:
-    """Return an absolute path, for a run that may be resumed from another folder; timm/TAG is not a path."""
-    return path if not path or path.startswith("timm/") else str(expand(path).absolute())
 
 
 def _result(run: Path, summary: Summary) -> str:
