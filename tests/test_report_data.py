@@ -9,10 +9,11 @@ import statistics
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from browser import chromium, complaints, elsewhere, overflow, resize
 from mixwell.report import page as report_page
-from mixwell.report import table
+from mixwell.report import picture, table
 from mixwell.train.recipes import Result
 from mixwell.train.runs import groups, read_all
 from report_pages import Reader, make_run, metrics, written
@@ -50,6 +51,22 @@ def test_every_figure_has_its_data(runs: Path, tmp_path: Path) -> None:
     weights = found["mixed-samples-1.csv"]
     assert len(weights) == 1 + 2 * len(report_page.RATIOS) and sum(float(row[2]) for row in weights[1:3]) == 1
     assert {"runs.csv", "differences.csv", "environment-1.csv", "top-1-digits.csv"} <= found.keys()
+
+
+def test_label_error_pictures(runs: Path, tmp_path: Path) -> None:
+    """The picture that ``mixwell labels --out RUN`` wrote is in the page byte for byte, with its text and data."""
+    page = written(runs, out=tmp_path / "report.html")
+    assert "labels furthest from what is visible" not in page
+    content = picture.png(Image.new("RGB", (4, 4)), "bird a 0.7, bird b 0.3\nbird c 0.2, bird d 0.8")
+    (runs / "plain1" / "worst.png").write_bytes(content)
+    page = written(runs, out=tmp_path / "report.html")
+    (image,) = [
+        attributes for tag, attributes in Reader(page).tags
+        if tag == "img" and "labels furthest" in (attributes.get("alt") or "")
+    ]  # fmt: skip
+    assert base64.b64decode((image["src"] or "").partition("base64,")[2]) == content
+    assert "bird a 0.7, bird b 0.3" in (image["alt"] or "")
+    assert "bird c 0.2" in str(tables(page)["label-errors-1.csv"])
 
 
 def test_paired_differences_agree_with_scipy(runs: Path, tmp_path: Path) -> None:
