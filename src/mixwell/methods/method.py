@@ -161,8 +161,8 @@ class Method(nn.Module, ABC):
 
         The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
         """
-        watched = not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= PASSES
-        if watched and self.training and loss.requires_grad:
+        counts = not torch.compiler.is_compiling() and not self._loop.told and self._loop.passes <= PASSES
+        if counts and self.training and loss.requires_grad:
             self._count_pass()
         predicted = output.detach().argmax(1, keepdim=True)
         right = mixed.labels == predicted if mixed.labels.dim() == 2 else hits(predicted, mixed.labels)[..., 0]
