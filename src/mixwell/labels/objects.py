@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixwell.batch import MixedBatch
 from mixwell.labels.base import Boxes, LabelPolicy, View, plan_of
+from mixwell.ops.boxes import coverage
 
 
 class ObjectShare(LabelPolicy):
@@ -109,19 +110,13 @@ def object_masks(boxes: Boxes | None, rows: int, size: tuple[int, int]) -> Tenso
             f"{shapes[0] if isinstance(boxes, Tensor) else shapes}."
         )
     padded = boxes if isinstance(boxes, Tensor) else pad_sequence(each, batch_first=True)
-    left, top, right, bottom = padded.float().view(rows, -1, 4).unbind(2)
-    if _readable(left) and not bool(((left <= right) & (top <= bottom)).all()):
+    found = padded.float().view(rows, -1, 2, 2).transpose(2, 3)  # (B, M, axis, edge)
+    if _readable(found) and not bool((found[..., 0] <= found[..., 1]).all()):
         raise ValueError("boxes must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, but some end before they start.")
-    if not left.shape[1]:
-        return left.new_zeros(rows, *size)
-    covered = [
-        (torch.minimum(end[..., None], edge + 1) - torch.maximum(start[..., None], edge)).clamp(0, 1)
-        for start, end, edge in (
-            (top, bottom, torch.arange(size[0], device=left.device)),
-            (left, right, torch.arange(size[1], device=left.device)),
-        )
-    ]
-    return (covered[0][..., :, None] * covered[1][..., None, :]).amax(1)
+    if not found.shape[1]:
+        return found.new_zeros(rows, *size)
+    columns, lines = coverage(found[:, :, 0], size[1]), coverage(found[:, :, 1], size[0])
+    return (lines[..., :, None] * columns[..., None, :]).amax(1)
 
 
 def _readable(values: Tensor) -> bool:

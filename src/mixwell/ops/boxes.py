@@ -227,3 +227,14 @@ def rescaled(boxes: Tensor, size: tuple[int, int], canvas: torch.Size | tuple[in
     rows = (boxes[:, :2] * canvas[0] + size[0] - 1) // size[0]
     columns = (boxes[:, 2:] * canvas[1] + size[1] - 1) // size[1]
     return torch.cat((rows, columns), 1)
+
+
+def coverage(edges: Tensor, length: int) -> Tensor:
+    """Return which part of every pixel of a line lies between two edges ``(..., 2)``, shape ``(..., length)``.
+
+    Example:
+        >>> coverage(torch.tensor([0.5, 2.0]), 3)
+        tensor([0.5000, 1.0000, 0.0000])
+    """
+    first = torch.arange(length, device=edges.device, dtype=edges.dtype)
+    return (torch.minimum(edges[..., 1:], first + 1) - torch.maximum(edges[..., :1], first)).clamp_min(0)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from mixwell.ops.boxes import coverage
+
 if TYPE_CHECKING:
     from mixwell.plan.base import Plan
 
@@ -101,7 +103,7 @@ def visible_part(boxes: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         (tensor([[1., 0., 2., 4.]]), tensor([0.5000]))
     """
     height, width = share.shape
-    columns, rows = _overlap(boxes[:, ::2], width), _overlap(boxes[:, 1::2], height)
+    columns, rows = coverage(boxes[:, ::2], width), coverage(boxes[:, 1::2], height)
     area = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(1)
     weights = torch.einsum("nh,hw,nw->n", rows, share, columns) / area.clamp_min(torch.finfo(area.dtype).tiny)
     shown = (share > 0) & (rows[:, :, None] > 0) & (columns[:, None, :] > 0)
@@ -110,12 +112,6 @@ def visible_part(boxes: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     low, high = torch.stack((left, top), 1), torch.stack((right, bottom), 1)
     seen = torch.cat((torch.maximum(boxes[:, :2], low), torch.minimum(boxes[:, 2:], high)), 1)
     return seen, weights.clamp(0, 1)
-
-
-def _overlap(edges: Tensor, length: int) -> Tensor:
-    """Return which part of every pixel of a line lies between two edges ``(n, 2)``, shape ``(n, length)``."""
-    first = torch.arange(length, device=edges.device, dtype=edges.dtype)
-    return (torch.minimum(edges[:, 1:], first + 1) - torch.maximum(edges[:, :1], first)).clamp_min(0)
 
 
 def _ends(lines: Tensor) -> tuple[Tensor, Tensor]:
