@@ -20,7 +20,9 @@ from mixwell import AugMixViews, FineGrained
 from mixwell.ops.puzzle import contrast
 from mixwell.policies import puzzlemix
 from mixwell.train import Config, build, run
+from mixwell.train.data import load
 from mixwell.train.loader import Loader
+from mixwell.train.network import load as load_network
 
 MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)[:, None, None]
 STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)[:, None, None]
@@ -130,3 +132,24 @@ def test_loss_and_accuracy(step: Step, tmp_path: Path, monkeypatch: pytest.Monke
     assert seen[0].loss.smoothing == 0.3 and seen[0].progress == 1.0
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert 0 <= record["train_accuracy"] <= 100
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar100"])
+def test_a_loaded_network_normalizes_as_in_training(dataset: str, tmp_path: Path) -> None:
+    """The network that other commands load has the test accuracy of the run, on images that it normalizes itself."""
+    settings: dict[str, Any] = {"image_size": 16, "subset": 100}
+    if dataset == "cifar100":
+        draws = np.random.default_rng(0)
+        images, labels = draws.integers(256, size=(40, 3, 32, 32), dtype=np.uint8), np.arange(40) % 4
+        images[:, 0] = 60 * labels[:, None, None] + images[:, 0] // 16
+        np.savez(tmp_path / "cifar.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+        settings = {"image_size": 32, "data": str(tmp_path)}
+    config = Config(dataset=dataset, epochs=2, batch_size=20, device="cpu", threads=1, **settings)
+    summary = run(config, tmp_path / "run")
+    network, data = load_network(tmp_path / "run"), load(config)
+    assert network.normalization == data.normalization
+    pixels = data.test.images if isinstance(data.test.images, Tensor) else torch.stack(list(data.test.images))
+    with torch.no_grad():
+        logits = network.model(network.normalization.normalize(pixels.float() / 255))
+    loss = nn.functional.cross_entropy(logits, data.test.labels)
+    assert float(loss) == pytest.approx(summary.test["loss"], rel=1e-4)

@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mixwell.normalization import Normalization
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
 from mixwell.train.files import write_through
@@ -103,22 +104,39 @@ def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str,
     module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
 
 
+def stored_card(path: Path) -> dict[str, Any]:
+    """Return what a training run wrote beside the weights of its classifier; empty for any other file of weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            card = json.loads((file.metadata() or {})["mixwell"])
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
 def stored_classes(path: Path) -> list[str]:
     """Return the class names in the file of a classifier.
 
     Raises:
         RunError: It has none, so it was not written by a training run.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            classes = json.loads((file.metadata() or {})["mixwell"])["classes"]
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError):
-        classes = None
+    classes = stored_card(path).get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise RunError(f"{path} holds no class names: expected the model.safetensors of a training run")
     return classes
+
+
+def stored_normalization(path: Path) -> Normalization | None:
+    """Return the normalization of the images that a classifier was trained on; None if its file does not say."""
+    card = stored_card(path)
+    if not {"mean", "std"} <= card.keys():
+        return None
+    try:
+        return Normalization(card["mean"], card["std"])
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{path} holds a wrong normalization: {first_line(error)}") from None
 
 
 def without_prefix(theirs: dict[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:

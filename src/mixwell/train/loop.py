@@ -208,6 +208,7 @@ class Training:
     def export(self) -> None:
         """Write the classifier alone."""
         card = {"model": self.config.model, "classes": self.data.classes, "recipe": self.config.recipe}
+        card |= {"mean": self.data.normalization.mean, "std": self.data.normalization.std}
         write(self.run / "model.safetensors", checkpoint.weights(self.final.state_dict(), card))
 
     def resume(self) -> None:

@@ -15,13 +15,12 @@ import mixwell as mw
 from mixwell import models
 from mixwell.features.isolation import undisturbed
 from mixwell.features.passes import logits_of
-from mixwell.train.checkpoint import load_weights, read_weights, stored_classes, without_prefix
+from mixwell.train.checkpoint import load_weights, read_weights, stored_classes, stored_normalization, without_prefix
 from mixwell.train.errors import RunError, mistakes
 from mixwell.train.runs import read_config
 
 UNTRAINED_CLASSES = 1000
 GREY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
-NORMALIZATIONS = {"digits": mw.Normalization((0.305,), (0.32,)), "cifar10": mw.CIFAR10, "cifar100": mw.CIFAR100}
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def load(
     Args:
         path: Run directory; file of weights; or an architecture, such as ``"timm/resnet50"``, with random weights.
         model: Architecture of a file of weights.
-        normalization: Of its images; ``None`` means that of the run's data set, or ImageNet's.
+        normalization: Of its images; ``None`` means the one that a run stored with the weights, or ImageNet's.
         size: Side of its images (pixels); 0 means that of the run, or 224.
         seed: Seed of random weights.
 
@@ -88,13 +87,13 @@ def load(
     if path.is_dir():
         config, path = read_config(path), path / "model.safetensors"
         model, size = config.model, size or config.image_size
-        normalization = normalization or NORMALIZATIONS.get(config.dataset)
         with contextlib.suppress(RunError):  # the file is from elsewhere
             classes = stored_classes(path)
     elif not path.is_file():
         return Network(_untrained(str(path), seed).eval(), normalization or mw.IMAGENET, size or 224)
     elif not model:
         raise RunError(f"{path} is not a run directory: name its architecture with --model timm/NAME")
+    normalization = normalization or stored_normalization(path) or mw.IMAGENET
     weights = read_weights(path)
     count = _outputs(model, weights)
     built = models.build(model, count, 3)
@@ -104,7 +103,7 @@ def load(
     built = built if channels == 3 else models.build(model, count, channels)
     load_weights(built, weights, path)
     names = classes or [str(number) for number in range(count)]
-    return Network(built.eval().requires_grad_(False), normalization or mw.IMAGENET, size or 224, channels, names)
+    return Network(built.eval().requires_grad_(False), normalization, size or 224, channels, names)
 
 
 def _untrained(name: str, seed: int) -> nn.Module:
