@@ -15,7 +15,8 @@ from PIL import Image
 
 import mixwell as mw
 from mixwell import models
-from mixwell.report import controls, play, view
+from mixwell.report import controls, label_sheet, play, view
+from mixwell.report.samples import Images
 from mixwell.train.errors import RunError
 from mixwell.train.network import Network
 
@@ -95,6 +96,20 @@ def test_label_policies_say_what_they_would_in_training() -> None:
     assert found.labels["RatioShare()"] == pytest.approx((0.7, 0.3))
     assert "attention" in str(found.labels["AttentionShare()"])
     assert isinstance(found.labels["ActivationShare()"], tuple)
+
+
+def test_saliency_of_normalized_images_is_that_of_their_pixels() -> None:
+    """The page, and ``mixwell show --label``, tell a saliency source in pixel values how the images were normalized."""
+    net, label = network(), mw.labels.SaliencyShare(mw.FineGrained())
+    found = shown("CutMix()", repr(label), network=net)
+    pixels = view.pair(side=SIDE)
+    policy = mw.CutMix(alpha=mw.Constant(0.7), pairing=mw.Roll())
+    mixed = policy(pixels, net.predict(pixels), generator=torch.Generator().manual_seed(3))
+    expected = label(mixed, mw.View(images=pixels, labels=net.predict(pixels)))
+    assert found.sample.weights == pytest.approx(tuple(expected[0].tolist()), abs=1e-5)
+    images = Images(pixels, torch.arange(2), ["a", "b"])
+    drawn = label_sheet._by_label(mixed.plan, {"own": label}, net, images)["own"][0]
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=1e-5)
 
 
 def test_lam_is_the_share_of_the_anchor() -> None:

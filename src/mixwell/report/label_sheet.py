@@ -82,7 +82,7 @@ def _by_label(
             observer = Observer(model, frozenset().union(*(label.needs for label in labels.values())))
             with undisturbed(model):
                 fields |= {**observer.clean_pass(model, pixels), **observer.mixed_pass(model, mixed.images)}
-            fields["model"] = model
+            fields |= {"model": model, "normalization": network.normalization}
         view = mw.View(**fields)
         return {name: (label(mixed, view), label.evidence(mixed, view)) for name, label in labels.items()}
 

@@ -16,7 +16,6 @@ from torch import Tensor
 import mixwell as mw
 from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
-from mixwell.features.passes import logits_of
 from mixwell.report import samples
 from mixwell.report.evidence import evidence
 from mixwell.report.gallery import without_model
@@ -222,17 +221,14 @@ def _observed(
     network: Network, mixed: mw.MixedBatch, inputs: Tensor, labels: Tensor, policies: list[mw.LabelPolicy]
 ) -> mw.View:
     """Run the model on the mixed and the unmixed images, and return all that the label policies can read from it."""
-    fields: dict[str, Any] = {"images": inputs, "labels": labels, "model": network.model}
+    fields: dict[str, Any] = {"images": inputs, "labels": labels}
+    fields |= {"model": network.model, "normalization": network.normalization}
     with undisturbed(network.model):
         for need in sorted(frozenset().union(*(policy.needs for policy in policies)) | {"clean_logits"}):
             try:
                 observer = Observer(network.model, frozenset({need}))
-                with observer.on_clean:
-                    fields["clean_logits"] = logits_of(network.model(inputs))
-                fields |= observer.clean_fields(inputs)
-                with observer.on_mixed:
-                    fields["logits"] = logits_of(network.model(mixed.images))
-                fields |= observer.mixed_fields(mixed.images)
+                fields |= observer.clean_pass(network.model, inputs)
+                fields |= observer.mixed_pass(network.model, mixed.images)
             except ValueError:  # this kind of model does not have it
                 continue
     return mw.View(**fields)
