@@ -90,9 +90,9 @@ class AfterStep(L.Callback):
 class MethodModule(L.LightningModule):
     """A method as a ``LightningModule`` with automatic optimization.
 
-    Accumulation, clipping, precision and strategy are those of the ``Trainer``. Logged are ``train_loss``,
-    ``train_accuracy`` and everything else that the method reports; ``val_loss`` and ``val_accuracy``, and the same for
-    ``test``, come from the classifier or its EMA on unmixed images. Calling the module predicts with that classifier.
+    Accumulation, clipping, precision and strategy are those of the ``Trainer``. The module logs ``train_loss``,
+    ``train_accuracy`` and everything else that the method reports. ``val_loss`` and ``val_accuracy``, and the same for
+    ``test``, are those of the classifier or its EMA on unmixed images. Calling the module predicts with it.
 
     Args:
         method: The method around the classifier.
