@@ -88,11 +88,18 @@ def shell(folder: Path) -> dict[str, str]:
     return os.environ | mine | {"PATH": f"{programs}:{os.environ['PATH']}"}
 
 
-def done(script: str, shell: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a script, which must succeed."""
-    found = subprocess.run(["bash", "-ec", script], env=shell, capture_output=True, text=True, timeout=600, check=False)
-    assert found.returncode == 0, f"{script}\n{found.stdout}\n{found.stderr}"
-    return found
+def done(script: str, shell: dict[str, str]) -> str:
+    """Run a script, which must succeed, and return its output."""
+    log = Path("output.txt")
+    with log.open("w") as file:
+        process = subprocess.Popen(["bash", "-ec", script], env=shell, stdout=file, stderr=file, start_new_session=True)
+    try:
+        status = process.wait(1800)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)  # Ray stops its processes
+        raise
+    assert status == 0, f"{script}\n{log.read_text()}"
+    return log.read_text()
 
 
 def summary(run: str) -> tuple[int, int, str]:
@@ -135,32 +142,32 @@ def test_two_processes(shell: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_scale(shell: dict[str, str]) -> None:
-    """Each command trains in two processes, resumes a run that was killed, or trains in a job of two tasks."""
+    """Each command trains in two processes, resumes a run that was stopped, or trains in a job of two tasks."""
     torchrun, accelerate, resume, job = bash("docs/scale.md")
     done(accelerate, shell)
     assert summary("accelerate") == (2, 2, RECIPE)
     done(job, shell)
     assert summary("slurm") == (2, 2, RECIPE) and not Path("requeued").exists()
-    killed(torchrun, shell | {"TINY": TINY.replace("epochs 2", "epochs 6")}, Path("runs/torchrun"))
-    Path("runs/torchrun").rename("killed")
+    stopped(torchrun, shell | {"TINY": TINY.replace("epochs 2", "epochs 6")}, Path("runs/torchrun"))
+    Path("runs/torchrun").rename("stopped")
     for line, processes in zip(resume.splitlines(), (1, 2), strict=True):
-        shutil.copytree("killed", "runs/torchrun")
+        shutil.copytree("stopped", "runs/torchrun")
         done(line, shell)
         assert summary("torchrun") == (6, processes, RECIPE)
         shutil.rmtree("runs/torchrun")
 
 
-def killed(command: str, shell: dict[str, str], run: Path) -> None:
-    """Start a command and kill all its processes after its first checkpoint."""
-    process = subprocess.Popen(["bash", "-c", command], env=shell, start_new_session=True)
+def stopped(command: str, shell: dict[str, str], run: Path) -> None:
+    """Start a command, and stop it after its first checkpoint."""
+    process = subprocess.Popen(["bash", "-c", f"exec {command}"], env=shell)
     wait_for_checkpoint(process, run)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.terminate()
+    process.wait(120)
     assert not (run / "summary.json").exists()
 
 
 def wait_for_checkpoint(process: subprocess.Popen[Any], run: Path) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while checkpoint.latest(run) is None:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -178,7 +185,7 @@ def test_a_job_requeues(shell: dict[str, str], folder: Path, capsys: pytest.Capt
     out = folder / "runs" / "slurm"
     wait_for_checkpoint(process, out)
     os.kill(int((folder / "pids").read_text().split()[1]), signal.SIGUSR1)
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=900)[1]
     assert process.returncode == 75, said
     assert (folder / "requeued").read_text() == f"requeue {shell['SLURM_JOB_ID']}\n"
     epoch = checkpoint.epochs(checkpoint.latest(out) or out)
@@ -222,9 +229,9 @@ def test_sweeps(shell: dict[str, str]) -> None:
     tiny_sweep("digits.yaml")
     _, sweep_here, _ = bash("docs/sweeps.md")
     said = done(sweep_here, shell)
-    assert len([*Path("runs/digits/runs").glob("*/summary.json")]) == 9, said.stdout
+    assert len([*Path("runs/digits/runs").glob("*/summary.json")]) == 9, said
     assert {path.name for path in Path("runs/digits").iterdir()} >= {"report.html", "table.md"}
-    assert "9 of 9 runs in runs/digits are done" in done(sweep_here, shell).stdout
+    assert "9 of 9 runs in runs/digits are done" in done(sweep_here, shell)
 
 
 @pytest.fixture
@@ -265,5 +272,5 @@ def test_sweeps_on_a_cluster(shell: dict[str, str], cluster: str) -> None:
     for line in on_cluster.splitlines():
         environment = shell | ({"RAY_ADDRESS": cluster} if "auto" in line else {})
         said = done(line.replace("HEAD_NODE:6379", cluster), environment)
-        assert len([*Path("runs/digits/runs").glob("*/summary.json")]) == 3, said.stdout
+        assert len([*Path("runs/digits/runs").glob("*/summary.json")]) == 3, said
         shutil.rmtree("runs")

@@ -203,3 +203,35 @@ def test_labels_may_be_dense(tmp_path):
     batches = list(evaluation_loader(replace(data.val, labels=dense), data, config, ProcessInfo(CPU)))
     assert torch.equal(torch.cat([labels for _, labels in batches]), dense)
     assert replace(data.val, labels=dense).counts(3) == dense.sum(0).tolist()
+
+
+def test_copies_of_an_image_in_an_epoch():
+    """Repeated augmentation: as many steps, a third of the images, three copies of each with crops of their own."""
+    data, config = small(24), Config(batch_size=4, crop=2, image_size=9, repeats=3)
+    train, val, _ = loaders(config, data, ProcessInfo(CPU))
+    batches = list(train)
+    assert len(batches) == len(train) == 6 and len(val) == 6
+    seen = Counter(int(label) for _, labels in batches for label in labels)
+    assert set(seen.values()) == {3} and len(seen) == 8
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    copies = [images[labels == label].unique(dim=0) for label in seen]
+    assert sum(len(each) for each in copies) > 8  # a copy may have the crop of another by chance
+
+
+def test_size_of_images_in_evaluation(tmp_path):
+    """Training at one size, evaluation at another: files are resized and cut to it, arrays resized."""
+    for split, name in ((split, name) for split in ("train", "val") for name in "ab"):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(folder / "0.png")
+    config = Config(dataset="folder", data=str(tmp_path), batch_size=2, image_size=16, eval_size=24, eval_crop=0.75)
+    train, val, _ = loaders(config, sets.load(config), ProcessInfo(CPU))
+    assert next(iter(train))[0].shape[2:] == (16, 16)
+    [(images, _)] = val
+    file = Image.open(tmp_path / "val" / "a" / "0.png").resize((32, 42), Image.Resampling.BICUBIC)
+    pixels = np.asarray(file.crop((4, 9, 28, 33)), np.float32).transpose(2, 0, 1)
+    mean, std = (each.numpy() for each in (val.mean, val.std))
+    np.testing.assert_allclose(images[0].numpy(), (pixels - mean) / std, atol=1e-5)
+    arrays, config = small(4, size=(9, 9)), Config(batch_size=2, image_size=9, eval_size=12)
+    train, val, _ = loaders(config, arrays, ProcessInfo(CPU))
+    assert next(iter(train))[0].shape[2:] == (9, 9) and next(iter(val))[0].shape[2:] == (12, 12)

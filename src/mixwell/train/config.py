@@ -16,6 +16,8 @@ LIMITS: dict[str, tuple[float, float]] = {  # smallest and largest value; of all
     **dict.fromkeys(("momentum", "ema", "scale", "eval_crop", "erasing"), (0, 1)),
     **dict.fromkeys(("threads", "workers"), (0, 1024)),
     "image_size": (1, 16384),
+    "eval_size": (0, 16384),
+    "repeats": (1, 100),
     "val_split": (0, 0.9),
     "block_lr_min": (-1, 10**9),
     "seed": (0, 2**63 - 1),
@@ -56,10 +58,12 @@ class Config:
     image_size: int = setting(32, "height and width of the network's input; images are resized to it (pixels)")
     crop: int = setting(0, "random shift of in-memory images, reflected at the border (pixels)")
     scale: float = setting(0.08, "smallest area of a random resized crop (share of the image, 0 to 1)")
+    eval_size: int = setting(0, "height and width of images in evaluation (pixels; 0 = image_size)")
     eval_crop: float = setting(0.875, "center crop in evaluation of folder images (share of the side, 0 to 1)")
     flip: bool = setting(False, "flip training images horizontally with probability 1/2 (true or false)")
     augment: str = setting("", "RandAugment as timm writes it, such as rand-m9-mstd0.5-inc1 (expression)")
     erasing: float = setting(0.0, "probability of random erasing with noise (0 to 1)")
+    repeats: int = setting(1, "repeated augmentation: copies of an image per epoch; as many fewer images (copies)")
     # model and method
     model: str = setting(
         "mini_resnet",
@@ -108,7 +112,7 @@ class Config:
             self._expect(name, getattr(self, name) > 0, "above 0 and at most 1")
         self._expect(
             "eval_crop", self.eval_crop >= 0.01, "at least 0.01"
-        )  # images are enlarged to image_size / eval_crop
+        )  # images are enlarged to eval_size / eval_crop
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
         self._expect("lr_min", self.lr_min <= self.lr, f"at most lr {self.lr}")
@@ -117,6 +121,11 @@ class Config:
     def _expect(self, name: str, good: bool, expected: str) -> None:
         if not good:
             raise RunError(f"{name} must be {expected}, but is {getattr(self, name)!r}")
+
+    @property
+    def evaluation_size(self) -> int:
+        """Height and width of images in evaluation (pixels)."""
+        return self.eval_size or self.image_size
 
     @classmethod
     def types(cls) -> dict[str, type]:

@@ -33,7 +33,8 @@ class ImageFiles(Dataset[Item]):
     def __init__(self, split: Split, config: Config, train: bool, fill: tuple[int, ...]) -> None:
         from torchvision.transforms import v2
 
-        size, cubic, files = config.image_size, v2.InterpolationMode.BICUBIC, not isinstance(split.images, Tensor)
+        size = config.image_size if train else config.evaluation_size
+        cubic, files = v2.InterpolationMode.BICUBIC, not isinstance(split.images, Tensor)
         if not train:
             steps = [v2.Resize(round(size / config.eval_crop), cubic) if files else v2.Resize((size, size), cubic)]
             steps += [v2.CenterCrop(size)]

@@ -114,7 +114,8 @@ class Loader(ABC):
         if self.generator is None:
             mine = torch.arange(len(self.split))[rank::world]
             return list(mine.split(size)) if len(mine) else []
-        order = torch.randperm(len(self.split), generator=self.generator)[: len(self.split) // size * size]
+        order = torch.randperm(len(self.split), generator=self.generator).repeat_interleave(self.config.repeats)
+        order = order[: len(self.split) // size * size]
         return list(order.view(len(self), world, -1)[:, rank])
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -205,7 +206,7 @@ def evaluation_loader(
     split: Split, data: DataSet, config: Config, process: ProcessInfo, bad: BadImages | None = None
 ) -> Loader:
     """Return a loader that yields each image of a split once, in order."""
-    kind = ArrayLoader if has_size(split, config.image_size) else FolderLoader
+    kind = ArrayLoader if has_size(split, config.evaluation_size) else FolderLoader
     return kind(split, data, config, process, None, bad)
 
 
@@ -231,7 +232,8 @@ def loaders(
     if config.augment and data.channels != 3:
         raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
     bad = bad_images(config, run)
-    kind = ArrayLoader if has_size(data.train, config.image_size) and not config.augment else FolderLoader
+    at_once = not config.augment and config.repeats == 1  # copies of an image have different crops
+    kind = ArrayLoader if has_size(data.train, config.image_size) and at_once else FolderLoader
     train = kind(data.train, data, config, process, torch.Generator().manual_seed(config.seed), bad)
     val = evaluation_loader(data.val, data, config, process, bad)
     test = val if data.test is data.val else evaluation_loader(data.test, data, config, process, bad)

@@ -26,8 +26,9 @@ from mixwell.train.display import Display, warn
 from mixwell.train.errors import RunError, mistakes
 from mixwell.train.evaluate import evaluate
 from mixwell.train.files import write
+from mixwell.train.image_files import has_size
 from mixwell.train.images import summary as skipped_files
-from mixwell.train.loader import ArrayLoader, ProcessInfo, loaders
+from mixwell.train.loader import ProcessInfo, loaders
 from mixwell.train.records import Means, Record, Records
 from mixwell.train.runs import curve
 from mixwell.train.summary import Summary
@@ -79,7 +80,7 @@ class Training:
     def warn(self, world: int) -> None:
         """Print a warning for each setting without effect."""
         few = conflicts.check_pieces(self.config, self.method, world)
-        resized = not isinstance(self.val, ArrayLoader)
+        resized = not has_size(self.data.train, self.config.image_size)
         for sentence in [*filter(None, [few]), *conflicts.ignored(self.config, self.steps, resized)]:
             if self.main:
                 warn(sentence)

@@ -86,7 +86,7 @@ def load(
     path, classes = Path(path), list[str]()
     if path.is_dir():
         config, path = read_config(path), path / "model.safetensors"
-        model, size = config.model, size or config.image_size
+        model, size = config.model, size or config.evaluation_size
         with contextlib.suppress(RunError):  # the file is from elsewhere
             classes = stored_classes(path)
     elif not path.is_file():

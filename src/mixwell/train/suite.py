@@ -126,7 +126,7 @@ class Subject:
     @cached_property
     def measured(self) -> Split:
         """The images that are measured, many times: files are decoded once, if they fit into memory."""
-        pixels = self.data.channels * self.config.image_size**2
+        pixels = self.data.channels * self.config.evaluation_size**2
         if isinstance(self.split.images, Tensor) or len(self.split) * pixels > MEMORY:
             return self.split
         space = self.normalization

@@ -53,7 +53,7 @@ def _objects(subject: Subject, entries: list[Entry], count: int) -> Objects:
     table, config = subject.others.boxes, subject.config
     assert table is not None
     root = table.parent if (table.parent / entries[0].file).is_file() else Path(config.data)
-    found = read_images(root, entries, table, config.image_size, count)
+    found = read_images(root, entries, table, config.evaluation_size, count)
     known = {name: index for index, name in enumerate(subject.data.classes)}
     pairs: list[tuple[str, int]] = list(zip(found.names, found.labels.tolist(), strict=True))
     labels = [known.get(Path(name).parent.name, own) for name, own in pairs]

@@ -111,7 +111,7 @@ def corruptions(subject: Subject) -> Named:
                 return space.normalize(corrupt(space.pixels(images), name, severity, rows=rows))
 
             errors[name].append(100 - top1(subject.predict(change=changed)))
-    size = "CIFAR-C" if max(subject.config.image_size, 1) <= 64 else "ImageNet-C"
+    size = "CIFAR-C" if subject.config.evaluation_size <= 64 else "ImageNet-C"
     yield from _summary(subject, "corruptions", errors, f"made here with the settings of {size} and seed 0")
 
 
