@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
-from mixwell import Policy, parse
+from mixwell import parse
 from mixwell.methods import AlignMix
+from mixwell.policy import BatchPolicy
 from mixwell.train.recipes import COMBINED, RECIPES
 
 NETWORKS = {
@@ -43,12 +44,6 @@ def spec(shared: Path) -> str:
     if not file.is_file():
         pytest.skip(f"no file {file}")
     return file.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest) -> Path:
-    """The folder of shared data, as in conftest.py, for a whole module."""
-    return Path(request.config.getoption("--shared"))
 
 
 def section(spec: str, title: str) -> str:
@@ -105,9 +100,9 @@ def test_all_published_accuracies_have_a_recipe(spec: str) -> None:
             assert "OpenMixup" not in result.source or (name, result.epochs, result.top1) in cells, name
 
 
-def alphas(policy: Policy) -> list[float]:
+def alphas(policy: BatchPolicy) -> list[float]:
     """Return the parameters of the Beta distributions of a policy, or of those that it chooses from."""
-    return [each.alpha for each in getattr(policy, "policies", (policy,))]
+    return [vars(each)["alpha"] for each in getattr(policy, "policies", (policy,))]
 
 
 def test_alphas(spec: str) -> None:
@@ -120,7 +115,7 @@ def test_alphas(spec: str) -> None:
             assert (config.method, alpha) == (AlignMix.__name__, "2")  # MixUp(alpha=2.0) is its default
         elif training not in WITHOUT_ALPHA:
             policy = parse(config.policy)
-            assert isinstance(policy, Policy)
+            assert isinstance(policy, BatchPolicy)
             assert alphas(policy) == [float(number) for number in alpha.split(",")], config.recipe
 
 

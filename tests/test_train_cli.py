@@ -270,6 +270,10 @@ def test_help_and_list(capsys):
     assert all(name in said for kind in kinds for name in mixwell.names(kind))
     assert all(name in said for name in (*BASES, *TRAININGS, "digits", "folder", "wide_resnet28_8"))
     assert max(map(len, said.splitlines())) < 200
+    assert main(["list", "--recipes"]) == 0
+    short = capsys.readouterr().out
+    assert said.startswith(short) and short.count("\n") < 45 and "policies" not in short
+    assert all(name in short for name in (*BASES, *TRAININGS, "digits", "folder"))
 
 
 def test_recipes_are_listed_and_printed(capsys):
@@ -278,6 +282,8 @@ def test_recipes_are_listed_and_printed(capsys):
     assert {line.split()[0] for line in lines[1:]} == set(RECIPES)
     row = next(line for line in lines if line.startswith("cub200_resnet18_fmix_sumix "))
     assert re.split(" {2,}", row)[1:] == ["cub200", "200", "79.24 (200)", "README of SUMix"]
+    data = {line.split()[0]: re.split(" {2,}", line)[1] for line in lines[1:]}
+    assert (data["imagenet_resnet50_plain"], data["folder"]) == ("imagenet, as folder", "folder")
     assert main(["recipes", "cub200_*_samix"]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert names == [f"cub200_{network}_samix" for network in ("resnet18", "resnext50", "resnet50")]

@@ -137,7 +137,8 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate.add_argument(
         "--boxes", type=expand, metavar="CSV", help="boxes of objects, as for mixwell labels (with --suite)"
     )
-    commands.add_parser("list", description="List recipes, policies, methods and models.")
+    listing = commands.add_parser("list", description="List recipes, policies, methods and models.", allow_abbrev=False)
+    listing.add_argument("--recipes", action="store_true", help="only the names of recipes")
     return parser
 
 
@@ -226,8 +227,10 @@ def _eval(args: argparse.Namespace, command: str) -> None:
         print(f"  NLL    {measures['loss']:6.4f}\n  ECE    {measures['ece']:6.4f} ({args.bins} bins)")
 
 
-def _list() -> None:
+def _list(only_recipes: bool) -> None:
     print(_recipes())
+    if only_recipes:
+        return
     for title, kind in KINDS.items():
         print(title)
         for name in mixwell.names(kind):
@@ -271,7 +274,7 @@ def _run(argv: list[str]) -> None:
     elif args.command == "eval":
         _eval(args, shlex.join(["mixwell", *argv]))
     else:
-        _list()
+        _list(args.recipes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -40,11 +40,12 @@ def table(names: Iterable[str]) -> str:
 def lines(name: str) -> list[tuple[str, str, str, str, str]]:
     """Return the cells of a recipe, on one line for each source of published accuracies."""
     config, results = RECIPES[name](), COMBINED[name].results if name in COMBINED else ()
+    data = config.dataset
+    if data == "folder" != name:
+        data = f"{name.partition('_')[0]}, as folder"
     sources = dict.fromkeys(result.source for result in results) or [""]
     cells = [
         ", ".join(f"{result.top1:.2f} ({result.epochs})" for result in results if result.source == source)
         for source in sources
     ]
-    return [
-        (name, config.dataset, str(config.epochs), cell, source) for cell, source in zip(cells, sources, strict=True)
-    ]
+    return [(name, data, str(config.epochs), cell, source) for cell, source in zip(cells, sources, strict=True)]
