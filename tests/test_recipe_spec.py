@@ -160,8 +160,9 @@ def test_results_of_sumix(spec: str) -> None:
     assert seen == 8 * 5 + 8 * 3 + 8 * 4
 
 
-# Section 4.7, and of 2.11 and 3.4 what is not in section 9: README of AdAutoMix.
-ADAUTOMIX = """
+# Sections 4.7 and 5.5, and of 2.11 and 3.4 what is not in section 9: epochs and top-1 by source.
+OTHERS = """
+README of AdAutoMix
 cifar100_resnet18_adautomix 200 81.55 400 81.97 800 82.32
 cifar100_resnext50_adautomix 200 84.40 400 84.05 800 84.22
 cifar100_swin_tiny_adautomix 200 84.33 600 85.34
@@ -185,14 +186,31 @@ cub200_resnet50_automix 200 83.88
 cars_resnet18_samix 200 89.14
 cars_resnext50_samix 200 90.46
 cub200_resnet50_samix 200 84.10
+publication of MergeMix
+cifar100_deit_tiny_adautomix 200 72.83
+cifar100_deit_small_adautomix 200 72.63
+cifar100_deit_small_smmix 200 74.09 600 79.84
+cifar100_deit_small_mixpro 200 75.26 600 79.55
+cifar100_deit_small_mergemix 200 78.68 600 80.39
+imagenet_deit_small_smmix 300 79.36
+imagenet_deit_small_mixpro 300 79.33
+imagenet_deit_small_mergemix 300 80.71
 """
 
 
-def test_results_of_adautomix() -> None:
-    expected = [line.split() for line in ADAUTOMIX.strip().splitlines()]
+def test_results_of_other_sources() -> None:
+    """Each accuracy is listed once, and no other comes from these sources."""
+    expected, source = set[tuple[str, str, int, float]](), ""
+    for line in OTHERS.strip().splitlines():
+        if " of " in line:
+            source = line
+            continue
+        name, *cells = line.split()
+        expected |= {(name, source, int(e), float(v)) for e, v in zip(cells[::2], cells[1::2], strict=True)}
     found = {
-        name: [(result.epochs, result.top1) for result in recipe.results if "AdAutoMix" in result.source]
+        (name, result.source, result.epochs, result.top1)
         for name, recipe in COMBINED.items()
+        for result in recipe.results
+        if result.source not in ("documentation of OpenMixup", "README of SUMix")
     }
-    rows = {name: list(zip(map(int, rest[::2]), map(float, rest[1::2]), strict=True)) for name, *rest in expected}
-    assert rows == {name: results for name, results in found.items() if results}
+    assert found == expected

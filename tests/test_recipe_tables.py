@@ -1,4 +1,8 @@
-"""Recipes against the tables of the papers, typed here once more."""
+"""Recipes against the tables of the papers, typed here once more; test_recipe_spec.py reads the accuracies.
+
+Sections are those of the specification: 8.2 data and training, 1.6 SUMix, 9 parameters of the policies. The settings of
+AutoMix, SAMix and AdAutoMix are in test_recipes.py.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import torch
 
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
-from mixwell import SUMix, models, parse
+from mixwell import FMix, Normalization, ResizeMix, SUMix, Uniform, models, parse
 from mixwell.losses import BinaryCrossEntropy
-from mixwell.train import build
+from mixwell.train import build, cifar, image_folder
 from mixwell.train.recipes import BASES, COMBINED, RECIPES, TRAININGS
 
 SWIN, CONVNEXT = "swin_tiny_patch4_window7_224", "convnext_tiny"
@@ -36,6 +40,7 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.strip("d").replace(">", "/").replace(",", "/").split("/")]
 
 
+# Section 8.2, and "ResNet strikes back" as OpenMixup has it.
 # images: pixels, reflected crop, smallest area of a crop, center crop of the evaluation · training: epochs x batch
 # main: rate > lowest rate, weight decay · warm: epochs of warm-up / clip · label: smoothing, b = binary cross entropy
 DATA = """
@@ -77,13 +82,28 @@ def test_data_and_networks(name: str) -> None:
     assert config.weights == ("timm/tv_in1k" if config.batch_size == 16 else "")
     deit = config.optimizer == "adamw" and config.dataset == "folder"
     assert config.erasing == (0.25 if deit else 0)
+    assert (config.eval_size, config.repeats) == {"a2": (0, 3), "a3": (224, 1)}.get(name[-2:], (0, 1))
+    assert (config.momentum, config.ema, config.accumulate) == (0.9, 0, 4 if "imagenet_convnext" in name else 1)
     network = re.sub(r"^(tiny_imagenet|[a-z]+\d*)_", "", name)
     special = {"cifar100_convnext_tiny": "timm/convnext_tiny(drop_path_rate=0.3, patch_size=1)"}
     assert config.model == special.get(name, MODELS["32" if config.image_size < 100 else "224"].get(network))
 
 
-# Parameter of the Beta distribution in OpenMixup's tables; "-": no such row. ResizeMix draws the side of the pasted
-# image uniformly, SmoothMix its width.
+def test_normalization() -> None:
+    """Section 8.2: CIFAR-10's numbers for both CIFAR data sets, ImageNet's for all others."""
+    assert Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) == cifar.NORMALIZATION
+    assert Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) == image_folder.IMAGENET
+
+
+def test_policies_without_alpha() -> None:
+    """Section 1.6: the side of ResizeMix's images, and the masks of FMix."""
+    resizemix, fmix = (parse(RECIPES[f"cifar100_resnet18_{name}_sumix"]().policy) for name in ("resizemix", "fmix"))
+    assert resizemix == ResizeMix(alpha=Uniform(0.1, 0.8))
+    assert fmix == FMix(alpha=0.2, decay=3.0, soft=0.0)
+
+
+# Section 9: parameter of the Beta distribution in OpenMixup's tables; "-": no such row. ResizeMix draws the side of the
+# pasted image uniformly, SmoothMix its width.
 ALPHAS = """
 training     cifar10_ cifar100_(res|wrn) cifar100_(deit|swin|conv) tiny cub200|aircraft imagenet_res[a-z]+\\d+$ imagenet_.*_rsb imagenet_(deit|swin|conv) inat places
 mixup        1       1                  .8                        1    .2              .2                   .2              .2                         .2   .2
@@ -114,8 +134,8 @@ def test_alphas() -> None:
     assert len(found) == sum(alpha != "-" for _, *alphas in rows for alpha in alphas)
 
 
-# SUMix's configurations and published accuracies: epochs, weight decay, gamma, normalised; top-1 of the policy alone
-# and with SUMix, for CutMix, SaliencyMix, FMix and ResizeMix.
+# Sections 1.6 and 1.8, SUMix's configurations and published accuracies: epochs, weight decay, gamma, normalised; top-1
+# of the policy alone and with SUMix, for CutMix, SaliencyMix, FMix and ResizeMix.
 SUMIX = """
 cifar100_resnet18       800 1e-4 .5 T 78.17 79.78 79.12 79.91 79.69 80.20 80.01 80.38
 cifar100_resnext50      800 1e-4 .5 T 78.32 79.91 78.77 79.32 79.02 80.79 80.35 80.72

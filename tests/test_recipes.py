@@ -1,4 +1,7 @@
-"""Recipes against the official configurations and tables, typed here once more, and one step of each."""
+"""Recipes of AutoMix, SAMix and AdAutoMix against the official configurations, typed here once more.
+
+They are in appendix B of the specification: tables B.1, B.2 and B.3, one line for each file.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
 from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
+from mixwell.labels import RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.mixers.masks import VarianceBonus
 from mixwell.schedule import Schedule
@@ -173,6 +177,7 @@ def check_learning(config: Config, method: AutoMix | AdAutoMix, official: dict[s
     assert method.policy == parse(config.policy) and method.policy.alpha == alpha  # type: ignore[attr-defined]
     assert isinstance(method.policy.pairing, Derangement) == official["mix"].endswith("d")  # type: ignore[attr-defined]
     assert (method.margin, method.loss) == (margin, CrossEntropy(smoothing=float(official["label"])))
+    assert method.label == RatioShare()  # section 2.4: labels are weighed by the drawn ratio
     end, warm = numbers(official["teacher"])
     momentum = method.teacher.momentum
     assert isinstance(momentum, Schedule)
