@@ -31,6 +31,7 @@ pytest.importorskip("accelerate")
 from PIL import Image
 
 from mixwell.train import checkpoint, cli, sweep
+from mixwell.train.recipes import RECIPES
 from test_cifar_files import pickles
 from test_docs_code import blocks, commands
 
@@ -64,13 +65,14 @@ def files(page: str) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with CIFAR-100 in ``data/cifar`` and a folder of images in ``DIR``."""
+    """A working directory with CIFAR-100 in ``data/cifar``, and folders of images in ``DIR`` and ``data/imagenet``."""
     pickles(tmp_path / "data" / "cifar" / "cifar-100-python", hundred=True, count=60)
     draw = np.random.default_rng(0)
     for name in (f"{split}/{kind}/{n}.jpg" for split in ("train", "val") for kind in ("cat", "dog") for n in range(10)):
         path = tmp_path / "DIR" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    shutil.copytree(tmp_path / "DIR", tmp_path / "data" / "imagenet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -102,6 +104,13 @@ def done(script: str, shell: dict[str, str]) -> str:
     return log.read_text()
 
 
+def free_port() -> int:
+    """Return a port that no program listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def summary(run: str) -> tuple[int, int, str]:
     """Return epochs, processes and recipe of a complete run."""
     found = json.loads((Path("runs") / run / "summary.json").read_text())
@@ -109,7 +118,7 @@ def summary(run: str) -> tuple[int, int, str]:
     return found["epochs"], found["environment"]["processes"], config["recipe"]
 
 
-RECIPE = "cifar100_resnet18_cutmix_sumix"
+CIFAR, IMAGENET = "cifar100_resnet18_cutmix_sumix", "imagenet_resnet50_cutmix"
 
 
 @pytest.mark.usefixtures("folder")
@@ -137,23 +146,46 @@ def test_train(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_processes(shell: dict[str, str]) -> None:
     """The first command of the page; all others are slow."""
     done(bash("docs/scale.md")[0], shell)
-    assert summary("torchrun") == (2, 2, RECIPE)
+    assert summary("torchrun") == (2, 2, CIFAR)
+
+
+def test_batches_can_be_divided() -> None:
+    """The batch of a recipe divides by the number of processes that the command starts."""
+    found = []
+    for block in bash("docs/scale.md"):
+        for processes in re.findall(r"--(?:nproc-per-node|num_processes|ntasks-per-node)[= ](\d+)", block):
+            recipe, nodes = re.search(r"(\w+) --data", block), re.search(r"--n?nodes[= ](\d+)", block)
+            if recipe:
+                found.append(int(processes) * int(nodes[1] if nodes else 1))
+                assert RECIPES[recipe[1]]().batch_size % found[-1] == 0, block
+    assert found == [2, 2, 16, 16]
+
+
+@pytest.mark.slow
+def test_two_machines(shell: dict[str, str]) -> None:
+    """Two launches on this machine, of one process each, form one run."""
+    command = bash("docs/scale.md")[2]
+    for there, here in (("HEAD_NODE:29500", f"127.0.0.1:{free_port()}"), ("--nproc-per-node 8", "--nproc-per-node 1")):
+        assert there in command
+        command = command.replace(there, here)
+    done(f"({command}) & ({command}); wait $!", shell)
+    assert summary("machines") == (2, 2, IMAGENET)
 
 
 @pytest.mark.slow
 def test_scale(shell: dict[str, str]) -> None:
     """Each command trains in two processes, resumes a run that was stopped, or trains in a job of two tasks."""
-    torchrun, accelerate, resume, job = bash("docs/scale.md")
+    torchrun, accelerate, _, resume, job = bash("docs/scale.md")
     done(accelerate, shell)
-    assert summary("accelerate") == (2, 2, RECIPE)
+    assert summary("accelerate") == (2, 2, CIFAR)
     done(job, shell)
-    assert summary("slurm") == (2, 2, RECIPE) and not Path("requeued").exists()
+    assert summary("slurm") == (2, 2, IMAGENET) and not Path("requeued").exists()
     stopped(torchrun, shell | {"TINY": TINY.replace("epochs 2", "epochs 6")}, Path("runs/torchrun"))
     Path("runs/torchrun").rename("stopped")
     for line, processes in zip(resume.splitlines(), (1, 2), strict=True):
         shutil.copytree("stopped", "runs/torchrun")
         done(line, shell)
-        assert summary("torchrun") == (6, processes, RECIPE)
+        assert summary("torchrun") == (6, processes, CIFAR)
         shutil.rmtree("runs/torchrun")
 
 
@@ -238,10 +270,8 @@ def test_sweeps(shell: dict[str, str]) -> None:
 def cluster() -> Iterator[str]:
     """The address of a Ray cluster of this machine alone, in a session of its own."""
     pytest.importorskip("ray")
-    with socket.socket() as free, tempfile.TemporaryDirectory(prefix="ray") as short:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ray") as short:
         words = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
         words += ["--disable-usage-stats", f"--temp-dir={short}", "--node-ip-address=127.0.0.1"]
         start = [sys.executable, "-m", "ray.scripts.scripts", "start", *words]
