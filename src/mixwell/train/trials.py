@@ -201,6 +201,8 @@ def _ray(resources: Resources) -> Iterator[Any]:
     """Start Ray here, or connect to a cluster; at the end stop what was started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if resources.address and (Path.home() / ".ray" / "auth_token").is_file():  # Ray reads it only if asked to
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         from ray.exceptions import RayError
