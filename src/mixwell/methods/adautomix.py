@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
 from mixwell.features.observer import Observer
+from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
@@ -162,7 +163,7 @@ class AdAutoMix(Method):
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields["normalization"] = self.normalization
         student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
-        with self.teacher_observer.on_clean:
+        with reading(self.teacher_observer.on_clean):
             features, teacher_clean = self.teacher.features_and_logits(images)
         teacher_fields["clean_logits"] = teacher_clean
 
@@ -170,7 +171,7 @@ class AdAutoMix(Method):
         shares = self.block.shares(features, block_pairs.partner, block_lam, batch.size)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(SharePlan(block_pairs, shares, block_lam), images, labels)
-            with self.teacher_observer.on_mixed:
+            with reading(self.teacher_observer.on_mixed):
                 logits = self.teacher(mixed.images)
             teacher_loss = self.loss(logits, self.weighted(mixed, logits, teacher_fields, self.teacher_observer))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
@@ -187,10 +188,10 @@ class AdAutoMix(Method):
             mixed = mix(SharePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
         if self.clean_weight or self.observer.needs_clean_pass:
-            with self.on_clean:
+            with reading(self.on_clean):
                 clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
             student_fields["clean_logits"] = clean_logits.detach()
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = self.heads(self.model, mixed.images, "mixed")
         mixed = self.weighted(mixed, logits, student_fields)
         terms["mixed_loss"] = self.loss(logits, mixed)

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mixwell.batch import MixedBatch, Pairs, hits
 from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
-from mixwell.features.passes import FeatureHook, clean_pass, logits_of
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, View
 from mixwell.losses import check_shape, without
 from mixwell.methods.groups import split_decay
@@ -136,7 +136,7 @@ class Method(nn.Module, ABC):
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields |= self.policy_arguments
         if self.observer.needs_clean_pass:
-            with clean_pass(self.model), self.on_clean:
+            with clean_pass(self.model), reading(self.on_clean):
                 fields["clean_logits"] = logits_of(self.model(images))
         return fields
 

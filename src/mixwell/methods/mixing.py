@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
@@ -54,7 +54,7 @@ class Mixing(Method):
         """See :meth:`Method.forward`."""
         mixed = self.policy(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)

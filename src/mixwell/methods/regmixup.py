@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
@@ -72,7 +72,7 @@ class RegMixup(Method):
         mixed = self.policy(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both, n = torch.cat((images, mixed.images)), len(images)
-        with self.on_clean, self.on_mixed:
+        with reading(self.on_clean), reading(self.on_mixed):
             clean_logits, logits = logits_of(self.model(both)).chunk(2)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         fields["clean_logits"] = clean_logits.detach()
