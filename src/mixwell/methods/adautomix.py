@@ -162,7 +162,7 @@ class AdAutoMix(Method):
         terms: dict[str, Tensor] = {}
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields["normalization"] = self.normalization
-        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
+        student_fields, teacher_fields = {**fields, "model": self.model}, {**fields, "model": self.teacher.model}
         with reading(self.teacher_observer.on_clean):
             features, teacher_clean = self.teacher.features_and_logits(images)
         teacher_fields["clean_logits"] = teacher_clean
@@ -175,7 +175,7 @@ class AdAutoMix(Method):
                 logits = self.teacher(mixed.images)
             teacher_loss = self.loss(logits, self.weighted(mixed, logits, teacher_fields, self.teacher_observer))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
-            terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
+            terms.update(teacher_loss=teacher_loss, cosine=cosine, block_loss=teacher_loss)
             if self.against:
                 terms["block_loss"] = adversarial(teacher_loss, cosine, self.beta, self.cosine_sign)
         else:

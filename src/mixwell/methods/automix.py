@@ -156,7 +156,7 @@ class AutoMix(Method):
         terms: dict[str, Tensor] = {}
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields["normalization"] = self.normalization
-        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
+        student_fields, teacher_fields = {**fields, "model": self.model}, {**fields, "model": self.teacher.model}
         if self.observer.needs_clean_pass:
             with reading(self.teacher_observer.on_clean):
                 features, teacher_fields["clean_logits"] = self.teacher.features_and_logits(images)

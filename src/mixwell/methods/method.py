@@ -133,8 +133,8 @@ class Method(nn.Module, ABC):
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
         and without an update of batch-norm statistics.
         """
-        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        fields |= self.policy_arguments
+        # Until torch 2.7, the compiler does not trace the union of two dicts, as in fields | more.
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         if self.observer.needs_clean_pass:
             with clean_pass(self.model), reading(self.on_clean):
                 fields["clean_logits"] = logits_of(self.model(images))
@@ -153,7 +153,7 @@ class Method(nn.Module, ABC):
         """
         if self.label.needs:
             observer = self.observer if observer is None else observer
-            fields = fields | observer.clean_fields(fields["images"]) | observer.mixed_fields(mixed.images)
+            fields = {**fields, **observer.clean_fields(fields["images"]), **observer.mixed_fields(mixed.images)}
         return relabelled(mixed, self.label, logits, fields)
 
     def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ class RegionLoss(Method):
         mixed = self.policy(images, labels, saliency=saliency, **self.policy_arguments)
         if mixed.weights.shape[1] != 2:
             raise ValueError(f"RegionLoss needs a policy with two sources, but got {mixed.weights.shape[1]}.")
-        fields |= {"masks": masks, "boxes": boxes}
+        fields.update(masks=masks, boxes=boxes)
         with reading(self.hook), reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         features = self.hook.taken(mixed.images)

@@ -77,7 +77,8 @@ class RegMixup(Method):
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         fields["clean_logits"] = clean_logits.detach()
         if self.label.needs:
-            fields |= self.observer.clean_fields(both, slice(n)) | self.observer.mixed_fields(both, slice(n, None))
+            fields.update(self.observer.clean_fields(both, slice(n)))
+            fields.update(self.observer.mixed_fields(both, slice(n, None)))
         mixed = relabelled(mixed, self.label, logits, fields)
         clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
         total = clean_loss + self.eta * mixed_loss

@@ -105,10 +105,9 @@ class SUMix(Method):
             clean_logits, clean_uncertainty = self._predict(images)
         with reading(self.on_mixed):
             logits, uncertainty = self._predict(mixed.images)
-        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        fields |= self.policy_arguments
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         if self.label.needs - {"clean_logits"}:
-            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
+            fields.update(self.observer.clean_fields(images), **self.observer.mixed_fields(mixed.images))
         terms = sumix_terms(
             mixed,
             logits,
