@@ -279,7 +279,7 @@ def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: di
     """Return a mixed batch with the weights of a label policy that reads the logits and further fields of a view."""
     if label.needs:
         check_shape(logits, mixed)
-    return mixed.with_weights(label(mixed, View(logits.detach(), **fields)))
+    return mixed.with_weights(label.__call__(mixed, View(logits.detach(), **fields)))
 
 
 def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:

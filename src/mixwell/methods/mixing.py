@@ -52,7 +52,7 @@ class Mixing(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
         with reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))

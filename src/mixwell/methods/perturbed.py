@@ -103,7 +103,7 @@ class PerturbedMixing(Method):
             noisy = torch.where(chosen, noisy, images)
 
         saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(self.policy) else {}
-        mixed = self.policy(noisy, labels, **saliency, **self.policy_arguments)
+        mixed = self.policy.__call__(noisy, labels, **saliency, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
         with reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))

@@ -90,7 +90,7 @@ class RegionLoss(Method):
         """See :meth:`Method.forward`; also logs the loss of the regions and the consistency."""
         clean_logits, saliency = self._look(images)
         fields = {"images": images, "labels": labels, "clean_logits": clean_logits, **self.policy_arguments}
-        mixed = self.policy(images, labels, saliency=saliency, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, saliency=saliency, **self.policy_arguments)
         if mixed.weights.shape[1] != 2:
             raise ValueError(f"RegionLoss needs a policy with two sources, but got {mixed.weights.shape[1]}.")
         fields.update(masks=masks, boxes=boxes)

@@ -69,7 +69,7 @@ class RegMixup(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both, n = torch.cat((images, mixed.images)), len(images)
         with reading(self.on_clean), reading(self.on_mixed):

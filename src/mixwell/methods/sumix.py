@@ -100,7 +100,7 @@ class SUMix(Method):
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         with clean_pass(self.model, grad=self.published, statistics=self.published), reading(self.on_clean):
             clean_logits, clean_uncertainty = self._predict(images)
         with reading(self.on_mixed):
@@ -254,7 +254,7 @@ def sumix_terms(
     counted, left = without(mixed, getattr(loss, "ignore_index", None))
     similar = label if isinstance(label, SemanticShare) else SemanticShare()
     weights, semantic = similar.terms(mixed, view)
-    weights = weights if similar is label else label(mixed, view)
+    weights = weights if similar is label else label.__call__(mixed, view)
     used = weights.mean(0, keepdim=True).expand_as(weights) if published else weights
     main = loss(logits, mixed.with_weights(used))
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)
