@@ -253,9 +253,9 @@ class MapHook(FeatureHook):
 
 @contextmanager
 def reading(hook: AbstractContextManager[Any] | None) -> Iterator[None]:
-    """Do the same as ``with hook``, or nothing with None, in a form that ``torch.compile`` traces in every version.
+    """Do the same as ``with hook``, or nothing with None, in a form that ``torch.compile`` can trace in every version.
 
-    Until torch 2.9, the compiler enters only context managers that were created inside the code that it traces.
+    Before torch 2.15, the compiler enters only context managers that are created in the code that it traces.
     """
     if hook is not None:
         hook.__enter__()
