@@ -1,4 +1,4 @@
-# Every target sets up its own environment first, in .venv; all it needs is Python 3.11 or newer.
+# Every target sets up its own environment first, in .venv; all it needs is Python 3.11 or newer (test-oldest: 3.11).
 # Options: JOBS=2 (test processes) ARGS=... (for pytest or the benchmark) DEMO_ARGS=... (for the demo) PYTHON=...
 # POLICY='CutMix(alpha=0.2)' DATA=data (for the leaderboard)
 PYTHON ?=
@@ -12,9 +12,14 @@ export PYTHON POLICY DATA RESULTS
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 10
+WORKERS := -n $(JOBS) --dist worksteal --durations 10
+PYTEST := $(BIN)/python -m pytest $(WORKERS)
+OLDEST := .venv-oldest/bin/python
+# Plans and policies, hooks, losses, and every method, eager and compiled.
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,compiled contract_apply contract_replay hooks undisturbed layers schedule \
+	methods losses typecheck sumix_step automix adautomix hiddenmix alignmix regmixup gridloss)
 
-.PHONY: help setup demo test test-all check pages docs docs-serve bench leaderboard lock clean
+.PHONY: help setup demo test test-all test-oldest check pages docs docs-serve bench leaderboard lock clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || grep '##' Makefile
@@ -36,6 +41,14 @@ test: setup  ## run the suite
 
 test-all: setup  ## run the suite and the full product of the catalogue
 	$(PYTEST) $(ARGS)
+
+test-oldest: .venv-oldest/.stamp  ## run tests of the library with the oldest supported torch, in .venv-oldest
+	PYTHONPATH=$(CURDIR)/src $(OLDEST) -m pytest $(WORKERS) -m "not slow" $(OLDEST_TESTS) $(ARGS)
+
+.venv-oldest/.stamp: requirements-oldest.lock
+	@$(OLDEST) -c '' 2>/dev/null || { rm -rf .venv-oldest && scripts/uv venv --quiet --python 3.11 .venv-oldest; }
+	scripts/uv pip sync --python $(OLDEST) --require-hashes requirements-oldest.lock
+	@touch $@
 
 check: setup  ## lint, format, types, architecture
 	$(BIN)/ruff check .
@@ -66,11 +79,14 @@ leaderboard: setup  ## run Protocol B for POLICY (five seeds) and compare with t
 	done; for job in $$jobs; do wait $$job || exit 1; done
 	$(BIN)/python benchmarks/protocol_table.py --results "$$RESULTS" --row "$$POLICY"
 
-lock:  ## pin the newest versions that pyproject.toml admits
-	scripts/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet \
-		--output-file requirements.lock
+COMPILE := scripts/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet
+
+lock:  ## pin the newest versions that pyproject.toml admits, and the oldest ones for test-oldest
+	$(COMPILE) --all-extras --fork-strategy fewest --output-file requirements.lock
+	printf '%s\n' 'pytest>=8.3' 'pytest-xdist>=3.6' 'torchvision>=0.22' | $(COMPILE) - --extra exact \
+		--resolution lowest-direct --output-file requirements-oldest.lock
 
 clean:  ## remove everything that make has made, results of runs excepted
-	rm -rf .venv .uv build dist site .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .uv build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.features.maps import pooled
-from mixwell.features.passes import FeatureHook
+from mixwell.features.passes import FeatureHook, reading
 from mixwell.saliency import InputGradient
 from steps import process_group
 
@@ -40,7 +40,7 @@ class Owner(nn.Module):
         self.hook = FeatureHook(model)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with self.hook:
+        with reading(self.hook):
             logits = self.model(x)
         return logits, self.hook.take()
 

@@ -97,7 +97,7 @@ def _by_name(value: Value, count: int, extra: Any) -> str:
 
 
 def _changing(value: Any) -> bool:
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):  # until torch 2.9, the compiler does not trace isinstance of tuple | list here
         return any(map(_changing, value))
     if isinstance(value, Mapping):
         return any(map(_changing, value.values()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from mixwell.features.attention import AttentionHook
 from mixwell.features.layers import last_map, pooled_layer
-from mixwell.features.passes import MapHook, logits_of
+from mixwell.features.passes import MapHook, logits_of, reading
 
 KNOWN = frozenset({"clean_logits", "clean_features", "attention", "attentions"})
 
@@ -22,8 +21,8 @@ class Observer:
         needs: ``LabelPolicy.needs``: any of ``clean_logits``, ``clean_features``, ``attention`` and ``attentions``.
 
     Attributes:
-        on_clean: Context for the pass over the unmixed images.
-        on_mixed: Context for the pass over the mixed images.
+        on_clean: The hook for the pass over the unmixed images, or None; see :func:`reading`.
+        on_mixed: The hook for the pass over the mixed images, or None.
         needs_clean_pass: Whether the label policy reads a pass over the unmixed images.
 
     Raises:
@@ -33,7 +32,7 @@ class Observer:
         >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
         >>> observer, images = Observer(model, frozenset({"clean_features"})), torch.rand(2, 3, 8, 8)
-        >>> with observer.on_clean:
+        >>> with reading(observer.on_clean):
         ...     logits = model(images)
         >>> observer.clean_fields(images)["clean_features"].shape
         torch.Size([2, 6, 6, 6])
@@ -49,8 +48,7 @@ class Observer:
             self.map_hook = _last_map_hook(model)
         if needs & {"attention", "attentions"}:
             self.attention_hook = AttentionHook(model, every_block="attentions" in needs)
-        self.on_clean: AbstractContextManager[Any] = self.map_hook or nullcontext()
-        self.on_mixed: AbstractContextManager[Any] = self.attention_hook or nullcontext()
+        self.on_clean, self.on_mixed = self.map_hook, self.attention_hook
 
     def clean_fields(self, images: Tensor, rows: slice = slice(None)) -> dict[str, Any]:
         """Return what was read in the pass over the unmixed images, without gradient.
@@ -63,13 +61,13 @@ class Observer:
 
     def clean_pass(self, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """Run the model on the unmixed images, and return its logits and what was read as fields of a ``View``."""
-        with self.on_clean:
+        with reading(self.on_clean):
             logits = logits_of(model(images))
         return {"clean_logits": logits, **self.clean_fields(images)}
 
     def mixed_pass(self, model: nn.Module, images: Tensor) -> dict[str, Any]:
         """Run the model on the mixed images, and return its logits and what was read as fields of a ``View``."""
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = logits_of(model(images))
         return {"logits": logits, **self.mixed_fields(images)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -183,7 +183,7 @@ class FeatureHook:
         """
         self._change = change
         try:
-            with self:
+            with reading(self):
                 yield
             if self._change is not None:
                 raise RuntimeError(self._unused())
@@ -235,7 +235,7 @@ class MapHook(FeatureHook):
         """Run the network as far as the layer and return the map."""
         self._stops = True
         try:
-            with self:
+            with reading(self):
                 network(images)
         except _Stop:
             pass
@@ -249,6 +249,21 @@ class MapHook(FeatureHook):
         if output.dim() == 4 and output.shape[2] * size[1] == output.shape[3] * size[0]:
             return output  # channels first, and exactly the proportions of the images
         return as_maps(output, size, self.name)
+
+
+@contextmanager
+def reading(hook: AbstractContextManager[Any] | None) -> Iterator[None]:
+    """Do the same as ``with hook``, or nothing with None, in a form that ``torch.compile`` can trace in every version.
+
+    Before torch 2.15, the compiler enters only context managers that are created in the code that it traces.
+    """
+    if hook is not None:
+        hook.__enter__()
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.__exit__(None, None, None)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mixwell.batch import Batch, Pairs
 from mixwell.features.layers import channels_of
 from mixwell.features.observer import Observer
+from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
@@ -161,8 +162,8 @@ class AdAutoMix(Method):
         terms: dict[str, Tensor] = {}
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields["normalization"] = self.normalization
-        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
-        with self.teacher_observer.on_clean:
+        student_fields, teacher_fields = {**fields, "model": self.model}, {**fields, "model": self.teacher.model}
+        with reading(self.teacher_observer.on_clean):
             features, teacher_clean = self.teacher.features_and_logits(images)
         teacher_fields["clean_logits"] = teacher_clean
 
@@ -170,11 +171,11 @@ class AdAutoMix(Method):
         shares = self.block.shares(features, block_pairs.partner, block_lam, batch.size)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(SharePlan(block_pairs, shares, block_lam), images, labels)
-            with self.teacher_observer.on_mixed:
+            with reading(self.teacher_observer.on_mixed):
                 logits = self.teacher(mixed.images)
             teacher_loss = self.loss(logits, self.weighted(mixed, logits, teacher_fields, self.teacher_observer))
             cosine = source_cosine(logits, teacher_clean[mixed.plan.sources], block_lam)
-            terms |= {"teacher_loss": teacher_loss, "cosine": cosine, "block_loss": teacher_loss}
+            terms.update(teacher_loss=teacher_loss, cosine=cosine, block_loss=teacher_loss)
             if self.against:
                 terms["block_loss"] = adversarial(teacher_loss, cosine, self.beta, self.cosine_sign)
         else:
@@ -187,10 +188,10 @@ class AdAutoMix(Method):
             mixed = mix(SharePlan(pairs, fixed, lam), images, labels)
         clean_logits = None
         if self.clean_weight or self.observer.needs_clean_pass:
-            with self.on_clean:
+            with reading(self.on_clean):
                 clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
             student_fields["clean_logits"] = clean_logits.detach()
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = self.heads(self.model, mixed.images, "mixed")
         mixed = self.weighted(mixed, logits, student_fields)
         terms["mixed_loss"] = self.loss(logits, mixed)

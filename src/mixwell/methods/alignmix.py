@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch, Pairs
 from mixwell.features.layers import last_map
 from mixwell.features.maps import channels_come_last
-from mixwell.features.passes import FeatureHook, attached, logits_of
+from mixwell.features.passes import FeatureHook, attached, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
@@ -112,12 +112,12 @@ class AlignMix(Method):
             fields = self.seen(images, labels, masks, boxes)
             if float(torch.rand(())) < self.p:
                 coins = torch.rand(len(images) if self.scope == "sample" else 1, device=images.device)
-                with self.hook.changed(self.alignment(plan, coins < 0.5)), self.on_mixed:
+                with self.hook.changed(self.alignment(plan, coins < 0.5)), reading(self.on_mixed):
                     logits = logits_of(self.model(images))
                 plan = BlendPlan(Pairs(plan.partners[0], plan.weights[:, 0], plan.size))
             else:
                 images = plan.apply(images)
-                with self.on_mixed:
+                with reading(self.on_mixed):
                     logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = self.weighted(mixed, logits, fields)

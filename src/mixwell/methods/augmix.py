@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mixwell.ops.augmentations as ops
 from mixwell.batch import MixedBatch, check_images
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, relabelled
@@ -235,12 +235,12 @@ class AugMix(Method):
         fields = self.seen(images, labels, masks, boxes)
         views = [self.views(images, normalization=self.normalization) for _ in range(2)]
         three = torch.cat([plan.apply(one) for one in (images, *views)])
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = logits_of(self.model(three)).chunk(3)
         rows = slice(len(images))
         mixed = MixedBatch(three[rows], plan.source_labels(labels), plan.weights, plan)
         if self.label.needs:
-            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(three, rows)
+            fields.update(self.observer.clean_fields(images), **self.observer.mixed_fields(three, rows))
         mixed = relabelled(mixed, self.label, logits[0], fields)
         divergence = jensen_shannon(torch.stack(logits))
         total = self.loss(logits[0], mixed) + self.weight * divergence

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mixwell.batch import Batch
 from mixwell.features.layers import channels_of
 from mixwell.features.observer import Observer
+from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
@@ -155,9 +156,9 @@ class AutoMix(Method):
         terms: dict[str, Tensor] = {}
         fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
         fields["normalization"] = self.normalization
-        student_fields, teacher_fields = fields | {"model": self.model}, fields | {"model": self.teacher.model}
+        student_fields, teacher_fields = {**fields, "model": self.model}, {**fields, "model": self.teacher.model}
         if self.observer.needs_clean_pass:
-            with self.teacher_observer.on_clean:
+            with reading(self.teacher_observer.on_clean):
                 features, teacher_fields["clean_logits"] = self.teacher.features_and_logits(images)
         else:
             features = self.teacher.features(images)
@@ -168,7 +169,7 @@ class AutoMix(Method):
         terms["mask_loss"] = self.mask_loss(share, block_pairs.lam)
         if self.block_p == 1 or float(torch.rand(())) < self.block_p:
             mixed = mix(MaskPlan(block_pairs, share), images, labels)
-            with self.teacher_observer.on_mixed:
+            with reading(self.teacher_observer.on_mixed):
                 logits = self.teacher(mixed.images)
             mixed = self.weighted(mixed, logits, teacher_fields, self.teacher_observer)
             terms["block_loss"] = self.block_loss(logits, mixed)
@@ -183,10 +184,10 @@ class AutoMix(Method):
             mixed = mix(MaskPlan(student_pairs, fixed), images, labels)
         clean_logits = None
         if self.clean_weight or self.observer.needs_clean_pass:
-            with self.on_clean:
+            with reading(self.on_clean):
                 clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
             student_fields["clean_logits"] = clean_logits.detach()
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = self.heads(self.model, mixed.images, "mixed")
         mixed = self.weighted(mixed, logits, student_fields)
         terms["mixed_loss"] = self.loss(logits, mixed)

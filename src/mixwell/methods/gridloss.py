@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import channels_of, last_map, unwrapped
-from mixwell.features.passes import MapHook, logits_of
+from mixwell.features.passes import MapHook, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, like_model
@@ -87,9 +87,9 @@ class GridLoss(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
-        with self.hook, self.on_mixed:
+        with reading(self.hook), reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         cell_loss = self.loss(*self._cells(self.hook.taken(mixed.images), mixed))
         mixed = self.weighted(mixed, logits, fields)

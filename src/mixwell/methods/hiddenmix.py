@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch
 from mixwell.features.layers import stages_of, unwrapped
 from mixwell.features.mixing import mix_features
-from mixwell.features.passes import FeatureHook, attached, logits_of
+from mixwell.features.passes import FeatureHook, attached, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
@@ -88,10 +88,10 @@ class HiddenMix(Method):
             fields = self.seen(images, labels, masks, boxes)
             if layer in INPUT:
                 images = plan.apply(images)
-                with self.on_mixed:
+                with reading(self.on_mixed):
                     logits = logits_of(self.model(images))
             else:
-                with self.hooks[layer].changed(FeatureMix(plan)), self.on_mixed:
+                with self.hooks[layer].changed(FeatureMix(plan)), reading(self.on_mixed):
                     logits = logits_of(self.model(images))
         mixed = MixedBatch(images, plan.source_labels(labels), plan.weights, plan)
         mixed = self.weighted(mixed, logits, fields)

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mixwell.batch import MixedBatch, Pairs, hits
 from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
-from mixwell.features.passes import FeatureHook, clean_pass, logits_of
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, View
 from mixwell.losses import check_shape, without
 from mixwell.methods.groups import split_decay
@@ -133,10 +133,10 @@ class Method(nn.Module, ABC):
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
         and without an update of batch-norm statistics.
         """
-        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        fields |= self.policy_arguments
+        # Until torch 2.7, the compiler does not trace the union of two dicts, as in fields | more.
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         if self.observer.needs_clean_pass:
-            with clean_pass(self.model), self.on_clean:
+            with clean_pass(self.model), reading(self.on_clean):
                 fields["clean_logits"] = logits_of(self.model(images))
         return fields
 
@@ -153,7 +153,7 @@ class Method(nn.Module, ABC):
         """
         if self.label.needs:
             observer = self.observer if observer is None else observer
-            fields = fields | observer.clean_fields(fields["images"]) | observer.mixed_fields(mixed.images)
+            fields = {**fields, **observer.clean_fields(fields["images"]), **observer.mixed_fields(mixed.images)}
         return relabelled(mixed, self.label, logits, fields)
 
     def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
@@ -279,7 +279,7 @@ def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: di
     """Return a mixed batch with the weights of a label policy that reads the logits and further fields of a view."""
     if label.needs:
         check_shape(logits, mixed)
-    return mixed.with_weights(label(mixed, View(logits.detach(), **fields)))
+    return mixed.with_weights(label.__call__(mixed, View(logits.detach(), **fields)))
 
 
 def mix(plan: Plan, images: Tensor, labels: Tensor) -> MixedBatch:

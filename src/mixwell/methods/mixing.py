@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method
@@ -52,9 +52,9 @@ class Mixing(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         mixed = self.weighted(mixed, logits, fields)
         return self.step_output(self.loss(logits, mixed), logits, mixed)

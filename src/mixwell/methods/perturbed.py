@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.features.isolation import frozen_parameters, undisturbed
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, unmixed
@@ -103,9 +103,9 @@ class PerturbedMixing(Method):
             noisy = torch.where(chosen, noisy, images)
 
         saliency = {"saliency": gradient.square().mean(1).sqrt()} if _uses_gradient(self.policy) else {}
-        mixed = self.policy(noisy, labels, **saliency, **self.policy_arguments)
+        mixed = self.policy.__call__(noisy, labels, **saliency, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         mixed = self.weighted(mixed, logits, fields)
         total = self.loss(logits, mixed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from mixwell.batch import MixedBatch
 from mixwell.features.attention import AttentionHook
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import last_map
-from mixwell.features.passes import MapHook, logits_of
+from mixwell.features.passes import MapHook, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.gridloss import channels_of_map
@@ -92,11 +90,11 @@ class RegionLoss(Method):
         """See :meth:`Method.forward`; also logs the loss of the regions and the consistency."""
         clean_logits, saliency = self._look(images)
         fields = {"images": images, "labels": labels, "clean_logits": clean_logits, **self.policy_arguments}
-        mixed = self.policy(images, labels, saliency=saliency, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, saliency=saliency, **self.policy_arguments)
         if mixed.weights.shape[1] != 2:
             raise ValueError(f"RegionLoss needs a policy with two sources, but got {mixed.weights.shape[1]}.")
-        fields |= {"masks": masks, "boxes": boxes}
-        with self.hook, self.on_mixed:
+        fields.update(masks=masks, boxes=boxes)
+        with reading(self.hook), reading(self.on_mixed):
             logits = logits_of(self.model(mixed.images))
         features = self.hook.taken(mixed.images)
         mixed = self.weighted(mixed, logits, fields)
@@ -111,7 +109,7 @@ class RegionLoss(Method):
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits of the unmixed images, and the attention to each patch if the policy uses saliency."""
         reads = self.attention if getattr(self.policy, "uses_saliency", False) else None
-        with undisturbed(self.model), self.on_clean, reads or nullcontext():
+        with undisturbed(self.model), reading(self.on_clean), reading(reads):
             logits = logits_of(self.model(images))
         return logits, None if reads is None else reads.take(images, by_patches=True)
 

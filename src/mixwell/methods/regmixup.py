@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mixwell.features.passes import logits_of
+from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
@@ -69,15 +69,16 @@ class RegMixup(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)
         both, n = torch.cat((images, mixed.images)), len(images)
-        with self.on_clean, self.on_mixed:
+        with reading(self.on_clean), reading(self.on_mixed):
             clean_logits, logits = logits_of(self.model(both)).chunk(2)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         fields["clean_logits"] = clean_logits.detach()
         if self.label.needs:
-            fields |= self.observer.clean_fields(both, slice(n)) | self.observer.mixed_fields(both, slice(n, None))
+            fields.update(self.observer.clean_fields(both, slice(n)))
+            fields.update(self.observer.mixed_fields(both, slice(n, None)))
         mixed = relabelled(mixed, self.label, logits, fields)
         clean_loss, mixed_loss = self.loss(clean_logits, clean), self.loss(logits, mixed)
         total = clean_loss + self.eta * mixed_loss

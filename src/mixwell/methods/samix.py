@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
@@ -97,14 +98,14 @@ class SAMixPretrained(Method):
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
     ) -> dict[str, Tensor]:
         """See :meth:`Method.forward`; also logs both losses."""
-        mixed = self.policy(images, labels, **self.policy_arguments)
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         clean_logits = None
         if self.clean_weight or self.observer.needs_clean_pass:
-            with self.on_clean:
+            with reading(self.on_clean):
                 clean_logits = self.heads.clean(self.model, images, grad=bool(self.clean_weight))
             fields["clean_logits"] = clean_logits.detach()
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits = self.heads(self.model, mixed.images, "mixed")
         mixed = self.weighted(mixed, logits, fields)
         mixed_loss = self.loss(logits, mixed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixwell.batch import MixedBatch
 from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
-from mixwell.features.passes import FeatureHook, clean_pass, logits_of
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
 from mixwell.losses import CrossEntropy, check_shape, reduced, without
 from mixwell.methods.method import LossFunction, Method, like_model
@@ -100,15 +100,14 @@ class SUMix(Method):
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.
         """
-        mixed = self.policy(images, labels, **self.policy_arguments)
-        with clean_pass(self.model, grad=self.published, statistics=self.published), self.on_clean:
+        mixed = self.policy.__call__(images, labels, **self.policy_arguments)
+        with clean_pass(self.model, grad=self.published, statistics=self.published), reading(self.on_clean):
             clean_logits, clean_uncertainty = self._predict(images)
-        with self.on_mixed:
+        with reading(self.on_mixed):
             logits, uncertainty = self._predict(mixed.images)
-        fields: dict[str, Any] = {"images": images, "labels": labels, "masks": masks, "boxes": boxes}
-        fields |= self.policy_arguments
+        fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         if self.label.needs - {"clean_logits"}:
-            fields |= self.observer.clean_fields(images) | self.observer.mixed_fields(mixed.images)
+            fields.update(self.observer.clean_fields(images), **self.observer.mixed_fields(mixed.images))
         terms = sumix_terms(
             mixed,
             logits,
@@ -134,12 +133,10 @@ class SUMix(Method):
 
     def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and uncertainties, both of shape ``(B, N)``."""
-        if self.head is None or self.hook is None:
-            logits = logits_of(self.model(images))
-            return logits, logits
-        with self.hook:
-            logits = logits_of(self.model(images))
-        return logits, self.head(self.hook.take(logits))
+        with reading(self.hook):
+            output = self.model(images)
+        logits = output if isinstance(output, Tensor) else logits_of(output)
+        return logits, logits if self.head is None or self.hook is None else self.head(self.hook.take(logits))
 
 
 def _width(hook: FeatureHook, num_classes: int) -> int:
@@ -257,7 +254,7 @@ def sumix_terms(
     counted, left = without(mixed, getattr(loss, "ignore_index", None))
     similar = label if isinstance(label, SemanticShare) else SemanticShare()
     weights, semantic = similar.terms(mixed, view)
-    weights = weights if similar is label else label(mixed, view)
+    weights = weights if similar is label else label.__call__(mixed, view)
     used = weights.mean(0, keepdim=True).expand_as(weights) if published else weights
     main = loss(logits, mixed.with_weights(used))
     together = clean_uncertainty.float()[mixed.plan.sources] + uncertainty.float()[:, None]  # (B, 2, N)

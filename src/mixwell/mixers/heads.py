@@ -6,7 +6,7 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from mixwell.features.passes import FeatureHook, clean_pass, logits_of
+from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.schedule import Schedule, check_range
 
 HEADS = ("clean", "mixed", "both")
@@ -53,7 +53,7 @@ class Heads(nn.Module):
         if self.hook is None or self.layer is None:
             output = model(images)
             return output if isinstance(output, Tensor) else logits_of(output)
-        with self.hook:
+        with reading(self.hook):
             output = model(images)
         logits = output if isinstance(output, Tensor) else logits_of(output)
         feature = self.hook.take(logits)  # in any case, so that no feature is kept with its graph

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.ema import BUFFERS, follow, frozen_copy
-from mixwell.features.passes import MapHook, frozen_statistics
+from mixwell.features.passes import MapHook, frozen_statistics, reading
 from mixwell.mixers.heads import Heads
 from mixwell.schedule import Schedule, check_range
 
@@ -110,7 +110,7 @@ class Teacher(nn.Module):
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return feature map and logits of unmixed images from one full pass, without gradient."""
         with torch.no_grad(), self._statistics():
-            with self.hook:
+            with reading(self.hook):
                 logits = self.heads(self.model, images, "mixed")
             return self.hook.taken(images), logits
 

@@ -1,0 +1,95 @@
+"""Methods compiled as a whole compute the same loss and gradients as eager ones, with the oldest torch too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from learned import Net
+from mixwell import (
+    ActivationShare,
+    AdAutoMix,
+    AlignMix,
+    AugMix,
+    AutoMix,
+    Constant,
+    CutMix,
+    FMix,
+    GridLoss,
+    HiddenMix,
+    Linear,
+    Method,
+    Mixing,
+    MixUp,
+    NoMix,
+    OneOf,
+    PerturbedMixing,
+    RegionLoss,
+    RegMixup,
+    ResizeMix,
+    Roll,
+    SaliencyMix,
+    SAMix,
+    SemanticShare,
+    SnapMix,
+    Sometimes,
+    SUMix,
+)
+
+CUT, UP = CutMix(alpha=Constant(0.3), pairing=Roll()), MixUp(alpha=Constant(0.3), pairing=Roll())
+# The number of graphs of two steps with torch 2.15; older versions may need more.
+CASES: dict[str, tuple[int, Callable[[nn.Module], Method]]] = {
+    "CutMix": (1, lambda net: Mixing(net, CutMix())),
+    "OneOf": (9, lambda net: Mixing(net, OneOf([MixUp(), Sometimes(FMix(), p=0.5), ResizeMix(), NoMix()]))),
+    "SnapMix": (9, lambda net: Mixing(net, SnapMix(pairing=Roll()))),
+    "SaliencyMix": (9, lambda net: Mixing(net, SaliencyMix())),
+    "schedule": (9, lambda net: Mixing(net, MixUp(alpha=Linear(0.1, 2.0)))),
+    "SemanticShare": (1, lambda net: Mixing(net, CUT, label=SemanticShare())),
+    "ActivationShare": (1, lambda net: Mixing(net, CUT, label=ActivationShare())),
+    "SUMix": (2, lambda net: SUMix(net, CUT, num_classes=10)),
+    "SUMix with features": (9, lambda net: SUMix(net, CUT, num_classes=10, label=ActivationShare())),
+    "AutoMix": (2, lambda net: AutoMix(net, UP)),
+    "AutoMix with features": (9, lambda net: AutoMix(net, UP, label=ActivationShare())),
+    "SAMix": (2, lambda net: SAMix(net, UP)),
+    "AdAutoMix": (3, lambda net: AdAutoMix(net, UP, sources=3)),
+    "HiddenMix": (9, lambda net: HiddenMix(net, UP)),
+    "AlignMix": (9, lambda net: AlignMix(net, UP)),
+    "RegMixup": (1, lambda net: RegMixup(net, UP)),
+    "AugMix": (9, AugMix),
+    "GridLoss": (9, lambda net: GridLoss(net, CUT, num_classes=10)),
+    "RegionLoss": (9, lambda net: RegionLoss(net, CUT, num_classes=10)),
+    "PerturbedMixing": (9, lambda net: PerturbedMixing(net, CUT)),
+}
+RECENT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_method(name: str, fresh: None) -> None:
+    """Two training steps: the second has another progress, and what the first one checked is not checked again."""
+    limit, make = CASES[name]
+    eager, graphs = make(Net(norm=True)), []
+    compiled = copy.deepcopy(eager)
+    step = torch.compile(compiled, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 9])
+    for progress in (0.1, 0.2):
+        found = []
+        for method, forward in ((eager, eager), (compiled, step)):
+            torch.manual_seed(3)
+            out = forward(images, labels)
+            out["loss"].backward()
+            grads = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+            found.append([out["loss"].detach(), out["output"].detach(), grads])
+            method.after_step(progress)
+        torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert graphs and (not RECENT or len(graphs) <= limit)
