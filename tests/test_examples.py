@@ -15,6 +15,7 @@ import torch
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
+import mixwell as mw
 from mixwell.models import mini_resnet
 from steps import free_port
 
@@ -47,6 +48,12 @@ def loader(rows: int = 8) -> DataLoader:
 def test_length(path: Path) -> None:
     """A reader sees the whole training at once."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 100
+
+
+@pytest.mark.parametrize("method", mw.names("method"))
+def test_every_method_has_an_example(method: str) -> None:
+    """A plain loop trains with it."""
+    assert any(f"mw.{method}(" in (FOLDER / f"{name}.py").read_text(encoding="utf-8") for name in LOOPS)
 
 
 @pytest.mark.parametrize("name", LOOPS)
