@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from catalogue import CLASSES
-from mixwell import BatchPolicy, Greedy, MixedBatch, Normalization, Policy
+from mixwell import AnyShape, BatchPolicy, Greedy, MixedBatch, Normalization, Policy
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
@@ -20,20 +20,20 @@ SHAPES = ((4, 3, 8, 8), (5, 1, 9, 14), (6, 4, 17, 6), (1, 3, 8, 8), (3, 3, 160, 
 class Case(NamedTuple):
     """What a batch looks like."""
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]  # (B, C, H, W), or of signals (B, C, T) or volumes (B, C, D, H, W)
     dtype: torch.dtype
     layout: str
 
     def images(self, device: torch.device | str = "cpu", seed: int = 0) -> Tensor:
         """Make images, the same ones for the same seed."""
-        b, c, h, w = self.shape
-        noise = torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
         pixels = (noise * 40 + 128).clamp(0, 255).round() if self.dtype == torch.uint8 else noise
         pixels = pixels.to(device, self.dtype)
         if self.layout == "channels_last":
-            return pixels.contiguous(memory_format=torch.channels_last)
+            last = torch.channels_last if len(self.shape) == 4 else torch.channels_last_3d
+            return pixels.contiguous(memory_format=last)
         if self.layout == "strided":  # every other column of a wider picture
-            wide = pixels.new_zeros(b, c, h, 2 * w)
+            wide = pixels.new_zeros(*self.shape[:-1], 2 * self.shape[-1])
             wide[..., ::2] = pixels
             return wide[..., ::2]
         return pixels
@@ -84,9 +84,13 @@ def fixed_classifier(device: torch.device | str = "cpu") -> Classifier:
         return Classifier().to(device)
 
 
-def mix(policy: BatchPolicy, images: Tensor, labels: Tensor | None = None, seed: int = 0, **more: Any) -> MixedBatch:
+def mix(
+    policy: BatchPolicy | AnyShape, images: Tensor, labels: Tensor | None = None, seed: int = 0, **more: Any
+) -> MixedBatch:
     """Mix with a generator of its own, and with what an input gradient needs."""
     labels = torch.arange(len(images), device=images.device) % CLASSES if labels is None else labels
+    if isinstance(policy, AnyShape):
+        return policy(images, labels, generator=torch.Generator().manual_seed(seed), **more)
     if images.dtype == torch.uint8:  # no gradient can be taken there: saliency is known beforehand
         more.setdefault("saliency", images.float().mean(1))
     more.setdefault("model", fixed_classifier(images.device))
@@ -104,7 +108,7 @@ def with_settings(policy: BatchPolicy, **settings: Any) -> BatchPolicy | None:
         return None
 
 
-def members(policy: BatchPolicy) -> list[Policy]:
+def members(policy: BatchPolicy | AnyShape) -> list[Policy]:
     """Return the policies over pairs that a policy is made of."""
     inner = getattr(policy, "policies", (getattr(policy, "policy", None),))
     inner = inner.values() if isinstance(inner, dict) else inner
@@ -112,16 +116,16 @@ def members(policy: BatchPolicy) -> list[Policy]:
     return [policy, *found] if isinstance(policy, Policy) else found
 
 
-def follows_pixels(policy: BatchPolicy) -> bool:
+def follows_pixels(policy: BatchPolicy | AnyShape) -> bool:
     """Tell whether label weights are the sources' shares of the pixels."""
     return all(each.weights_sum_to_one and getattr(each, "correct_lam", True) for each in members(policy))
 
 
-def sums_to_one(policy: BatchPolicy) -> bool:
+def sums_to_one(policy: BatchPolicy | AnyShape) -> bool:
     """Tell whether label weights are a distribution."""
     return all(each.weights_sum_to_one for each in members(policy))
 
 
-def looks(policy: BatchPolicy) -> bool:
+def looks(policy: BatchPolicy | AnyShape) -> bool:
     """Tell whether a policy pairs by saliency, which couples the batch."""
     return any(isinstance(getattr(each, "pairing", None), Greedy) for each in (policy, *members(policy)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cases import mix
 from catalogue import POLICIES
-from mixwell import BlendPlan, BoxPlan, MaskPlan, Pairs, PatchPlan, Plan
+from mixwell import BlendPlan, BoxPlan, MaskPlan, Pairs, PatchPlan, Plan, SharePlan
 
 
 def pairs_of(images: Tensor, partners: int = 1, once: bool = False) -> Pairs:
@@ -77,6 +77,14 @@ def moved_cells(images: Tensor, hard: bool) -> Plan:
     return PatchPlan(pairs_of(images), mask > 0.5 if hard else mask, moves)
 
 
+def shares_of_three(images: Tensor, hard: bool) -> Plan:
+    """Give every cell shares of three images, or one of them, as mosaics do."""
+    rows, (height, width) = len(images), images.shape[2:]
+    shares = torch.rand(rows, 3, max(1, height // 2), max(1, width // 3), device=images.device)
+    shares = torch.nn.functional.one_hot(shares.argmax(1), 3).movedim(3, 1).float() if hard else shares.softmax(1)
+    return SharePlan(pairs_of(images, 2), shares)
+
+
 MAKERS: dict[str, Callable[[Tensor], Plan]] = {
     "blend": lambda images: BlendPlan(pairs_of(images)),
     "blend, once": lambda images: BlendPlan(pairs_of(images, once=True)),
@@ -85,6 +93,8 @@ MAKERS: dict[str, Callable[[Tensor], Plan]] = {
     "several scaled boxes, bilinear": partial(several_scaled_boxes, interpolation="bilinear"),
     "one scaled box": one_scaled_box,
     "empty box": empty_box,
+    "shares of three": partial(shares_of_three, hard=False),
+    "mosaic": partial(shares_of_three, hard=True),
     "moved cells": partial(moved_cells, hard=True),
     "moved cells, soft": partial(moved_cells, hard=False),
 }
@@ -114,5 +124,5 @@ def same_pixels(plan: Plan) -> bool:
         return all(same_pixels(each) for each in inner)
     if isinstance(plan, BoxPlan):
         return plan.source_boxes is None or plan.interpolation == "nearest"
-    mask = getattr(plan, "mask", plan.lam)
+    mask = getattr(plan, "mask", getattr(plan, "shares", plan.lam))
     return bool(((mask == 0) | (mask == 1)).all())

@@ -95,6 +95,16 @@ def masked(
     return by_pixel(images, sources, lam, share, value, winner)
 
 
+def shared(images: Tensor, sources: list[list[int]], lam: list[float], shares: list, winner: bool = False) -> Mixed:
+    """Give every pixel the shares (B, K, h, w) of the nearest cell."""
+    height, width = images.shape[2:]
+
+    def share(row: int, y: int, x: int) -> list[float]:
+        return [float(of[y * len(of) // height][x * len(of[0]) // width]) for of in shares[row]]
+
+    return by_pixel(images, sources, lam, share, None, winner)
+
+
 def moved(
     images: Tensor, sources: list[list[int]], lam: list[float], mask: list, moves: list, winner: bool = False
 ) -> Mixed:
@@ -177,6 +187,8 @@ def of_plan(plan: mw.Plan, images: Tensor, winner: bool = False) -> Mixed:
     if isinstance(plan, mw.BoxPlan):
         whence = None if plan.source_boxes is None else plan.source_boxes.tolist()
         return pasted(images, sources, lam, plan.boxes.tolist(), whence, "nearest" if winner else plan.interpolation)
+    if isinstance(plan, mw.SharePlan):
+        return shared(images, sources, lam, plan.shares.tolist(), winner)
     assert isinstance(plan, mw.ChoicePlan)
     return chosen([of_plan(inner, images, winner) for inner in plan.plans], plan.choice.tolist())
 

@@ -20,6 +20,7 @@ from cases import (
     fixed_classifier,
     follows_pixels,
     looks,
+    members,
     mix,
     sums_to_one,
     with_settings,
@@ -44,8 +45,10 @@ def combined(name: str, settings: list, of: list | None = None) -> pytest.MarkDe
 
 
 def share_of(mixed: MixedBatch) -> Tensor:
-    """Return the share of every source at the size of the images."""
-    return mixed.plan.share((mixed.images.shape[2], mixed.images.shape[3]))
+    """Return the share of every source at the size of the images, or of signals and volumes."""
+    share, space = mixed.plan.share(mixed.plan.size).flatten(2), mixed.images.shape[2:]
+    slices = space.numel() // share.shape[2]  # that have the same mask
+    return share.repeat(1, 1, slices).view(*share.shape[:2], *space)
 
 
 def sources_of(mixed: MixedBatch, images: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def check_weights(mixed: MixedBatch, policy: BatchPolicy) -> None:
     assert bool(((share >= 0) & (share <= 1)).all())
     torch.testing.assert_close(share.sum(1), torch.ones_like(share[:, 0]), rtol=0, atol=1e-6)
     if follows_pixels(policy):
-        torch.testing.assert_close(share.mean((2, 3)), weights, rtol=0, atol=2e-6)
+        torch.testing.assert_close(share.flatten(2).mean(2), weights, rtol=0, atol=2e-6)
     elif getattr(policy, "correct_lam", True) is False:
         assert weights[:, 0].equal(mixed.plan.lam)
 
@@ -76,7 +79,8 @@ def check_pixels(mixed: MixedBatch, images: Tensor) -> None:
     assert mixed.images[kept].equal(images[kept])
     low, high = sources.double().amin(1), sources.double().amax(1)
     if mixed.plan.moves_pixels:  # pixels of the partner stand elsewhere: see the slow reference
-        low, high = low.amin((2, 3), keepdim=True), high.amax((2, 3), keepdim=True)
+        space = tuple(range(2, low.dim()))
+        low, high = low.amin(space, keepdim=True), high.amax(space, keepdim=True)
     else:
         pasted = (share[:, 0] == 0).expand_as(images) & (share[:, 1] == 1)
         assert mixed.images[pasted].equal(sources[:, 1][pasted])
@@ -132,9 +136,10 @@ def test_constant_images(policy: BatchPolicy, cases: list[Case], device: torch.d
     for case in cases:
         images = case.images(device)
         values = torch.arange(len(images), device=device) * 10.0 + 3  # at most 53
-        mixed = mix(policy, values[:, None, None, None].to(images.dtype).expand_as(images).contiguous())
+        of_rows = values.view(-1, *[1] * (images.dim() - 1))
+        mixed = mix(policy, of_rows.to(images.dtype).expand_as(images).contiguous())
         expected = (mixed.weights * values[mixed.plan.sources]).sum(1)
-        found = mixed.images.double().mean((1, 2, 3)).float()
+        found = mixed.images.double().flatten(1).mean(1).float()
         torch.testing.assert_close(found, expected, rtol=0, atol=slack(images, 53.0))
 
 
@@ -144,6 +149,13 @@ LED_BY_RATIO = mw.MixUp | mw.CutMix | mw.FMix | mw.ResizeMix | mw.SaliencyMix | 
 @combined("alpha", [mw.Constant(1.0), mw.Constant(0.0)], [p for p in POLICIES if isinstance(p, LED_BY_RATIO)])
 def test_ends_of_the_ratio(policy: mw.Policy, device: torch.device) -> None:
     """Ratio 1 gives the anchor and ratio 0 the partner, bit for bit and with its label."""
+    check_ends(policy, policy, SOME_CASES, device)
+
+
+def check_ends(
+    policy: mw.Policy, mixing: mw.BatchPolicy | mw.AnyShape, cases: list[Case], device: torch.device
+) -> None:
+    """Mix by a policy, or by one that holds it, with the ratio of the policy, which is constant."""
     lam = int(policy.alpha.value)  # type: ignore[union-attr]
     source = lam if isinstance(policy, mw.ResizeMix) else 1 - lam  # its law is that of the partner's side
     if getattr(policy, "minmax", None):
@@ -154,10 +166,10 @@ def test_ends_of_the_ratio(policy: mw.Policy, device: torch.device) -> None:
         or getattr(policy, "aspect", (1, 1)) != (1, 1)
     ):
         pytest.skip("a box that is clipped or stretched does not cover the image")
-    for case in SOME_CASES:
+    for case in cases:
         if case.shape[0] > 1:
             images = case.images(device)
-            mixed = mix(policy, images)
+            mixed = mix(mixing, images)
             assert mixed.images.equal(images[mixed.plan.sources[:, source]]), case
             assert bool((mixed.weights[:, source] == 1).all()), case
 
@@ -165,18 +177,23 @@ def test_ends_of_the_ratio(policy: mw.Policy, device: torch.device) -> None:
 @every_policy
 def test_same_generator_same_result(policy: BatchPolicy, device: torch.device) -> None:
     """A seed decides everything, torch's own included; another seed gives another result."""
-    images = FLOAT.images(device)
+    check_seeds(policy, FLOAT, device)
+
+
+def check_seeds(policy: BatchPolicy | mw.AnyShape, case: Case, device: torch.device) -> None:
+    """Mix with equal seeds and with others."""
+    images = case.images(device)
     first, second = mix(policy, images, seed=5), mix(policy, images, seed=5)
     assert first.images.equal(second.images) and first.weights.equal(second.weights)
     assert first.plan.sources.equal(second.plan.sources)
     others = [mix(policy, images, seed=seed) for seed in range(6, 26)]
-    certain = isinstance(policy, mw.NoMix) or (isinstance(policy, mw.GuidedMix) and looks(policy))
+    certain = not members(policy) or (isinstance(policy, mw.GuidedMix) and looks(policy))
     assert certain == all(first.images.equal(other.images) for other in others)
     by_default = []
     for _ in range(2):
         torch.manual_seed(9)
         given = {"model": fixed_classifier(device), "normalization": NOISE}
-        by_default.append(policy(images, FLOAT.labels(device), **given))
+        by_default.append(policy(images, case.labels(device), **given))
     assert by_default[0].images.equal(by_default[1].images)
 
 
@@ -187,7 +204,12 @@ def test_other_rows_do_not_matter(policy: BatchPolicy, device: torch.device) -> 
         pytest.skip("one box for all follows the first image, as asked")
     if looks(policy):
         pytest.skip("pairs by what all images look like")
-    images = Case((6, 3, 12, 10), torch.float32, "contiguous").images(device)
+    check_other_rows(policy, Case((6, 3, 12, 10), torch.float32, "contiguous"), device)
+
+
+def check_other_rows(policy: BatchPolicy | mw.AnyShape, case: Case, device: torch.device) -> None:
+    """Change one row after the other."""
+    images = case.images(device)
     for seed in range(3):
         mixed = mix(policy, images, seed=seed)
         for row in range(len(images)):
@@ -202,8 +224,13 @@ def test_other_rows_do_not_matter(policy: BatchPolicy, device: torch.device) -> 
 @every_policy
 def test_one_image_stays_alone(policy: BatchPolicy, device: torch.device) -> None:
     """A batch of one comes back as it is, with weight one."""
+    check_alone(policy, (1, 3, 9, 8), device)
+
+
+def check_alone(policy: BatchPolicy | mw.AnyShape, shape: tuple[int, ...], device: torch.device) -> None:
+    """Mix a batch of one."""
     for dtype in (torch.float32, torch.uint8):
-        images = Case((1, 3, 9, 8), dtype, "contiguous").images(device)
+        images = Case(shape, dtype, "contiguous").images(device)
         for seed in range(4):
             mixed = mix(policy, images, seed=seed)
             assert mixed.images.equal(images)

@@ -118,13 +118,14 @@ class NoWaitingCopies(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def dirichlet_without_numbers(parameters: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return a tensor without numbers; torch does not know the shape of such a draw."""
+    return torch.empty_like(parameters)
+
+
 def never_read(images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch, do: Callable[..., object]) -> None:
     """Do something with tensors that have no numbers, so that whoever wants to read one fails."""
-
-    def dirichlet(parameters: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.empty_like(parameters)  # torch has not told its shape for tensors without numbers
-
-    monkeypatch.setattr(torch, "_sample_dirichlet", dirichlet)
+    monkeypatch.setattr(torch, "_sample_dirichlet", dirichlet_without_numbers)
     for layout in (torch.contiguous_format, torch.channels_last):
         with NoWaitingCopies():
             do(images.to("meta").contiguous(memory_format=layout), labels.to("meta"))

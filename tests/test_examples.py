@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,9 +12,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
+import mixwell as mw
 from mixwell.models import mini_resnet
+from steps import free_port
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -44,6 +48,12 @@ def loader(rows: int = 8) -> DataLoader:
 def test_length(path: Path) -> None:
     """A reader sees the whole training at once."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 100
+
+
+@pytest.mark.parametrize("method", mw.names("method"))
+def test_every_method_has_an_example(method: str) -> None:
+    """A plain loop trains with it."""
+    assert any(f"mw.{method}(" in (FOLDER / f"{name}.py").read_text(encoding="utf-8") for name in LOOPS)
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -92,3 +102,39 @@ def test_transformers(tmp_path: Path) -> None:
     metrics = found.train(model, rows, rows, arguments)
     assert math.isfinite(metrics["eval_loss"]) and 0 <= metrics["eval_accuracy"] <= 100
     assert (tmp_path / "classifier" / "config.json").exists()
+
+
+class Separable(torch.utils.data.Dataset):
+    """Images whose brightness in one channel is their class."""
+
+    def __len__(self) -> int:
+        return 320
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        image = 0.1 * torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(row))
+        image[row % 3] += 0.8
+        return image, row % 3
+
+
+def one_of_two(rank: int, folder: str, port: int) -> None:
+    """Train the example of Accelerate in one of two processes, and write what it has found."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before, in the process that forked
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = mini_resnet(3)
+    losses = example("with_accelerate").train(model, DataLoader(Separable(), 8), steps=20, num_classes=3)
+    found = {"weights": list(model.parameters()), "losses": losses, "draw": float(torch.rand(()))}
+    torch.save(found, f"{folder}/{rank}")
+
+
+def test_accelerate_in_two_processes(tmp_path: Path) -> None:
+    """Both processes end with the same weights and draw different ratios, and the loss falls."""
+    start_processes(one_of_two, (str(tmp_path), free_port()), nprocs=2, start_method="fork")
+    first, second = (torch.load(tmp_path / f"{rank}", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    assert first["draw"] != second["draw"] and len(first["losses"]) == 20
+    assert sum(first["losses"][-5:]) < 0.8 * sum(first["losses"][:5])

@@ -18,6 +18,7 @@ PAGES = [
     "with-lightning.md",
     "with-transformers.md",
     "with-accelerate.md",
+    "with-keras.md",
 ]
 
 
@@ -29,8 +30,11 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.mark.filterwarnings("ignore:::lightning")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_run(page: str, tmp_path: Path) -> None:
+def test_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given data and, where a page makes none, a model and a folder."""
+    if page == "with-keras.md":
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
+        pytest.importorskip("keras", reason="Keras is not installed")
     images, labels = torch.rand(4, 3, 32, 32), torch.arange(4)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
     given = {"images": images, "labels": labels, "loader": [(images, labels)], "model": model}

@@ -9,9 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import mixwell as mw
-from catalogue import POLICIES
 from mixwell.integrations.torchvision import CutMix, Mix, MixUp
-from mixwell.plan import SharePlan, mix_boxes
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(MixUp, v2.MixUp), (CutMix, v2.CutMix)])
@@ -60,88 +58,6 @@ def test_pytrees() -> None:
     torch.testing.assert_close(mixed["label"], share)
     images, masks = Mix(mw.FMix(), labels_getter=None)(sample["image"], sample["seg"])
     assert torch.equal(images[:, 0], masks.float())
-
-
-def brute_force(box: list[float], share: torch.Tensor) -> tuple[list[int], float]:
-    """Return the visible part of a box in whole pixels and its share, pixel by pixel."""
-    left, top, right, bottom = map(int, box)
-    seen = [(y, x) for y in range(top, bottom) for x in range(left, right) if share[y, x] > 0]
-    weight = sum(float(share[y, x]) for y, x in seen) / ((bottom - top) * (right - left))
-    ys, xs = zip(*seen, strict=True) if seen else ((0,), (0,))
-    return [min(xs), min(ys), max(xs) + 1, max(ys) + 1], weight
-
-
-WITHOUT_MAPS = [p for p in POLICIES if not getattr(p, "uses_saliency", False) and not isinstance(p, mw.ResizeMix)]
-
-
-@pytest.mark.parametrize(
-    "policy", [*WITHOUT_MAPS, mw.SaliencyMix(), mw.AttentiveMix(saliency=mw.FineGrained())], ids=repr
-)
-def test_boxes_against_brute_force(policy: mw.BatchPolicy) -> None:
-    """Every box is clipped to what the plan shows of it, weighted by that, and dropped below the threshold."""
-    low = torch.randint(0, 12, (6, 5, 2))
-    boxes = torch.cat((low, low + torch.randint(1, 9, (6, 5, 2))), 2).clamp_max(20).float()
-    for _ in range(3):
-        try:
-            plan = policy.draw(torch.rand(6, 3, 20, 20), torch.arange(6))
-        except ValueError as error:  # a part of a composition
-            pytest.skip(str(error))
-        if plan.moves_pixels:
-            pytest.skip("see test_boxes_are_scaled_with_their_image")
-        shares = plan.share((20, 20))
-        ids = torch.arange(6)[:, None, None].expand(6, 20, 20).contiguous()
-        seen = plan.apply_segmentation(ids)
-        for row, sources in enumerate(plan.sources.tolist()):
-            for source in set(sources):
-                share = shares[row, plan.sources[row] == source].sum(0)
-                assert (share[seen[row] == source] >= 0.5 / len(set(sources))).all()
-        for row, found in enumerate(mix_boxes(plan, list(boxes), min_visible=0.3)):
-            expected = []
-            for source in dict.fromkeys(plan.sources[row].tolist()):
-                share = shares[row, plan.sources[row] == source].sum(0)
-                for index in range(5):
-                    box, weight = brute_force(boxes[source, index].tolist(), share)
-                    if weight >= 0.3:
-                        expected.append((source, index, box, weight))
-            assert [e[:2] for e in expected] == list(zip(found.rows.tolist(), found.indices.tolist(), strict=True))
-            assert [e[2] for e in expected] == found.boxes.int().tolist()
-            torch.testing.assert_close(found.weights, torch.tensor([e[3] for e in expected]), atol=1e-5, rtol=0)
-
-
-def test_boxes_are_scaled_with_their_image() -> None:
-    """A pasted image that is scaled has its boxes where its pixels are; torn images are refused."""
-    images = torch.zeros(2, 3, 32, 32)
-    images[1, :, 8:24, 4:28] = 1.0
-    boxes = [torch.zeros(0, 4), torch.tensor([[4.0, 8, 28, 24]])]
-    for _ in range(10):
-        plan = mw.ResizeMix(pairing=mw.Roll()).draw(images, torch.arange(2))
-        shown = plan.apply(images)[0, 0].nonzero()
-        (box,) = mix_boxes(plan, boxes, min_visible=0.0)[0].boxes
-        top, left, bottom, right = *shown.min(0).values.tolist(), *(shown.max(0).values + 1).tolist()
-        torch.testing.assert_close(box, torch.tensor([left, top, right, bottom]).float(), atol=1.0, rtol=0)
-    torn = mw.PuzzleMix(saliency=mw.SpectralResidual()).draw(torch.rand(2, 3, 32, 32), torch.arange(2))
-    if torn.moves_pixels:
-        with pytest.raises(ValueError, match="cannot follow a PatchPlan"):
-            mix_boxes(torn, boxes)
-
-
-def test_boxes_of_a_mosaic() -> None:
-    """Four images around one point: every box is clipped to the quarter that shows its image."""
-    partner = torch.tensor([[1, 2, 3], [2, 3, 0], [3, 0, 1], [0, 1, 2]])
-    quarters = torch.zeros(1, 4, 20, 20)
-    for k, (rows, columns) in enumerate(((slice(8), slice(13)), (slice(8), slice(13, 20)))):
-        quarters[0, k, rows, columns] = 1
-        quarters[0, k + 2, slice(8, 20), columns] = 1
-    plan = SharePlan(mw.Pairs(partner, torch.full((1,), 0.25), (20, 20)), quarters)
-    boxes = [torch.tensor([[2.0 + k, 3, 18, 12 + k]]) for k in range(4)]
-    for row, found in enumerate(mix_boxes(plan, boxes, min_visible=0.0)):
-        expected = [
-            (source, *brute_force(boxes[source][0].tolist(), plan.share((20, 20))[row, k]))
-            for k, source in enumerate(plan.sources[row].tolist())
-        ]
-        assert [e[0] for e in expected] == found.rows.tolist()
-        assert [e[1] for e in expected] == found.boxes.int().tolist()
-        torch.testing.assert_close(found.weights, torch.tensor([e[2] for e in expected]))
 
 
 def scene(row: int, count: int) -> dict:

@@ -52,7 +52,17 @@ class Batch:
         ValueError: Shapes or devices do not match.
     """
 
-    __slots__ = ("generator", "images", "labels", "model", "normalization", "saliency", "size", "source_device")
+    __slots__ = (
+        "generator",
+        "images",
+        "labels",
+        "model",
+        "normalization",
+        "saliency",
+        "size",
+        "source_device",
+        "space",
+    )
 
     def __init__(
         self,
@@ -78,7 +88,8 @@ class Batch:
             check_generator(generator)
         self.images, self.labels, self.model, self.saliency = images, labels, model, saliency
         self.generator, self.normalization = generator, normalization
-        self.size = (images.shape[2], images.shape[3])  # height and width
+        self.size: tuple[int, int] = (images.shape[2], images.shape[3])  # height and width
+        self.space: tuple[int, ...] = self.size  # what masks extend over; AnyShape sets it for signals and volumes
         self.source_device = images.device if generator is None else generator.device
 
     def __len__(self) -> int:
@@ -135,9 +146,11 @@ class Pairs:
         partner: Partner of every row, shape ``(B,)``.
         lam: Drawn ratio, the anchor's share, shape ``(S,)``, in [0, 1].
         size: Height and width of the images.
+        space: Sizes of the dimensions that masks extend over: ``size``, or others for signals and volumes, which
+            :class:`mixwell.AnyShape` arranges as images. Their product is that of ``size``.
     """
 
-    __slots__ = ("_batch", "_once", "lam", "partner", "size")
+    __slots__ = ("_batch", "_once", "lam", "partner", "size", "space")
 
     def __init__(
         self,
@@ -150,6 +163,7 @@ class Pairs:
     ) -> None:
         self.partner, self.lam, self.size = partner, lam, size
         self._batch, self._once = batch, once
+        self.space: tuple[int, ...] = size if batch is None else batch.space
 
     def __len__(self) -> int:
         return self.partner.shape[0]

@@ -34,12 +34,12 @@ def images_error(images: object) -> Exception:
 
 _ADVICE = {
     3: (
-        ": use images[:, None] for grey images (B, H, W) and images[None] for one image (C, H, W); for signals "
-        "(B, C, T) mix signals[:, :, None] with MixUp, FMix or SmoothMix, and take mixed.images[:, :, 0]"
+        ": use images[:, None] for grey images (B, H, W), images[None] for one image (C, H, W), and "
+        "AnyShape(policy, dims=1) for signals (B, C, T)"
     ),
     5: (
-        ": for video (B, C, T, H, W) mix video.flatten(1, 2), so that all frames of a clip are mixed alike, and take "
-        "mixed.images.unflatten(1, (C, T))"
+        ": use AnyShape(policy, dims=2), which mixes all frames of a video alike, or AnyShape(policy, dims=3) for "
+        "volumes (B, C, D, H, W)"
     ),
 }
 

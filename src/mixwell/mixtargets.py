@@ -48,7 +48,7 @@ class MixTargets:
         *,
         normalization: Normalization | None = None,
     ) -> None:
-        if not isinstance(policy, BatchPolicy):
+        if isinstance(policy, type) or not callable(policy):  # AnyShape is no BatchPolicy
             raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, but got {num_classes}.")

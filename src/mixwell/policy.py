@@ -138,6 +138,7 @@ class Policy(BatchPolicy):
     scope: Scope = "batch"
 
     uses_saliency: ClassVar[bool] = False
+    any_dims: ClassVar[bool] = False  # whether plan() makes masks over pairs.space of any number of dimensions
     weights_sum_to_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -75,6 +75,56 @@ def matched(size: tuple[int, int], side: Tensor | float, lam: Tensor) -> Tensor:
     return (chosen + 0.5) / extent(size, lam.device)  # half a pixel more, because places round down
 
 
+def fitted(space: tuple[int, ...], lam: Tensor) -> Tensor:
+    """Return sides of a box of any number of dimensions whose volume is nearly ``1 - lam`` of the whole.
+
+    Sides are equal shares of their dimensions, rounded to elements one after the other. Each makes up for the rounding
+    of those before it, so that the volume is wrong by at most half an element times the other sides.
+
+    Args:
+        space: Sizes of all dimensions.
+        lam: The anchor's share, shape ``(S,)``.
+
+    Returns:
+        Shares of the dimensions, shape ``(S, len(space))``.
+
+    Example:
+        >>> (fitted((4, 10, 10), torch.tensor([0.5])) * torch.tensor([4, 10, 10])).long()
+        tensor([[3, 8, 8]])
+    """
+    left, sides = 1 - lam, []
+    for axis, length in enumerate(space[:-1]):
+        share = left ** (1 / (len(space) - axis))
+        pixels = (length * share).round().maximum((length * left).ceil()).clamp(1, length)
+        left = left * length / pixels
+        sides.append((pixels + 0.5) / length)  # half an element more, because rules round down
+    last = (space[-1] * left).round().clamp_max(space[-1])
+    return torch.stack([*sides, (last + 0.5) / space[-1]], 1)
+
+
+def in_box(first: Tensor, after: Tensor, space: tuple[int, ...]) -> Tensor:
+    """Return which elements lie in boxes of any number of dimensions.
+
+    Args:
+        first: First element inside, along every dimension, shape ``(S, len(space))``.
+        after: First element after the box, of the same shape.
+        space: Sizes of all dimensions.
+
+    Returns:
+        Shape ``(S, *space)``, bool.
+
+    Example:
+        >>> in_box(torch.tensor([[1]]), torch.tensor([[3]]), (4,)).int()
+        tensor([[0, 1, 1, 0]], dtype=torch.int32)
+    """
+    found = torch.ones_like(first[:, 0], dtype=torch.bool)
+    for axis, length in enumerate(space):
+        line = torch.arange(length, device=first.device)
+        within = (line >= first[:, axis, None]) & (line < after[:, axis, None])
+        found = found[..., None] & within.view(-1, *(1,) * axis, length)
+    return found
+
+
 def place(rule: Rule, size: tuple[int, int], side: Tensor | float, where: Tensor, odd: str = "floor") -> Tensor:
     """Place boxes by a rule.
 
@@ -144,9 +194,9 @@ def _at_most(number: Tensor, bound: Tensor | int) -> Tensor:
     return torch.minimum(number, bound) if isinstance(bound, Tensor) else number.clamp_max(bound)
 
 
-def extent(size: tuple[int, int], device: torch.device) -> Tensor | int:
-    """Return height and width as a tensor of shape ``(2,)``, int64, or the one number that is both."""
-    if size[0] == size[1]:
+def extent(size: tuple[int, ...], device: torch.device) -> Tensor | int:
+    """Return height and width, or other sizes, as an int64 tensor; of equal height and width the one number."""
+    if len(size) == 2 and size[0] == size[1]:
         return size[0]
     host = torch.tensor(size)
     return host if device.type == "cpu" else host.to(device, non_blocking=True)

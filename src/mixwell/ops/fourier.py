@@ -22,26 +22,31 @@ def low_frequency_field(noise: Tensor, size: tuple[int, int], decay: float) -> T
     return _field(noise, _amplitude(size, decay, noise)[: noise.shape[1], : noise.shape[2]], size)
 
 
-def isotropic_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
-    """Make a field that is alike in all directions; the arguments are those of :func:`low_frequency_field`.
+def isotropic_field(noise: Tensor, size: tuple[int, ...], decay: float) -> Tensor:
+    """Make a field that is alike in all directions, of any number of dimensions; see :func:`low_frequency_field`.
 
-    Horizontal frequencies represent themselves and their mirror image, except the lowest and, at even widths, the
-    highest: those have only half the energy unless their noise is amplified.
+    Frequencies of the last dimension represent themselves and their mirror image, except the lowest and, at even
+    widths, the highest: those have only half the energy unless their noise is amplified.
+
+    Args:
+        noise: Standard normal real and imaginary parts, shape ``(S, *size[:-1], size[-1] // 2 + 1, 2)``.
+        size: Sizes of all dimensions of the field.
+        decay: Exponent of the fall.
     """
-    columns = size[1] // 2 + 1
-    amplitude = _amplitude(size, decay, noise)[:, :columns]
-    amplitude[:, 0] *= 2**0.5
-    if size[1] % 2 == 0:
-        amplitude[:, columns - 1] *= 2**0.5
-    return _field(noise[:, :, :columns], amplitude, size)
+    columns = size[-1] // 2 + 1
+    amplitude = _amplitude(size, decay, noise)[..., :columns]
+    amplitude[..., 0] *= 2**0.5
+    if size[-1] % 2 == 0:
+        amplitude[..., columns - 1] *= 2**0.5
+    return _field(noise[..., :columns, :], amplitude, size)
 
 
-def _field(noise: Tensor, amplitude: Tensor, size: tuple[int, int]) -> Tensor:
+def _field(noise: Tensor, amplitude: Tensor, size: tuple[int, ...]) -> Tensor:
     spectrum = torch.view_as_complex(noise) * amplitude
-    return torch.fft.irfft2(spectrum[..., : size[1] // 2 + 1], s=size)
+    return torch.fft.irfftn(spectrum[..., : size[-1] // 2 + 1], s=size, dim=tuple(range(-len(size), 0)))
 
 
-def published_field(noise: Tensor, size: tuple[int, int], decay: float) -> Tensor:
+def published_field(noise: Tensor, size: tuple[int, ...], decay: float) -> Tensor:
     """Make the field as FMix's published code does: two rows of frequencies serve as real and imaginary part.
 
     Args:
@@ -60,25 +65,26 @@ def normalised(field: Tensor) -> Tensor:
     return from_zero / from_zero.amax((1, 2), keepdim=True)
 
 
-def _amplitude(size: tuple[int, int], decay: float, like: Tensor) -> Tensor:
-    down = torch.fft.fftfreq(size[0], dtype=like.dtype, device=like.device)
+def _amplitude(size: tuple[int, ...], decay: float, like: Tensor) -> Tensor:
     # Not rfftfreq: at odd widths the published grid holds one column more, which callers cut off.
-    across = torch.fft.fftfreq(size[1], dtype=like.dtype, device=like.device)
-    frequency = (down[:, None] ** 2 + across**2).sqrt()
-    return frequency.clamp_min(1 / max(size)) ** -decay
+    lines = [torch.fft.fftfreq(length, dtype=like.dtype, device=like.device) ** 2 for length in size]
+    squares = lines[0]
+    for line in lines[1:]:
+        squares = squares[..., None] + line
+    return squares.sqrt().clamp_min(1 / max(size)) ** -decay
 
 
 def largest(field: Tensor, lam: Tensor, round_up: Tensor, soft: float = 0.0) -> Tensor:
     """Mark the largest values of a field.
 
     Args:
-        field: Shape ``(S, H, W)``.
+        field: Shape ``(S, H, W)``, or of any number of dimensions.
         lam: Share to mark, shape ``(S,)``.
         round_up: Round the number of pixels up instead of down, shape ``(S,)``, bool.
         soft: Largest width of the soft edge, as a share of the pixels; see :class:`mixwell.FMix`.
 
     Returns:
-        Shape ``(S, H, W)``: bool, or float32 with a soft edge.
+        Shape of the field: bool, or float32 with a soft edge.
     """
     values = field.flatten(1)
     pixels = values.shape[1]

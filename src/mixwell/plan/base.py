@@ -239,6 +239,10 @@ class Plan(ABC):
             setattr(plan, name, made[name.lstrip("_")])
         return plan
 
+    def _plan_of(self, row: int) -> Plan:
+        """Return the plan that a row follows."""
+        return self
+
     def _moved_boxes(self, boxes: Tensor, row: int, k: int, size: tuple[int, int]) -> Tensor:
         """Return bounding boxes of source ``k`` of a row where they are in the mixed image of this size."""
         if self.moves_pixels:

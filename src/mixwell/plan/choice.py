@@ -51,8 +51,8 @@ class ChoicePlan(Plan):
     def _source(self, images: Tensor, k: int, nearest: bool = False) -> Tensor:
         return self._pick([plan._source(images, k, nearest) for plan in self.plans])
 
-    def _moved_boxes(self, boxes: Tensor, row: int, k: int, size: tuple[int, int]) -> Tensor:
-        return self.plans[int(self.choice[row])]._moved_boxes(boxes, row, k, size)
+    def _plan_of(self, row: int) -> Plan:
+        return self.plans[int(self.choice[row])]._plan_of(row)
 
 
 def choose_per_sample(plans: tuple[Plan, ...], choice: Tensor) -> Plan:

@@ -70,16 +70,16 @@ def mix_boxes(
 def _of_row(
     plan: Plan, row: int, sources: Tensor, boxes: Sequence[Tensor], shares: Tensor, min_visible: float
 ) -> MixedBoxes:
-    found = []
+    found, own = [], plan._plan_of(row)
     for k, source in enumerate(sources.tolist()):
         given = boxes[source].reshape(-1, 4).float()
         share = shares[k]
-        if not plan.moves_pixels:  # an image that is mixed with itself shows its boxes once
+        if not own.moves_pixels:  # an image that is mixed with itself shows its boxes once
             first = int((sources == source).nonzero()[0])
             if k != first:
                 continue
             share = shares[sources == source].sum(0)
-        moved = plan._moved_boxes(given, row, k, (share.shape[0], share.shape[1]))
+        moved = own._moved_boxes(given, row, k, (share.shape[0], share.shape[1]))
         seen, weights = visible_part(moved, share)
         kept = (weights >= min_visible) & (weights > 0)
         indices = torch.arange(len(given), device=given.device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mixwell.batch import Pairs
-from mixwell.ops.boxes import area_weights, clipped, cut_side, inside, matched, place
-from mixwell.plan import BoxPlan
+from mixwell.ops.boxes import area_weights, clipped, cut_side, extent, fitted, in_box, inside, matched, place
+from mixwell.plan import BoxPlan, MaskPlan
+from mixwell.plan.base import of_two
 from mixwell.policy import Policy
 from mixwell.typecheck import Fraction, PositiveFloat
 
@@ -56,6 +57,8 @@ class CutMix(Policy):
     match_area: bool = False
     aspect: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 
+    any_dims: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.minmax is not None and not self.minmax[0] < self.minmax[1]:
@@ -63,8 +66,10 @@ class CutMix(Policy):
         if self.aspect[0] > self.aspect[1]:
             raise ValueError(f"aspect must be two ratios in order, but got {self.aspect}.")
 
-    def plan(self, pairs: Pairs) -> BoxPlan:
+    def plan(self, pairs: Pairs) -> BoxPlan | MaskPlan:
         """See :meth:`Policy.plan`."""
+        if len(pairs.space) != 2:
+            return self._in_space(pairs)
         if self.minmax is not None:
             return self._between(pairs, *self.minmax)
         stretch = None
@@ -81,3 +86,19 @@ class CutMix(Policy):
         side = low + (high - low) * pairs.rand(2)
         boxes = place(inside, pairs.size, side, pairs.rand(2))
         return BoxPlan(pairs.with_lam(area_weights(boxes, pairs.size)[:, 0]), boxes)
+
+    def _in_space(self, pairs: Pairs) -> MaskPlan:
+        """Cut an interval out of a signal, or a box out of a volume."""
+        space = pairs.space
+        if self.minmax is None:
+            side, rule = fitted(space, pairs.lam), clipped if self.box == "clip" else inside
+        else:
+            low, high = self.minmax
+            side, rule = low + (high - low) * pairs.rand(len(space)), inside
+        kept = ~in_box(*rule(extent(space, side.device), side, pairs.rand(len(space)), "exact"), space)
+        if self.minmax is not None:
+            pairs = pairs.with_lam(kept.float().flatten(1).mean(1))
+        plan = MaskPlan(pairs, kept.view(-1, 1, *pairs.size))
+        if not self.correct_lam:
+            plan.weights = of_two(pairs.lam).expand(len(pairs), 2)
+        return plan

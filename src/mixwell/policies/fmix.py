@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from mixwell.batch import Pairs
 from mixwell.ops.fourier import isotropic_field, largest, published_field
@@ -46,6 +46,8 @@ class FMix(Policy):
     reformulated: bool = False
     spectrum: Literal["isotropic", "published"] = "isotropic"
 
+    any_dims: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.reformulated and isinstance(self.alpha, Ratio):
             raise ValueError(
@@ -60,8 +62,8 @@ class FMix(Policy):
 
     def plan(self, pairs: Pairs) -> MaskPlan:
         """See :meth:`Policy.plan`."""
-        height, width = pairs.size
+        space = pairs.space
         make_field = isotropic_field if self.spectrum == "isotropic" else published_field
-        field = make_field(pairs.randn(height, width // 2 + 1, 2), pairs.size, self.decay)
+        field = make_field(pairs.randn(*space[:-1], space[-1] // 2 + 1, 2), space, self.decay)
         mask = largest(field, pairs.lam, pairs.rand(1)[:, 0] > 0.5, self.soft)
-        return MaskPlan(pairs, mask[:, None])
+        return MaskPlan(pairs, mask.view(-1, 1, *pairs.size))

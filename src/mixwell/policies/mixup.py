@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from mixwell.batch import Pairs
 from mixwell.plan import BlendPlan
 from mixwell.policy import Policy
@@ -31,6 +33,8 @@ class MixUp(Policy):
         >>> mixed.images.shape, mixed.weights.shape
         (torch.Size([8, 3, 32, 32]), torch.Size([8, 2]))
     """
+
+    any_dims: ClassVar[bool] = True
 
     def plan(self, pairs: Pairs) -> BlendPlan:
         """See :meth:`Policy.plan`."""
