@@ -102,6 +102,7 @@ class Training:
                 display.epoch(record)
                 if self.main:  # before the checkpoint: a run that is killed here repeats the epoch
                     self.records.add(self.history)
+                    self.accelerator.log(record, step=epoch)
                     self.draw(epoch)
                 last, asked = epoch == config.epochs, stop.asked()
                 if epoch % config.save_every == 0 or last or asked:
@@ -223,6 +224,7 @@ class Training:
                 self.export()
         if self.main:
             self.records = Records(self.run, self.history)
+            processes.start_tracker(self.accelerator, self.config, self.run)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore everything but the weights of the method."""
