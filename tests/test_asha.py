@@ -134,7 +134,7 @@ def test_a_sweep_stops_what_learns_nothing(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "s.yaml").write_text(SWEEP)
     command = [str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]
     sweep.main(command)
-    assert "lr=0.0, seed 0: stopped, 1 of 2 trials were better after 10 epochs" in capsys.readouterr().out
+    assert "lr=0.0, seed 0: stopped early, 1 of 2 trials were better after 10 epochs" in capsys.readouterr().out
     runs = {read(path).config.lr: read(path) for path in (tmp_path / "out" / "runs").iterdir()}
     assert runs[0.05].finished and not runs[0.0].finished and len(runs[0.0].metrics) < 60
     before = (runs[0.0].path / "metrics.jsonl").read_text()

@@ -90,6 +90,7 @@ class Config:
     precision: str = setting("fp32", "fp32, bf16 or fp16 (autocast of the forward pass)")
     compile: bool = setting(False, "compile the network with torch.compile (true or false)")
     channels_last: bool = setting(False, "channels-last memory format (true or false)")
+    shard: bool = setting(False, "FSDP2: shard weights and optimizer state over the processes (true or false)")
     threads: int = setting(0, "CPU threads of torch (threads; 0 = torch's default)")
     workers: int = setting(0, "data-loader workers (processes; 0 = load in the training process)")
     # validation and checkpoints

@@ -55,9 +55,11 @@ class Trial:
         return (self.run / "summary.json").is_file()
 
     @property
-    def stopped(self) -> bool:
-        """Whether the run was stopped early because others were better."""
-        return not self.done and (self.run / STOPPED).is_file()
+    def stopped(self) -> str:
+        """Why the run was stopped early; empty for any other run."""
+        with contextlib.suppress(OSError):
+            return "" if self.done else (self.run / STOPPED).read_text().strip()
+        return ""
 
     @property
     def command(self) -> str:
@@ -114,17 +116,19 @@ class Board:
     ROWS = 20
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        self.trials, self.failed, self.stopped = trials, dict[str, str](), dict[Trial, str]()
+        self.trials, self.failed = trials, dict[str, str]()
         self.began, self.before = time.monotonic(), sum(len(trial.records) for trial in trials)
         self.live = Live(refresh_per_second=2) if sys.stdout.isatty() else None
 
     def ended(self, trial: Trial, seconds: float, error: str) -> None:
         """Note that a trial has ended."""
-        reason = "" if trial.done else self.stopped.get(trial, "")
-        if error and not reason:
-            self.failed[trial.name] = error
+        if trial.stopped:
+            outcome = f"stopped early, {trial.stopped}"
+        elif error:
+            outcome = self.failed[trial.name] = error
+        else:
+            outcome = f"{seconds:.1f} s"
         if not self.live:
-            outcome = f"stopped, {reason}" if reason else error or f"{seconds:.1f} s"
             print(f"{trial.name}: {outcome}", flush=True)
 
     def update(self) -> None:
@@ -132,14 +136,13 @@ class Board:
         if not self.live:
             return
         records = {trial: trial.records for trial in self.trials}
-        left = [trial for trial in self.trials if not trial.done and trial not in self.stopped]
-        total = sum(max(trial.config.epochs - len(records[trial]), 0) for trial in left)
+        done, stopped = sum(t.done for t in self.trials), sum(t.stopped != "" for t in self.trials)
+        left = [trial for trial in self.trials if not trial.done and not trial.stopped]
+        epochs = sum(trial.config.epochs - len(records[trial]) for trial in left)
         speed = (sum(map(len, records.values())) - self.before) / (time.monotonic() - self.began)
-        time_left = f", about {total / speed / 60:.0f} min left" if speed else ""
-        stopped = f"{len(self.stopped)} stopped, " if self.stopped else ""
-        done = sum(trial.done for trial in self.trials)
-        title = f"{done} of {len(self.trials)} trials done, {stopped}{len(self.failed)} failed{time_left}"
-        table = Table(title=title)
+        time_left = f", about {epochs / speed / 60:.0f} min left" if speed > 0 else ""
+        counts = f"{f'{stopped} stopped, ' if stopped else ''}{len(self.failed)} failed{time_left}"
+        table = Table(title=f"{done} of {len(self.trials)} trials done, {counts}")
         for name in ("trial", "epochs", "validation (%)"):
             table.add_column(name, justify="left" if name == "trial" else "right")
         for trial in ([trial for trial in left if records[trial]] or self.trials)[: self.ROWS]:
@@ -180,6 +183,8 @@ def train_all(
     todo = [trial for trial in trials if not trial.done and not (losers and trial.stopped)]
     if not todo:
         return {}
+    for trial in todo:
+        (trial.run / STOPPED).unlink(missing_ok=True)
     with _ray(resources) as ray, Board(trials) as board:
         remote = ray.remote(_train).options(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.retries
@@ -191,7 +196,6 @@ def train_all(
             for trial, reason in losers().items() if losers else ():
                 for ref in [ref for ref, other in waiting.items() if other is trial]:
                     (trial.run / STOPPED).write_text(f"{reason}\n")
-                    board.stopped[trial] = reason
                     ray.cancel(ref)
             board.update()
     return board.failed
