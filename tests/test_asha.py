@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 pytest.importorskip("accelerate")
 from mixwell.report import table
-from mixwell.train import sweep
+from mixwell.train import sweep, trials
 from mixwell.train.asha import ASHA, Halving
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
@@ -37,9 +42,9 @@ def trained(one: Trial, values: list[float | None], measure: str = "val_top1") -
 def test_each_comparison(tmp_path: Path) -> None:
     """Trials come further in a random order; each decision is that of the definition."""
     draw = random.Random(0)
-    trials = [trial(tmp_path, str(number)) for number in range(12)]
-    curves = {one: [draw.random() for _ in range(30)] for one in trials}
-    halving, came, running = Halving(ASHA(2, eta=3), trials), dict.fromkeys(trials, 0), set(trials)
+    some = [trial(tmp_path, str(number)) for number in range(12)]
+    curves = {one: [draw.random() for _ in range(30)] for one in some}
+    halving, came, running = Halving(ASHA(2, eta=3), some), dict.fromkeys(some, 0), set(some)
     seen: dict[int, list[float]] = {2: [], 6: [], 18: []}
     while running:
         one = draw.choice(sorted(running, key=lambda trial: trial.name))
@@ -119,6 +124,51 @@ def test_the_board_shows_the_main_measure(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(words in shown.get() for words in ("top-1 20.00", "mAP 33.33", "3 of 30"))
 
 
+class Ray:
+    """Trains an epoch of every running trial at each call of ``wait``; what is cancelled ends with an error."""
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self, curves: dict[Path, list[float | None]]) -> None:
+        self.curves, self.came, self.cancelled = curves, dict.fromkeys(curves, 0), set[Path]()
+
+    def remote(self, *args: str) -> Any:
+        """Stand for the decorator, the function with its options, and the call."""
+        return Path(args[1]) if len(args) == 2 else self
+
+    def options(self, **_: float) -> Ray:
+        return self
+
+    def wait(self, running: list[Path], timeout: float) -> tuple[list[Path], list[Path]]:
+        for path in running:
+            self.came[path] += path not in self.cancelled
+            trained(Trial(path.name, Config(), path), self.curves[path][: self.came[path]])
+            if self.came[path] == len(self.curves[path]):
+                (path / "summary.json").write_text("{}")
+        return [path for path in running if self.came[path] == len(self.curves[path]) or path in self.cancelled], []
+
+    def get(self, path: Path) -> tuple[float, str]:
+        if path in self.cancelled:
+            raise self.exceptions.RayError("the task was cancelled")
+        return 1.0, ""
+
+    def cancel(self, path: Path) -> None:
+        self.cancelled.add(path)
+
+
+def test_losers_are_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """They are not failures; the next sweep does not start them again, and one without ASHA does."""
+    good, bad = (trial(tmp_path, name, epochs=4) for name in ("good", "bad"))
+    ray = Ray({good.run: [50.0, 60.0, 70.0, 80.0], bad.run: [10.0, 20.0, 30.0, 40.0]})
+    monkeypatch.setattr(trials, "_ray", lambda _: nullcontext(ray))
+    assert trials.train_all([good, bad], losers=Halving(ASHA(2), [good, bad])) == {}
+    assert good.done and not bad.done and bad.stopped == "1 of 2 trials were better after 2 epochs"
+    assert capsys.readouterr().out.splitlines() == [f"bad: stopped early, {bad.stopped}", "good: 1.0 s"]
+    ray.cancelled.clear()
+    assert trials.train_all([good, bad], losers=Halving(ASHA(2), [good, bad])) == {} and not bad.done
+    assert trials.train_all([good, bad]) == {} and bad.done and not bad.stopped
+
+
 SWEEP = """
 recipe: digits
 settings: {epochs: 60, subset: 60, batch_size: 20, image_size: 8, threads: 1, device: cpu, val_every: 5, save_every: 5}
@@ -128,18 +178,19 @@ asha: {min_epochs: 10, eta: 2}
 
 
 @pytest.mark.slow
-def test_a_sweep_stops_what_learns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_stops_what_learns_nothing(tmp_path: Path) -> None:
     """The run with learning rate 0 stops, is not trained again by the same sweep, and is by one without asha."""
     pytest.importorskip("ray")
-    (tmp_path / "s.yaml").write_text(SWEEP)
-    command = [str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]
-    sweep.main(command)
-    assert "lr=0.0, seed 0: stopped early, 1 of 2 trials were better after 10 epochs" in capsys.readouterr().out
+
+    def swept(text: str) -> str:
+        (tmp_path / "s.yaml").write_text(text)
+        command = [sys.executable, "-m", "mixwell", "sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "out")]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    assert "lr=0.0, seed 0: stopped early, 1 of 2 trials were better after 10 epochs" in swept(SWEEP)
     runs = {read(path).config.lr: read(path) for path in (tmp_path / "out" / "runs").iterdir()}
     assert runs[0.05].finished and not runs[0.0].finished and len(runs[0.0].metrics) < 60
     before = (runs[0.0].path / "metrics.jsonl").read_text()
-    sweep.main(command)
-    assert "1 of 2 runs in" in capsys.readouterr().out and (runs[0.0].path / "metrics.jsonl").read_text() == before
-    (tmp_path / "s.yaml").write_text(SWEEP.partition("asha")[0])
-    sweep.main(command)
+    assert "1 of 2 runs in" in swept(SWEEP) and (runs[0.0].path / "metrics.jsonl").read_text() == before
+    swept(SWEEP.partition("asha")[0])
     assert all(read(run.path).finished and not read(run.path).stopped for run in runs.values())
