@@ -53,6 +53,7 @@ ORDER = [
             "config",
             "summary",
             "checkpoint",
+            "sharding",
             "recipes",
             "runs",
             "build",

@@ -57,7 +57,7 @@ def test_finished_runs_are_used_again(
 ) -> None:
     """The second time nothing is trained; another seed alone is."""
     asked: list[str] = []
-    monkeypatch.setattr(sweep, "train_all", lambda todo, _: asked.extend(t.run.name for t in todo if not t.done) or {})
+    monkeypatch.setattr(sweep, "train_all", lambda todo, *_: asked.extend(t.run.name for t in todo if not t.done) or {})
     demo.main(["--epochs", "1", "--seeds", "0", "--out", str(folder)])
     assert asked == []
     assert "3 of 3 runs" in capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_fresh_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (trial.run / "summary.json").write_text("{}")
     (tmp_path / "runs" / "mine").mkdir()
     asked: list[trials.Trial] = []
-    monkeypatch.setattr(sweep, "train_all", lambda todo, _: asked.extend(todo) or {})
+    monkeypatch.setattr(sweep, "train_all", lambda todo, *_: asked.extend(todo) or {})
     demo.main(["--epochs", "1", "--seeds", "0", "--fresh", "--out", str(tmp_path)])
     assert asked == todo
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"]

@@ -33,7 +33,7 @@ def parsed(folder: Path, text: str) -> sweep.Sweep:
     return sweep.parse(folder / "sweep.yaml")
 
 
-def one_by_one(todo: Sequence[trials.Trial], _: object = None) -> dict[str, str]:
+def one_by_one(todo: Sequence[trials.Trial], *_: object) -> dict[str, str]:
     """Train in this process instead of through Ray."""
     for trial in todo:
         if not trial.done:

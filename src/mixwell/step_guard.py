@@ -61,7 +61,8 @@ class StepGuard:
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters]
-        finite = _all_finite([*gradients, loss.detach()])
+        mine = (g.to_local() if hasattr(g, "to_local") else g for g in gradients)  # this process's part, under FSDP
+        finite = _all_finite([*(g for g in mine if g.numel()), loss.detach()])
         _restore(self.module.buffers(), self._before, finite)
         self._count(~finite)
         if self.scaler is not None:

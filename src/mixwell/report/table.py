@@ -50,18 +50,24 @@ def cells(found: Sequence[Group]) -> list[list[str]]:
     held_out = HELD_OUT in measured_on([run for group in found for run in group.runs])
     columns = {title: how for title, how in MEASURES.items() if held_out or how[0] != "test"}
     rows = [
-        [group.recipe, group.name, str(len(group.finished)), *(spread(group.spread(m), d) for m, d in columns.values())]
+        [group.recipe, group.name, _seeds(group), *(spread(group.spread(m), d) for m, d in columns.values())]
         for group in found
     ]
     return [["recipe", "training", "seeds", *columns], *rows]
+
+
+def _seeds(group: Group) -> str:
+    """Return the number of finished runs, and of those that were stopped early."""
+    stopped = sum(bool(run.stopped) for run in group.runs)
+    return f"{len(group.finished)}{f' ({stopped} stopped)' if stopped else ''}"
 
 
 def remarks(found: Sequence[Group]) -> list[str]:
     """Return what a reader must know before trusting the table."""
     runs = [run for group in found for run in group.runs]
     lines = [
-        f"{run.path} is unfinished ({len(run.metrics)} of {run.config.epochs} epochs) and is left out of the means: "
-        f"mixwell train --resume {shlex.quote(str(run.path))}"
+        f"{run.path} {f'was stopped early ({run.stopped})' if run.stopped else 'is unfinished'} ({len(run.metrics)} of "
+        f"{run.config.epochs} epochs) and is left out of the means: mixwell train --resume {shlex.quote(str(run.path))}"
         for run in runs
         if not run.finished
     ]

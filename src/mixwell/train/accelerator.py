@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from time import monotonic, sleep
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import get_available_trackers
 
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
@@ -46,6 +48,16 @@ def check_device(name: str) -> None:
         raise RunError(f"device {name!r} is not available: torch can use {known}") from None
     if name.startswith("cuda:") and os.environ.get("WORLD_SIZE", "1") != "1":
         raise RunError(f"every process has a GPU of its own: use --device auto instead of {name}")
+
+
+def check_tracker(name: str) -> None:
+    """Check that an experiment tracker is installed; Accelerate would ignore one that is not.
+
+    Raises:
+        RunError: It is not installed.
+    """
+    if name and name not in map(str, get_available_trackers()):
+        raise RunError(f"the tracker {name} is not installed: pip install {name}, or leave --tracker out")
 
 
 def check_meeting_place() -> None:
@@ -110,9 +122,17 @@ def start(config: Config) -> Accelerator:
             mixed_precision="no" if config.precision == "fp32" else config.precision,
             gradient_accumulation_steps=config.accumulate,
             cpu=config.device == "cpu",
+            log_with=config.tracker or None,
         )
     except torch.distributed.DistError as error:
         raise RunError(_unreachable(first_line(error))) from None
+
+
+def start_tracker(accelerator: Accelerator, config: Config, run: Path) -> None:
+    """Start the tracker of a run, if it has one; the run has the name of its directory there."""
+    if config.tracker:
+        named = {"run_name" if config.tracker == "mlflow" else "name": run.resolve().name}
+        accelerator.init_trackers("mixwell", asdict(config), {config.tracker: named})
 
 
 def is_first() -> bool:

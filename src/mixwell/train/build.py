@@ -166,11 +166,11 @@ def optimizer(config: Config, method: Method) -> torch.optim.Optimizer:
     if not config.decay_all:
         exempt = _without_decay(method)
         groups = [part for group in groups for part in _split(group, exempt)]
-    given = {name for group in groups for name in group}
+    given, fused = {name for group in groups for name in group}, not config.shard  # torch cannot fuse sharded tensors
     if config.optimizer == "sgd":
-        made = torch.optim.SGD(groups, config.lr, config.momentum, fused=True)
+        made = torch.optim.SGD(groups, config.lr, config.momentum, fused=fused)
     elif config.optimizer == "adamw":
-        made = torch.optim.AdamW(groups, config.lr, fused=True)
+        made = torch.optim.AdamW(groups, config.lr, fused=fused)
     else:
         made = _timm_optimizer(config, groups)
     settings = set(made.defaults)

@@ -28,6 +28,7 @@ from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
 from mixwell.train.files import write_through
 from mixwell.train.paths import expand
+from mixwell.train.sharding import like
 
 # Under which names training programs store the weights of the model in a checkpoint, the usual ones first.
 WEIGHTS_INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -101,7 +102,9 @@ def load_weights(module: nn.Module, theirs: dict[str, Tensor], path: Path | str,
         raise RunError(
             f"the weights in {path} do not fit the model: {len(odd)} differ in name or shape, such as {odd[0]}"
         )
-    module.load_state_dict({name: value for name, value in theirs.items() if name not in different}, strict=False)
+    own = module.state_dict()
+    fitting = {name: like(value, own[name]) for name, value in theirs.items() if name not in different}
+    module.load_state_dict(fitting, strict=False)
 
 
 def stored_card(path: Path) -> dict[str, Any]:

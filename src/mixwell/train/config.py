@@ -11,6 +11,7 @@ from mixwell.train.errors import RunError, closest, first_line
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 BAD_IMAGES = ("stop", "skip")
+TRACKERS = ("", "wandb", "mlflow", "trackio")
 LIMITS: dict[str, tuple[float, float]] = {  # smallest and largest value; of all other numbers 0 and a billion
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "val_every", "save_every"), (1, 10**9)),
     **dict.fromkeys(("momentum", "ema", "scale", "eval_crop", "erasing"), (0, 1)),
@@ -42,7 +43,7 @@ class Config:
     """
 
     # In a resumed run.
-    MAY_CHANGE: ClassVar = frozenset({"bad_images", "data", "device", "threads", "workers", "save_every"})
+    MAY_CHANGE: ClassVar = frozenset({"bad_images", "data", "device", "threads", "workers", "save_every", "tracker"})
 
     recipe: str = setting("custom", "name of the recipe that the other values come from")
     # data
@@ -93,11 +94,13 @@ class Config:
     precision: str = setting("fp32", "fp32, bf16 or fp16 (autocast of the forward pass)")
     compile: bool = setting(False, "compile the network with torch.compile (true or false)")
     channels_last: bool = setting(False, "channels-last memory format (true or false)")
+    shard: bool = setting(False, "FSDP2: shard weights and optimizer state over the processes (true or false)")
     threads: int = setting(0, "CPU threads of torch (threads; 0 = torch's default)")
     workers: int = setting(0, "data-loader workers (processes; 0 = load in the training process)")
     # validation and checkpoints
     val_every: int = setting(1, "epochs between validations; the last ten epochs are always validated (epochs)")
     save_every: int = setting(1, "epochs between checkpoints; the last epoch is always saved (epochs)")
+    tracker: str = setting("", "log the metrics to wandb, mlflow or trackio too (default: nothing is sent anywhere)")
 
     def __post_init__(self) -> None:
         for name, kind in self.types().items():
@@ -115,6 +118,7 @@ class Config:
         )  # images are enlarged to eval_size / eval_crop
         self._expect("crop", self.crop < self.image_size, f"smaller than image_size {self.image_size}")
         self._expect("bad_images", self.bad_images in BAD_IMAGES, "one of " + ", ".join(BAD_IMAGES))
+        self._expect("tracker", self.tracker in TRACKERS, f"one of {', '.join(TRACKERS[1:])}, or empty")
         self._expect("lr_min", self.lr_min <= self.lr, f"at most lr {self.lr}")
         self._expect("precision", self.precision in PRECISIONS, "one of " + ", ".join(PRECISIONS))
 

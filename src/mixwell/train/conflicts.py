@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from mixwell.methods import Method
@@ -43,6 +44,7 @@ def ignored(config: Config, steps: int, resized: bool) -> Iterator[str]:
         ("scale", "images in memory are not resized", not resized),
         ("eval_crop", "only image files are cropped in evaluation", config.dataset in IN_MEMORY),
         ("workers", "images in memory are augmented on the device", not resized and not config.augment),
+        ("shard", "there is one process", os.environ.get("WORLD_SIZE", "1") == "1"),
         ("momentum", f"{config.optimizer} has settings of its own", config.optimizer == "adamw"),
         ("decay_all", "weight_decay is 0", config.weight_decay == 0),
         ("val_every", "the last ten epochs are always validated", epochs <= 10),

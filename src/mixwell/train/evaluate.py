@@ -21,6 +21,7 @@ from mixwell.train.data import load
 from mixwell.train.dataset import match_classes
 from mixwell.train.errors import RunError
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
+from mixwell.train.sharding import gathered
 
 
 def score(logits: Tensor, labels: Tensor, bins: int = 10) -> Tensor:
@@ -86,13 +87,14 @@ def evaluate(
     model.eval()
     sums = torch.zeros(4 + bins, dtype=_precise(accelerator.device), device=accelerator.device)
     several: list[tuple[Tensor, Tensor]] = []
-    for images, labels in batches:
-        with accelerator.autocast():
-            logits = model(images)
-        if labels.ndim == 2:  # average precision ranks all images, so it cannot be summed over batches
-            several.append((logits.float().cpu(), labels.float().cpu()))
-        else:
-            sums += score(logits, labels, bins)
+    with gathered(model):
+        for images, labels in batches:
+            with accelerator.autocast():
+                logits = model(images)
+            if labels.ndim == 2:  # average precision ranks all images, so it cannot be summed over batches
+                several.append((logits.float().cpu(), labels.float().cpu()))
+            else:
+                sums += score(logits, labels, bins)
     model.train(training)
     everyone: list[tuple[Tensor, Tensor]] = accelerate.utils.gather_object(several)
     if everyone:

@@ -17,8 +17,8 @@ from mixwell.train.errors import RunError, enough_memory, full_disk
 from mixwell.train.files import write
 from mixwell.train.lock import locked
 from mixwell.train.loop import Training
+from mixwell.train.runs import STOPPED, read_config
 from mixwell.train.runs import command as command_of
-from mixwell.train.runs import read_config
 from mixwell.train.summary import Summary
 
 
@@ -30,6 +30,7 @@ def train(config: Config, run: Path, *, resume: bool = False, command: str = "",
         if changed := read_config(run).fixed_differences(config):
             raise RunError(f"a resumed run keeps its settings, and in {run} {changed[0]}: start a new run with --out")
     build.check_expressions(config)
+    processes.check_tracker(config.tracker)
     with enough_memory(), _stopped(run):
         if minutes:
             config, command = _within(config, run, minutes), ""
@@ -65,6 +66,7 @@ def _owned(run: Path, config: Config, main: bool, resume: bool) -> Iterator[None
                 if not resume and (run / "config.json").exists():  # since the first look
                     raise RunError(_exists(run))
                 write(run / "config.json", config.json().encode())
+                (run / STOPPED).unlink(missing_ok=True)
             except OSError as error:
                 failure = f"cannot start a run in {run}: {error.strerror}"
             except RunError as error:

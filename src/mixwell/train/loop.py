@@ -18,7 +18,7 @@ from mixwell.ema import EMA
 from mixwell.report import masks
 from mixwell.step_guard import StepGuard
 from mixwell.train import accelerator as processes
-from mixwell.train import build, checkpoint, conflicts, stop
+from mixwell.train import build, checkpoint, conflicts, sharding, stop
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet
@@ -68,9 +68,13 @@ class Training:
         self.warn(world)
         if config.compile:
             model.compile()  # in place, and after the method has added its hooks: names of weights stay as they are
-        self.optimizer: Any
-        self.forward: nn.Module
-        self.forward, self.optimizer = self.accelerator.prepare(self.method, build.optimizer(config, self.method))
+        sharded = config.shard and world > 1
+        if sharded:
+            sharding.check(config, self.method)
+            sharding.shard(model, device, world)
+        self.optimizer: Any = self.accelerator.prepare(build.optimizer(config, self.method))
+        # FSDP takes the place of DistributedDataParallel.
+        self.forward: nn.Module = self.accelerator.prepare_model(self.method, evaluation_mode=sharded)
         self.guard = StepGuard(self.method, self.optimizer, self.accelerator.scaler)
         self.rate = build.schedule(config, self.steps)
         self.history: list[Record] = []
@@ -103,6 +107,7 @@ class Training:
                 display.epoch(record)
                 if self.main:  # before the checkpoint: a run that is killed here repeats the epoch
                     self.records.add(self.history)
+                    self.accelerator.log(record, step=epoch)
                     self.draw(epoch)
                 last, asked = epoch == config.epochs, stop.asked()
                 if epoch % config.save_every == 0 or last or asked:
@@ -185,6 +190,7 @@ class Training:
     def save(self, epoch: int) -> None:
         """Write the checkpoint, then the classifier alone."""
         randomness = accelerate.utils.gather_object([checkpoint.random_state()])
+        weights, optimizer = (sharding.whole(each.state_dict()) for each in (self.method, self.optimizer))
         if self.main:
             scaler = self.accelerator.scaler
             state = {
@@ -192,14 +198,14 @@ class Training:
                 "command": self.command,
                 "data": self.data.fingerprint(),
                 "history": self.history,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "average": self.average.state_dict() if self.average else None,
                 "scaler": scaler.state_dict() if scaler else None,
                 "random": randomness,
                 "loader": self.train.generator.get_state() if self.train.generator else None,
             }
-            checkpoint.save(self.run, epoch, self.method.state_dict(), state)
-            self.export()
+            checkpoint.save(self.run, epoch, weights, state)
+        self.export()
 
     @property
     def final(self) -> nn.Module:
@@ -208,9 +214,12 @@ class Training:
 
     def export(self) -> None:
         """Write the classifier alone."""
+        weights = sharding.whole(self.final.state_dict())
+        if not self.main:
+            return
         card = {"model": self.config.model, "classes": self.data.classes, "recipe": self.config.recipe}
         card |= {"mean": self.data.normalization.mean, "std": self.data.normalization.std}
-        write(self.run / "model.safetensors", checkpoint.weights(self.final.state_dict(), card))
+        write(self.run / "model.safetensors", checkpoint.weights(weights, card))
 
     def resume(self) -> None:
         """Continue from the newest checkpoint; without one, start at the first epoch."""
@@ -220,15 +229,16 @@ class Training:
             with checkpoint.damage(self.folder):
                 self.restore(self.restored)
             self.restored = None  # frees the memory
-            if self.main:  # a run that was killed after its checkpoint has the classifier of the one before
-                self.export()
+            self.export()  # a run that was killed after its checkpoint has the classifier of the one before
         if self.main:
             self.records = Records(self.run, self.history)
+            processes.start_tracker(self.accelerator, self.config, self.run)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore everything but the weights of the method."""
         fused = [group.get("fused") for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        sharding.shard_state(self.optimizer)
         for group, value in zip(self.optimizer.param_groups, fused, strict=True):
             if value is not None:  # a checkpoint of an older version may have another value
                 group["fused"] = value

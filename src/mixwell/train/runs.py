@@ -16,6 +16,8 @@ from mixwell.train.files import parsed, text
 from mixwell.train.recipes import RECIPES
 from mixwell.train.summary import Summary
 
+STOPPED = "stopped.txt"  # in a run directory: why a sweep has stopped the run early
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,12 +28,14 @@ class Run:
         config: Settings.
         metrics: One record per epoch.
         summary: Results; None for an unfinished run.
+        stopped: Why a sweep has stopped the run early; empty for any other run.
     """
 
     path: Path
     config: Config
     metrics: list[dict[str, Any]]
     summary: Summary | None = None
+    stopped: str = ""
 
     @property
     def finished(self) -> bool:
@@ -157,7 +161,10 @@ def read(path: Path) -> Run:
     metrics = [record(line, f"line {number} of {file}") for number, line in lines if line.strip()]
     if not any(f"val_{name}" in values for values in metrics for name in ("top1", "map")):
         raise RunError(f"{file} has no validated epoch yet: continue with mixwell train --resume {path}")
-    return Run(path, config, metrics, Summary.read(summary) if summary.exists() else None)
+    if summary.exists():
+        return Run(path, config, metrics, Summary.read(summary))
+    stopped = path / STOPPED
+    return Run(path, config, metrics, stopped=text(stopped).strip() if stopped.exists() else "")
 
 
 def record(line: str, where: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from mixwell.report import table
 from mixwell.report.page import write
 from mixwell.train import build
+from mixwell.train.asha import ASHA, Halving
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError, closest
 from mixwell.train.files import text
@@ -36,6 +37,7 @@ class Sweep:
         grid: Values of settings; all combinations of them are trained.
         rows: Settings by name; all of them are trained, each with every combination of ``grid``.
         cpus, gpus, retries: See :class:`mixwell.train.trials.Resources`.
+        asha: Early stopping; None trains all runs to their end.
     """
 
     recipes: list[str]
@@ -46,6 +48,7 @@ class Sweep:
     cpus: float = 1
     gpus: float = 0
     retries: int = 3
+    asha: ASHA | None = None
 
     def trials(self, out: Path) -> list[Trial]:
         """Return the runs, seed by seed, so that an unfinished sweep has complete comparisons."""
@@ -122,6 +125,8 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         if not value or any(type(each) is not (str if name == "recipes" else int) for each in value):
             raise RunError(f"{name} must be a list of {'names' if name == 'recipes' else 'whole numbers'}")
         return list(dict.fromkeys(value))
+    if name == "asha":
+        return ASHA.read(value)
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or kind(value) != value:
             raise RunError(f"{name} must be a number of at least 0, but is {value!r}")
@@ -160,10 +165,13 @@ def main(argv: Sequence[str]) -> None:
         Resources(sweep.cpus, sweep.gpus, sweep.retries, args.address),
         shlex.join(["mixwell", "sweep", *argv]),
         "choose another --out",
+        sweep.asha,
     )
 
 
-def train_and_report(trials: Sequence[Trial], out: Path, resources: Resources, again: str, advice: str) -> None:
+def train_and_report(
+    trials: Sequence[Trial], out: Path, resources: Resources, again: str, advice: str, asha: ASHA | None = None
+) -> None:
     """Train what is not finished; write and print the table of all runs.
 
     Args:
@@ -172,6 +180,7 @@ def train_and_report(trials: Sequence[Trial], out: Path, resources: Resources, a
         resources: What each run receives.
         again: The command, which continues after an interruption.
         advice: What to do if a run directory holds a run with other settings.
+        asha: Early stopping.
 
     Raises:
         RunError: A run directory holds other settings, or runs have failed.
@@ -183,10 +192,10 @@ def train_and_report(trials: Sequence[Trial], out: Path, resources: Resources, a
     if done := sum(trial.done for trial in trials):
         print(f"{done} of {len(trials)} runs in {out} are done")
     try:
-        failed = train_all(trials, resources)
+        failed = train_all(trials, resources, Halving(asha, trials) if asha else None)
     except KeyboardInterrupt as error:
         raise type(error)(f"stopped; continue with: {again}") from None
-    if runs := [read(trial.run) for trial in trials if trial.done]:
+    if runs := [read(trial.run) for trial in trials if trial.done or (asha and trial.stopped)]:
         files = write(out, runs, again)
         table.show(groups(runs))
         print(", ".join(map(str, files)))

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mixwell.train import run
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError, first_line
 from mixwell.train.lock import LockedError
-from mixwell.train.runs import command, read_config
+from mixwell.train.runs import STOPPED, command, read_config
 
 PATIENCE = 120.0  # seconds to wait for the process of an earlier, killed sweep that still holds a run directory
 REFRESH = 0.5  # seconds
@@ -43,12 +43,11 @@ class Trial:
     run: Path
 
     @property
-    def epochs_done(self) -> int:
-        """Number of epochs in its metrics."""
-        try:
-            return (self.run / "metrics.jsonl").read_text().count("\n")
-        except OSError:
-            return 0
+    def records(self) -> list[dict[str, Any]]:
+        """The records of its epochs so far."""
+        with contextlib.suppress(OSError, ValueError):
+            return [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+        return []
 
     @property
     def done(self) -> bool:
@@ -56,23 +55,37 @@ class Trial:
         return (self.run / "summary.json").is_file()
 
     @property
+    def stopped(self) -> str:
+        """Why the run was stopped early; empty for any other run."""
+        with contextlib.suppress(OSError):
+            return "" if self.done else (self.run / STOPPED).read_text().strip()
+        return ""
+
+    @property
     def command(self) -> str:
         """The command that trains this run alone."""
         return command(self.config, self.run)
 
-    @property
-    def top1(self) -> float | None:
-        """Newest validation accuracy (percent)."""
-        with contextlib.suppress(OSError, ValueError):
-            for line in reversed((self.run / "metrics.jsonl").read_text().splitlines()):
-                if value := json.loads(line).get("val_top1"):
-                    return value
-        return None
+    def value(self, epoch: int) -> float | None:
+        """Return the accuracy or mAP of the first validated epoch from the given one on; None if there is none yet."""
+        found = (measured(record) for record in self.records if record["epoch"] >= epoch)
+        return next((value for _, value in filter(None, found)), None)
 
     def check(self, advice: str) -> None:
         """Raise ``RunError`` if the run directory holds a run with other settings."""
         if (self.run / "config.json").exists() and (changed := read_config(self.run).fixed_differences(self.config)):
             raise RunError(f"in {self.run} {changed[0]}: {advice}")
+
+
+def measured(record: dict[str, Any]) -> tuple[str, float] | None:
+    """Return name and value (percent) of the main measure of an epoch; None if it was not validated.
+
+    Example:
+        >>> measured({"epoch": 1, "val_loss": 0.5, "val_map": 70.0})
+        ('mAP', 70.0)
+    """
+    names = (("top-1", "val_top1"), ("mAP", "val_map"))
+    return next(((name, record[key]) for name, key in names if key in record), None)
 
 
 @dataclass(frozen=True)
@@ -104,32 +117,38 @@ class Board:
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials, self.failed = trials, dict[str, str]()
-        self.began, self.before = time.monotonic(), sum(trial.epochs_done for trial in trials)
+        self.began, self.before = time.monotonic(), sum(len(trial.records) for trial in trials)
         self.live = Live(refresh_per_second=2) if sys.stdout.isatty() else None
 
     def ended(self, trial: Trial, seconds: float, error: str) -> None:
         """Note that a trial has ended."""
-        if error:
-            self.failed[trial.name] = error
+        if trial.stopped:
+            outcome = f"stopped early, {trial.stopped}"
+        elif error:
+            outcome = self.failed[trial.name] = error
+        else:
+            outcome = f"{seconds:.1f} s"
         if not self.live:
-            print(f"{trial.name}: {error or f'{seconds:.1f} s'}", flush=True)
+            print(f"{trial.name}: {outcome}", flush=True)
 
     def update(self) -> None:
         """Draw the table again, from the run directories."""
         if not self.live:
             return
-        epochs = [trial.epochs_done for trial in self.trials]
-        total, now = sum(trial.config.epochs for trial in self.trials), sum(epochs)
-        speed = (now - self.before) / (time.monotonic() - self.began)
-        left = f", about {(total - now) / speed / 60:.0f} min left" if speed else ""
-        done = sum(trial.done for trial in self.trials)
-        table = Table(title=f"{done} of {len(self.trials)} trials done, {len(self.failed)} failed{left}")
-        for title in ("trial", "epochs", "top-1 (%)"):
-            table.add_column(title, justify="left" if title == "trial" else "right")
-        active = [pair for pair in zip(self.trials, epochs, strict=True) if pair[1] and not pair[0].done]
-        for trial, count in (active or [*zip(self.trials, epochs, strict=True)])[: self.ROWS]:
-            top1 = trial.top1
-            table.add_row(trial.name, f"{count} of {trial.config.epochs}", "" if top1 is None else f"{top1:.2f}")
+        records = {trial: trial.records for trial in self.trials}
+        done, stopped = sum(t.done for t in self.trials), sum(t.stopped != "" for t in self.trials)
+        left = [trial for trial in self.trials if not trial.done and not trial.stopped]
+        epochs = sum(trial.config.epochs - len(records[trial]) for trial in left)
+        speed = (sum(map(len, records.values())) - self.before) / (time.monotonic() - self.began)
+        time_left = f", about {epochs / speed / 60:.0f} min left" if speed > 0 else ""
+        counts = f"{f'{stopped} stopped, ' if stopped else ''}{len(self.failed)} failed{time_left}"
+        table = Table(title=f"{done} of {len(self.trials)} trials done, {counts}")
+        for name in ("trial", "epochs", "validation (%)"):
+            table.add_column(name, justify="left" if name == "trial" else "right")
+        for trial in ([trial for trial in left if records[trial]] or self.trials)[: self.ROWS]:
+            newest = next(filter(None, map(measured, reversed(records[trial]))), None)
+            value = f"{newest[0]} {newest[1]:.2f}" if newest else ""
+            table.add_row(trial.name, f"{len(records[trial])} of {trial.config.epochs}", value)
         self.live.update(table)
 
     def __enter__(self) -> Board:
@@ -143,8 +162,16 @@ class Board:
             self.live.stop()
 
 
-def train_all(trials: Sequence[Trial], resources: Resources = Resources()) -> dict[str, str]:
+def train_all(
+    trials: Sequence[Trial], resources: Resources = Resources(), losers: Callable[[], dict[Trial, str]] | None = None
+) -> dict[str, str]:
     """Train what is not finished, as many trials at a time as there are cores and GPUs.
+
+    Args:
+        trials: The trials.
+        resources: What each of them receives.
+        losers: Returns the trials to stop early, each with the reason; those stopped before are not trained. None
+            stops none, and continues those stopped before.
 
     Returns:
         The error of each trial that failed, by name. A failed trial does not end the others.
@@ -153,9 +180,11 @@ def train_all(trials: Sequence[Trial], resources: Resources = Resources()) -> di
         RunError: Ray is not installed, cannot be reached, has stopped, or has too few cores or GPUs for a trial.
         KeyboardInterrupt: The sweep was stopped.
     """
-    todo = [trial for trial in trials if not trial.done]
+    todo = [trial for trial in trials if not trial.done and not (losers and trial.stopped)]
     if not todo:
         return {}
+    for trial in todo:
+        (trial.run / STOPPED).unlink(missing_ok=True)
     with _ray(resources) as ray, Board(trials) as board:
         remote = ray.remote(_train).options(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.retries
@@ -164,6 +193,10 @@ def train_all(trials: Sequence[Trial], resources: Resources = Resources()) -> di
         while waiting:
             for ref in ray.wait([*waiting], timeout=REFRESH)[0]:
                 board.ended(waiting.pop(ref), *_result(ray, ref))
+            for trial, reason in losers().items() if losers else ():
+                for ref in [ref for ref, other in waiting.items() if other is trial]:
+                    (trial.run / STOPPED).write_text(f"{reason}\n")
+                    ray.cancel(ref)
             board.update()
     return board.failed
 
