@@ -9,7 +9,7 @@ from mixwell.evaluation.corruptions import FUNCTIONS, SEVERITIES
 from mixwell.evaluation.occlusion import SHARES
 from mixwell.train.suite import Figure, Subject
 from mixwell.train.suite_objects import label_error, localization, needs_boxes
-from mixwell.train.suite_predictions import accuracy, calibration, needs_ood, ood, selective
+from mixwell.train.suite_predictions import accuracy, calibration, ood, selective
 from mixwell.train.suite_robustness import (
     adversarial,
     autoattack,
@@ -34,14 +34,14 @@ class Part(NamedTuple):
 
     measure: Callable[[Subject], Iterable[tuple[str, Figure]]]
     cost: float
-    check: Callable[[Subject], None] = Subject.one_label
+    check: Callable[[Subject], object] = Subject.one_label
 
 
 PARTS = {
     "accuracy": Part(accuracy, 1, lambda subject: None),
     "calibration": Part(calibration, 1),
     "selective": Part(selective, 0),
-    "ood": Part(ood, 1, needs_ood),
+    "ood": Part(ood, 1, lambda subject: subject.given("ood")),
     "adversarial": Part(adversarial, 40),
     "autoattack": Part(autoattack, 5000, needs_autoattack),
     "occlusion": Part(occlusion, 2 * len(SHARES)),

@@ -24,7 +24,7 @@ from mixwell.metrics import (
     top_k_accuracy,
     top_k_hits,
 )
-from mixwell.train.suite import Figure, Subject, UnavailableError, folder_of_images
+from mixwell.train.suite import Figure, Subject, folder_of_images
 
 Named = Iterator[tuple[str, Figure]]
 POINTS = 101  # of a risk-coverage curve
@@ -56,10 +56,8 @@ def calibration(subject: Subject) -> Named:
     yield "reliability", Figure(points, "Count, mean confidence and accuracy in 15 bins of equal width.")
     if subject.held is not None:
         temperature = measures.fit_temperature(*subject.predict(subject.held))
-        scaled, how = (
-            logits / temperature,
-            f" after division by the temperature fitted on {len(subject.held)} other images",
-        )
+        scaled = logits / temperature
+        how = f" after division by the temperature fitted on {len(subject.held)} other images"
         yield "temperature", Figure(temperature.item(), "Minimises the NLL of held-out images.")
     else:
         scaled, temperatures = _crossed(logits, labels)
@@ -114,19 +112,11 @@ def selective(subject: Subject) -> Named:
     yield "risk_coverage", Figure(curve, "Error rate among the most confident share of the images.", "%")
 
 
-def needs_ood(subject: Subject) -> None:
-    """Raise ``UnavailableError`` if no other folder is given."""
-    subject.one_label()
-    if subject.others.ood is None:
-        raise UnavailableError("out-of-distribution detection needs a folder of other images: add --ood DIR")
-
-
 def ood(subject: Subject) -> Named:
     """Yield how well scores separate the measured images from those of another folder."""
-    logits, _ = subject.predictions
-    assert subject.others.ood is not None
-    others, _ = subject.predict(folder_of_images(subject.others.ood))
-    where = f"{len(logits)} measured images against {len(others)} of {subject.others.ood.name}"
+    (logits, _), folder = subject.predictions, subject.given("ood")
+    others, _ = subject.predict(folder_of_images(folder))
+    where = f"{len(logits)} measured images against {len(others)} of {folder.name}"
     for name, (score, words) in SCORES.items():
         inside, outside = score(logits), score(others)
         how = f"Probability that a measured image has a higher score than another one; score: {words}; {where}."
