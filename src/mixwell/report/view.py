@@ -9,7 +9,7 @@ import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,10 @@ from mixwell.report import samples
 from mixwell.report.evidence import evidence
 from mixwell.report.gallery import without_model
 from mixwell.report.samples import Images, Sample
+from mixwell.train import errors
 from mixwell.train import images as files
-from mixwell.train.errors import RunError, mistakes
+from mixwell.train.errors import Kind, RunError, mistakes
 from mixwell.train.network import Network
-
-Kind = TypeVar("Kind", bound=mw.Value)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MOST_PIXELS = 40_000_000  # of a picture
@@ -101,11 +100,7 @@ def expression(text: str, kind: type[Kind]) -> Kind:
     """
     if "LearnedMask" in text:
         raise RunError("LearnedMask reads a file, so the page does not offer it: use mixwell show")
-    with mistakes():
-        found = mw.parse(text)
-    if not isinstance(found, kind):
-        raise RunError(f"expected a {kind.__name__}, but got {text[:80]}")
-    return found
+    return errors.expression(text, kind)
 
 
 def fixed(policy: mw.BatchPolicy, lam: float, size: tuple[int, int], model: bool) -> mw.BatchPolicy:

@@ -9,12 +9,13 @@ import errno
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import torch
 
 import mixwell
 
+Kind = TypeVar("Kind")
 PACKAGE = Path(mixwell.__file__).parent
 
 
@@ -58,6 +59,23 @@ def mistakes(prefix: str = "") -> Iterator[None]:
         if PACKAGE not in Path(frame.f_code.co_filename).parents:
             raise
         raise RunError(f"{prefix}{error}") from error
+
+
+def expression(text: str, kind: type[Kind], expected: str = "") -> Kind:
+    """Return the object that an expression describes.
+
+    Raises:
+        RunError: It is not valid, or it describes another kind of object than ``expected``.
+
+    Example:
+        >>> expression("CutMix(alpha=0.2)", mixwell.BatchPolicy)
+        CutMix(alpha=0.2)
+    """
+    with mistakes():
+        found = mixwell.parse(text)
+    if not isinstance(found, kind):
+        raise RunError(f"expected {expected or f'a {kind.__name__}'}, but got {text[:80]}")
+    return found
 
 
 @contextlib.contextmanager
