@@ -14,7 +14,7 @@ from mixwell.report import label_sheet, picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
 from mixwell.train import network
-from mixwell.train.errors import Parser, expression, whole
+from mixwell.train.errors import Parser, check_memory, expression, whole
 from mixwell.train.files import save
 from mixwell.train.paths import expand
 
@@ -112,6 +112,7 @@ def main(argv: Sequence[str]) -> None:
         notes = [f"not drawn: {reason}" for reason in reasons]
     else:
         ratios, notes = args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), replacements(policy)
+        check_memory(len(ratios) * len(images.pixels), args.size)
         if args.label:
             expected = "a label policy such as PixelShare()"
             labels = {text: expression(text, mw.LabelPolicy, expected) for text in args.label}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixwell.train import images as files
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, check_memory
 
 CORNERS = (
     ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
@@ -125,6 +125,7 @@ def read_images(root: Path, entries: list[Entry], table: Path, size: int, count:
     there = [entry for entry in entries if (root / entry.file).is_file()]
     if missing := sorted({entry.file for entry in entries} - {entry.file for entry in there}):
         print(f"left out {len(missing)} of {len(entries)} images: no file {root / missing[0]}", file=sys.stderr)
+    check_memory(min(count, len(there)), size)
     chosen, pixels, scaled, outside = list[Entry](), [], [], []
     for entry in there:
         if len(chosen) == count:

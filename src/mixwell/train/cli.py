@@ -50,6 +50,12 @@ OTHERS = {  # options that only --suite uses: the kind of their value, and their
     "transfer": ("DIR", "other data set for the transfer of features"),
     "boxes": ("CSV", "boxes of objects, as for mixwell labels"),
 }
+ADVICE = {  # what to change where memory is short
+    "show": "lower --size or --count, or name fewer --ratios",
+    "labels": "lower --image_size or --count",
+    "play": "lower --image_size",
+    "eval": "use a machine or a --device with more memory",
+}
 KINDS = {
     "policies": "policy",
     "shorthands for policies": "shorthand",
@@ -178,8 +184,7 @@ def _suite(args: argparse.Namespace, config: Config, command: str) -> None:
     from mixwell.train.suite import evaluate_suite, table
 
     others = {name: getattr(args, name) for name in OTHERS}
-    with enough_memory():
-        record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
+    record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
     print(json.dumps(record) if args.json else f"{table(record)}\nwritten: {args.run / 'eval.json'}")
 
 
@@ -192,8 +197,7 @@ def _eval(args: argparse.Namespace, command: str) -> None:
         return
     if given := [name for name in OTHERS if getattr(args, name)]:
         raise RunError(f"--{given[0]} is used with --suite: add --suite full, or the parts you want")
-    with enough_memory():
-        measures = evaluate_run(replace(read_config(args.run), **changes), args.run, args.split, args.bins)
+    measures = evaluate_run(replace(read_config(args.run), **changes), args.run, args.split, args.bins)
     if not is_first():
         return
     if args.json:
@@ -266,7 +270,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop.install()
     with safe_output() as out:
         try:
-            _run(argv)
+            with enough_memory(ADVICE.get(next(iter(argv), ""), "lower --batch_size or --image_size")):
+                _run(argv)
             return _complete(argv, out)
         except RunError as error:
             print(f"mixwell: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import psutil
 import torch
 
 import mixwell
@@ -79,14 +80,32 @@ def expression(text: str, kind: type[Kind], expected: str = "") -> Kind:
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turn a lack of memory on the device or the host into a sentence."""
+def enough_memory(advice: str = "lower --batch_size or --image_size, or add --accumulate 2") -> Iterator[None]:
+    """Turn a lack of memory on the device or the host into a sentence with this advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise RunError("out of memory: lower --batch_size or --image_size, or add --accumulate 2") from error
+        sizes = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+        raise RunError(f"out of memory: {advice}{sizes}") from error
+
+
+def check_memory(images: int, side: int) -> None:
+    """Refuse images that cannot fit into memory: the system would end the process without a message.
+
+    Args:
+        images: Number of images that are in memory together, as uint8 and as float32.
+        side: Height and width (pixels).
+
+    Raises:
+        MemoryError: They are larger than the memory of the machine or container.
+    """
+    needed, there = 15 * images * side**2, psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    if needed > there:
+        raise MemoryError(f"{images} images of {side} x {side} pixels take {needed >> 30} GiB of {there >> 30} GiB")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

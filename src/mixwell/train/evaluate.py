@@ -19,7 +19,7 @@ from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet, Split, match_classes
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, check_memory
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 
 
@@ -115,6 +115,7 @@ def stored(config: Config, run: Path, split: str) -> tuple[nn.Module, Split, Dat
     weights, classes = read_weights(path), stored_classes(path)
     data = load(config, only=split)
     images = match_classes(data.test, data.classes, classes)
+    check_memory(min(config.batch_size, len(images)), config.image_size)
     data = replace(data, classes=classes)
     model = build.classifier(replace(config, weights=""), data)
     load_weights(model, weights, path)

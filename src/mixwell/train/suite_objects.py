@@ -10,14 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixwell.evaluation.localization import (
-    IOUS,
-    THRESHOLDS,
-    box_accuracy,
-    centre_overlaps,
-    normalized_maps,
-    overlaps,
-)
+from mixwell.evaluation.localization import IOUS, THRESHOLDS, box_accuracy, centre_overlaps, normalized_maps, overlaps
 from mixwell.metrics import top_k_hits
 from mixwell.saliency import ClassActivation
 from mixwell.train import label_errors
