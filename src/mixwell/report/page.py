@@ -44,7 +44,7 @@ def html(runs: Sequence[Run]) -> str:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
     return rendered(
         "report.html", training=training, description=picture.description, measured_on=table.measured_on,
-        measured=table.measured, newest=masks.newest, lines=_lines, worst=_worst, csv=_csv,
+        measured=table.measured, newest=masks.newest, lines=_lines, csv=_csv,
         version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
         table=table.cells(found), differences=table.differences(found), published=table.published_cells(found),
         measures=measures.cells(found), suites=measures.plots(found), remarks=table.remarks(found),
@@ -72,11 +72,6 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 def _lines(words: str) -> list[list[str]]:
     """Return a text alternative as a table, a row for each line."""
     return [["picture"], *([line] for line in words.splitlines())]
-
-
-def _worst(run: Path) -> Path | None:
-    """Return the picture that ``mixwell labels --out`` wrote into a run, or None."""
-    return path if (path := run / "worst.png").is_file() else None
 
 
 def _policy(text: str) -> mixwell.BatchPolicy | None:

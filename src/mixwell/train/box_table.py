@@ -150,13 +150,12 @@ def read_images(root: Path, entries: list[Entry], table: Path, size: int, count:
 
 def _corners(row: Row, columns: tuple[str, ...], table: Path) -> list[float]:
     try:
-        left, top, right, bottom = corners = [float(row[name]) for name in columns]
+        left, top, right, bottom = (float(row[name]) for name in columns)
+        if not math.isfinite(left + top + right + bottom):
+            raise ValueError("NaN or Inf")
     except (KeyError, ValueError):
-        corners = [math.nan] * 4
-        left, top, right, bottom = corners
-    if not all(map(math.isfinite, corners)):
-        raise RunError(f"{table}: the box of {row['file']} must be four finite numbers")
-    return corners if columns in CORNERS[2:] else [left, top, left + right, top + bottom]
+        raise RunError(f"{table}: the box of {row['file']} must be four finite numbers") from None
+    return [left, top, right, bottom] if columns in CORNERS[2:] else [left, top, left + right, top + bottom]
 
 
 def _inside(boxes: list[list[float]], image: tuple[int, int], size: int) -> list[list[float]]:
