@@ -177,7 +177,8 @@ def _result(run: Path, summary: Summary) -> str:
 
 
 def _run_name(config: Config) -> str:
-    return file_name(f"{config.recipe}-{config.policy}-{config.method}-seed{config.seed}").replace("_-", "-")
+    name = file_name(f"{config.recipe}-{config.policy}-{config.method}")
+    return f"{name}-seed{config.seed}".replace("_-", "-")
 
 
 def _suite(args: argparse.Namespace, config: Config, command: str) -> None:

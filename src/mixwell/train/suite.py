@@ -27,6 +27,7 @@ from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 from mixwell.train.suite_clock import Clock
 
 MEMORY = 2**31  # bytes of decoded images to keep
+Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # from images, labels and rows to other images
 NEEDED = {
     "ood": "out-of-distribution detection needs a folder of other images: add --ood DIR",
     "corrupted": "published corrupted images are measured with --corrupted DIR",
@@ -142,9 +143,7 @@ class Subject:
         return Split(images, labels.cpu())
 
     @torch.no_grad()
-    def predict(
-        self, split: Split | None = None, change: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, split: Split | None = None, change: Change | None = None) -> tuple[Tensor, Tensor]:
         """Return logits and labels of a split, on the CPU, of images that ``change(images, labels, rows)`` has changed.
 
         Raises:
@@ -160,9 +159,7 @@ class Subject:
         logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logits, labels
 
-    def top1(
-        self, change: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None, split: Split | None = None
-    ) -> float:
+    def top1(self, change: Change | None = None, split: Split | None = None) -> float:
         """Return the accuracy in percent, see :meth:`predict`."""
         return top_k_accuracy(*self.predict(split, change)).item()
 
