@@ -75,6 +75,20 @@ def test_orientation(tmp_path: Path, orientation: int, ending: str) -> None:
     assert np.abs(shown.permute(1, 2, 0).numpy() - square).max() < 0.6
 
 
+def test_orientation_beside_metadata_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image is turned although another tag is damaged, and 16-bit pixels keep their white."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.kron(np.array([[0, 65535, 257]], np.uint16), np.ones((4, 4), np.uint16))
+    Image.fromarray(PHOTO).save(tmp_path / "x.jpg", exif=exif)
+    Image.fromarray(wide).save(tmp_path / "y.png", exif=exif)
+    with Image.open(tmp_path / "x.jpg") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    monkeypatch.setattr(Image.Exif, "tobytes", lambda *_: pytest.fail("the metadata are written"))
+    assert np.array_equal(pixels(tmp_path / "x.jpg"), expected)
+    assert pixels(tmp_path / "y.png")[:, 0, 0].tolist() == [0] * 4 + [255] * 4 + [1] * 4
+
+
 def test_damaged_metadata_is_not_a_damaged_image(tmp_path: Path) -> None:
     Image.fromarray(PHOTO).save(tmp_path / "x.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken")
     assert np.abs(pixels(tmp_path / "x.jpg") - PHOTO).max() <= 40

@@ -98,6 +98,15 @@ def test_label_policies_say_what_they_would_in_training() -> None:
     assert isinstance(found.labels["ActivationShare()"], tuple)
 
 
+def test_one_pass_for_all_label_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model sees the pictures once for their classes and once for all label policies, the mixed images once."""
+    net, passes = network(), list[int]()
+    net.model.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    monkeypatch.setattr(view, "evidence", lambda *_: [])
+    shown("CutMix()", "SemanticShare()", network=net)
+    assert passes == [2, 2, 2, 2]  # the last one is that of SaliencyShare's own saliency
+
+
 def test_saliency_of_normalized_images_is_that_of_their_pixels() -> None:
     """The page, and ``mixwell show --label``, tell a saliency source in pixel values how the images were normalized."""
     net, label = network(), mw.labels.SaliencyShare(mw.FineGrained())

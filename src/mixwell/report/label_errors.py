@@ -28,7 +28,8 @@ def worst_cases(images: Tensor, names: Sequence[str], records: Sequence[Mapping[
         "Anchor, partner and mixed image; beside them the weight of the anchor's label (blue) by each label policy.",
         "visible: the anchor's share of what is visible of both objects, each measured in fractions of its size.",
     )
-    parts, words = [below(text("Labels that are furthest from what is visible", 22, bold=True), *_grey(notes))], []
+    title = text("Labels that are furthest from what is visible", 22, bold=True)
+    parts, words = [below(title, *(text(note, colour=GREY) for note in notes))], []
     for policy in dict.fromkeys(record["policy"] for record in records):
         mine = [record for record in records if record["policy"] == policy]
         difference = (mine[0]["weights"] - mine[0]["fraction"]).abs().nan_to_num(-1)
@@ -42,10 +43,6 @@ def worst_cases(images: Tensor, names: Sequence[str], records: Sequence[Mapping[
             parts.append(beside(sources, _captioned(mine[0]["mixed"][row], "mixed"), below(*lines, gap=3)))
             words.append(f"{policy}: {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items())}")
     return png(framed(below(*parts, gap=GAP)), "\n".join(words))
-
-
-def _grey(lines: Sequence[str]) -> list[Image.Image]:
-    return [text(line, colour=GREY) for line in lines]
 
 
 def _captioned(pixels: Tensor, name: str) -> Image.Image:

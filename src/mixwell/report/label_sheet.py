@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 import mixwell as mw
-from mixwell.features.isolation import undisturbed
-from mixwell.features.observer import Observer
 from mixwell.report import picture, samples
 from mixwell.report.gallery import parts, without_model
 from mixwell.report.picture import GAP, GREY, MIN_COLUMN, below, beside, text
@@ -75,15 +72,11 @@ def _by_label(
     """Return weights ``(B, K)`` and the evidence ``(B, H, W)``, if there is any, of each label policy."""
     pixels = images.pixels if network is None else network.normalization.normalize(images.pixels)
     mixed = mw.MixedBatch(plan.apply(pixels), plan.source_labels(images.labels), plan.weights, plan)
-    fields: dict[str, Any] = {"images": pixels, "labels": images.labels}
+    view = mw.View(images=pixels, labels=images.labels)
     with mistakes():
         if network is not None:
-            model = network.model
-            observer = Observer(model, frozenset().union(*(label.needs for label in labels.values())))
-            with undisturbed(model):
-                fields |= {**observer.clean_pass(model, pixels), **observer.mixed_pass(model, mixed.images)}
-            fields |= {"model": model, "normalization": network.normalization}
-        view = mw.View(**fields)
+            needs = {need for label in labels.values() for need in label.needs}
+            view = network.view(mixed, pixels, images.labels, needs)
         return {name: (label(mixed, view), label.evidence(mixed, view)) for name, label in labels.items()}
 
 

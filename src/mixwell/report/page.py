@@ -28,6 +28,10 @@ from mixwell.train.paths import expand
 from mixwell.train.runs import Group, Run, groups, read_all
 
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("mixwell.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)  # fmt: skip
 SEEN = 3  # mixed images in which evidence is shown
 LARGEST, GALLERY_SIDE = 112, 96  # side of an image on the page and in the gallery (pixels)
 
@@ -35,22 +39,23 @@ LARGEST, GALLERY_SIDE = 112, 96  # side of an image on the page and in the galle
 def html(runs: Sequence[Run]) -> str:
     """Return the report on some runs as one self-contained page; the layout is in ``report.html``."""
     found = groups(runs)
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("mixwell.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
     environments: dict[str, list[Run]] = {}
     for run in runs:
         environments.setdefault(json.dumps(run.summary.environment if run.summary else {}), []).append(run)
-    return templates.get_template("report.html").render(
-        training=training, coloured=picture.coloured, description=picture.description, measured_on=table.measured_on,
-        measured=table.measured, newest=masks.newest, lines=_lines, worst=_worst, png=png, csv=_csv,
+    return rendered(
+        "report.html", training=training, description=picture.description, measured_on=table.measured_on,
+        measured=table.measured, newest=masks.newest, lines=_lines, csv=_csv,
         version=mixwell.__version__, largest=LARGEST, runs=runs, groups=found,
         table=table.cells(found), differences=table.differences(found), published=table.published_cells(found),
         measures=measures.cells(found), suites=measures.plots(found), remarks=table.remarks(found),
         strips=list(strips(found)), seen=list(seen(found)),
         environments=[(json.loads(facts), members) for facts, members in environments.items()],
     )  # fmt: skip
+
+
+def rendered(template: str, **names: Any) -> str:
+    """Return a page from a template of this folder."""
+    return TEMPLATES.get_template(template).render(png=png, coloured=picture.coloured, **names)
 
 
 def png(content: Tensor | Path) -> str:
@@ -67,11 +72,6 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 def _lines(words: str) -> list[list[str]]:
     """Return a text alternative as a table, a row for each line."""
     return [["picture"], *([line] for line in words.splitlines())]
-
-
-def _worst(run: Path) -> Path | None:
-    """Return the picture that ``mixwell labels --out`` wrote into a run, or None."""
-    return path if (path := run / "worst.png").is_file() else None
 
 
 def _policy(text: str) -> mixwell.BatchPolicy | None:

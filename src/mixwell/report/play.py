@@ -8,20 +8,17 @@ import binascii
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 import mixwell as mw
-from mixwell.report import picture
 from mixwell.report.controls import changed, control, settings
-from mixwell.report.page import png
+from mixwell.report.page import rendered
 from mixwell.report.view import SIDES, Picture, expression, look
 from mixwell.train.errors import Parser, RunError
-from mixwell.train.network import Network, load
+from mixwell.train.network import Network, add_options, from_options
 from mixwell.train.paths import expand
 
 ABOUT = """\
@@ -58,34 +55,6 @@ element.addEventListener("drop", (event) => { event.preventDefault(); take(event
 """.replace("LIMIT", str(LARGEST_FILE))
 
 
-class Guard:
-    """Middleware: refuses large requests and the routes in ``CLOSED``, and forbids the page to load from elsewhere."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
-        status = 404 if scope["path"].startswith(CLOSED) else 0
-        if chunked or not length.isdigit() or int(length) > LARGEST_REQUEST:
-            status = 413
-        if status:
-            await send({"type": "http.response.start", "status": status, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            return
-
-        async def answer(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, answer)
-
-
 def uploaded(value: Any) -> Picture | None:
     """Return the picture that the browser sent as ``{"name": ..., "data": "data:image/png;base64,..."}``.
 
@@ -95,20 +64,14 @@ def uploaded(value: Any) -> Picture | None:
     if not value:
         return None
     value = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
-    name = Path(str(value.get("name", ""))).name[:200] if isinstance(value, dict) else ""
-    data = str(value.get("data", "")) if isinstance(value, dict) else ""
-    if isinstance(value, dict) and (value.get("size") or len(data) > 4 * LARGEST_FILE // 3 + 100):
+    given = value if isinstance(value, dict) else {}
+    name, data = Path(str(given.get("name", ""))).name[:200], str(given.get("data", ""))
+    if given.get("size") or len(data) > 4 * LARGEST_FILE // 3 + 100:
         raise RunError(f"{name} is larger than {LARGEST_FILE // 2**20} MiB: use a smaller picture")
     try:
         return Picture(name or "picture", base64.b64decode(data.partition(",")[2], validate=True))
     except binascii.Error:
         raise RunError(f"{name or 'the picture'} did not arrive whole: choose it again") from None
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("mixwell.report", ".")
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("play.html")
 
 
 def shown(
@@ -121,10 +84,10 @@ def shown(
             raise RunError("lam, seed and side must be numbers")
         found = look(uploaded(anchor), uploaded(partner), policy, label, lam, int(seed), int(side), network, source)
     except (RunError, json.JSONDecodeError) as error:
-        return _template().render(error=str(error)), ""
+        return rendered("play.html", error=str(error)), ""
     except (MemoryError, OverflowError, RuntimeError) as error:  # settings that no computer can hold
-        return _template().render(error=f"this cannot be computed: {str(error)[:200]}"), ""
-    return _template().render(look=found, png=png, coloured=picture.coloured), found.line
+        return rendered("play.html", error=f"this cannot be computed: {str(error)[:200]}"), ""
+    return rendered("play.html", look=found, error=""), found.line
 
 
 def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], first: str) -> Any:
@@ -147,7 +110,7 @@ def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], firs
     )  # fmt: skip
     chooser.input(lambda name: repr(mw.parse(name)), chooser, text, api_visibility="private")
 
-    def rendered(name: str, written: str) -> None:
+    def controls(name: str, written: str) -> None:
         try:
             value = expression(written, kind)
         except RunError:
@@ -169,9 +132,8 @@ def _editor(start: Any, title: str, kind: type[mw.Value], names: list[str], firs
             )  # fmt: skip
 
     with inside:
-        gr.render(inputs=[chooser, text], triggers=[start, chooser.input, text.submit], show_progress="hidden")(
-            rendered
-        )
+        triggers = [start, chooser.input, text.submit]
+        gr.render(inputs=[chooser, text], triggers=triggers, show_progress="hidden")(controls)
     return text
 
 
@@ -222,16 +184,30 @@ def page(network: Network | None = None, source: str = "") -> Any:
 
 
 def application(network: Network | None = None, source: str = "", host: str = LOOPBACK[0]) -> Any:
-    """Return the page as an ASGI application that serves only loopback names, unless it is bound elsewhere."""
+    """Return the page as an ASGI application that serves only loopback names, unless it is bound elsewhere.
+
+    It refuses large requests and the routes in ``CLOSED``, and forbids the page to load anything from elsewhere.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
-    from fastapi import FastAPI
+    from fastapi import FastAPI, Request, Response
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if host in LOOPBACK:  # a page elsewhere must not reach this one under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
-    app.add_middleware(Guard)
+
+    @app.middleware("http")
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        length = request.headers.get("content-length", "0")
+        if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > LARGEST_REQUEST:
+            return Response(status_code=413)
+        if request.url.path.startswith(CLOSED):
+            return Response(status_code=404)
+        response = await answer(request)
+        response.headers["content-security-policy"] = POLICY
+        return response
+
     css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     return gr.mount_gradio_app(
         app, page(network, source), "/", server_name=host, show_error=False, ssr_mode=False, footer_links=[], css=css,
@@ -247,9 +223,7 @@ def main(argv: Sequence[str]) -> None:
     """
     parser = Parser("mixwell play", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", type=expand, nargs="?", metavar="RUN_OR_WEIGHTS", help="run directory or weights")
-    parser.add_argument("--model", default="", metavar="NAME", help="architecture of a file of weights, as timm/NAME")
-    parser.add_argument("--mean", type=float, help="mean of the normalization [of the run, or ImageNet's]")
-    parser.add_argument("--std", type=float, default=1.0, help="standard deviation of the normalization")
+    add_options(parser)
     parser.add_argument("--image_size", type=int, default=0, help="side of the images (pixels) [of the run, or 224]")
     parser.add_argument("--host", default=LOOPBACK[0], help=f"address to serve at [{LOOPBACK[0]}: this machine only]")
     parser.add_argument("--port", type=int, default=7860, help="port [7860]")
@@ -258,15 +232,12 @@ def main(argv: Sequence[str]) -> None:
         raise RunError("mixwell play needs Gradio: pip install 'mixwell[play]', or from a clone pip install '.[play]'")
     network, source = None, ""
     if args.network:
-        normalization = mw.Normalization(args.mean, args.std) if args.mean is not None else None
-        network = load(args.network, args.model, normalization, args.image_size)
+        network = from_options(args.network, args, args.image_size)
         source = repr(str(args.network)) + (f", {args.model!r}" if args.model else "")
-        source += f", mw.{normalization!r}" if normalization else ""
+        source += f", normalization=mw.{network.normalization!r}" if args.mean is not None else ""
     import uvicorn
 
     app = application(network, source, args.host)
-    shown(
-        network, source, None, None, "CutMix()", "PixelShare()", 0.5, 0, SIDES[0]
-    )  # imports what the first view needs
+    shown(network, source, None, None, "CutMix()", "PixelShare()", 0.5, 0, SIDES[0])  # so that imports are done
     print(f"mixwell play: http://{args.host}:{args.port} (stop with Ctrl-C)", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="error")

@@ -19,7 +19,7 @@ from torch import Tensor
 import mixwell as mw
 from mixwell.train import images as files
 from mixwell.train.dataset import Split
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, check_memory
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
     chosen = [path for turn in zip_longest(*folders.values()) for path in turn if path][:count]
     classes = [path.parent.name if len(folders) > 1 else path.stem for path in chosen]
     names = sorted(set(classes))
+    check_memory(len(chosen), size)
     pixels = torch.stack([square(files.read(path), size) for path in chosen])
     return Images(pixels, torch.tensor([names.index(name) for name in classes]), names)
 

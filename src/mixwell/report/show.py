@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 
@@ -15,11 +14,10 @@ from mixwell.report import label_sheet, picture, samples
 from mixwell.report.gallery import CONTRAST, RATIOS, drawable, gallery, parts, without_model
 from mixwell.report.samples import Images
 from mixwell.train import network
-from mixwell.train.errors import Parser, RunError, whole
+from mixwell.train.errors import Parser, check_memory, expression, whole
 from mixwell.train.files import save
 from mixwell.train.paths import expand
 
-Part = TypeVar("Part")
 LARGEST = 4096  # side of an image (pixels), and number of pairs
 ABOUT = """\
 Draw what a policy does at several ratios: clean images, masks, mixed images and labels.
@@ -61,16 +59,6 @@ def replacements(policy: mw.BatchPolicy) -> list[str]:
     ]
 
 
-def _parsed(text: str, kind: type[Part], expected: str) -> Part:
-    try:
-        found = mw.parse(text)
-    except (TypeError, ValueError) as error:
-        raise RunError(str(error)) from None
-    if not isinstance(found, kind):
-        raise RunError(f"expected {expected}, but got {text}")
-    return found
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell show", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", metavar="POLICY", help="a policy, such as 'CutMix(alpha=1)', or all")
@@ -83,12 +71,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=2, metavar="N", help="pairs of images [2; all: 1]")
     parser.add_argument("--label", nargs="+", metavar="LABEL", help="label policies, such as 'ActivationShare()'")
-    parser.add_argument(
-        "--network",
-        type=expand,
-        metavar="NETWORK",
-        help="for --label: run directory, weights or timm/NAME",
-    )
+    parser.add_argument("--network", type=expand, help="for --label: run directory, weights or timm/NAME")
     network.add_options(parser)
     args = parser.parse_args(argv)
     if args.label and args.policy == "all":
@@ -114,11 +97,9 @@ def main(argv: Sequence[str]) -> None:
         RunError: the policy, the images or the output file cannot be used.
     """
     args = _arguments(argv)
-    policy = (
-        None
-        if args.policy == "all"
-        else _parsed(args.policy, mw.BatchPolicy, "a mixing policy such as CutMix(alpha=0.2), or all")
-    )
+    policy = None
+    if args.policy != "all":
+        policy = expression(args.policy, mw.BatchPolicy, "a mixing policy such as CutMix(alpha=0.2), or all")
     net = network.from_options(args.network, args, args.size, args.seed) if args.network else None
     args.size = args.size or (net.size if net else 112 if policy is None else 224)
     if args.images:
@@ -131,8 +112,10 @@ def main(argv: Sequence[str]) -> None:
         notes = [f"not drawn: {reason}" for reason in reasons]
     else:
         ratios, notes = args.ratios or (0.1, 0.3, 0.5, 0.7, 0.9), replacements(policy)
+        check_memory(len(ratios) * len(images.pixels), args.size)
         if args.label:
-            labels = {text: _parsed(text, mw.LabelPolicy, "a label policy such as PixelShare()") for text in args.label}
+            expected = "a label policy such as PixelShare()"
+            labels = {text: expression(text, mw.LabelPolicy, expected) for text in args.label}
             drawn = label_sheet.sheet(policy, labels, net, images, ratios, args.seed, args.count)
         else:
             drawn = sheet(policy, images, ratios, args.seed, args.count)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import mixwell as mw
-from mixwell.features.isolation import undisturbed
 from mixwell.features.observer import Observer
 from mixwell.report import samples
 from mixwell.report.evidence import evidence
 from mixwell.report.gallery import without_model
 from mixwell.report.samples import Images, Sample
+from mixwell.train import errors
 from mixwell.train import images as files
-from mixwell.train.errors import RunError, mistakes
+from mixwell.train.errors import Kind, RunError, mistakes
 from mixwell.train.network import Network
-
-Kind = TypeVar("Kind", bound=mw.Value)
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MOST_PIXELS = 40_000_000  # of a picture
@@ -101,11 +100,7 @@ def expression(text: str, kind: type[Kind]) -> Kind:
     """
     if "LearnedMask" in text:
         raise RunError("LearnedMask reads a file, so the page does not offer it: use mixwell show")
-    with mistakes():
-        found = mw.parse(text)
-    if not isinstance(found, kind):
-        raise RunError(f"expected a {kind.__name__}, but got {text[:80]}")
-    return found
+    return errors.expression(text, kind)
 
 
 def fixed(policy: mw.BatchPolicy, lam: float, size: tuple[int, int], model: bool) -> mw.BatchPolicy:
@@ -206,7 +201,15 @@ def _weights(
     said: dict[str, tuple[float, ...] | str] = {}
     view = mw.View(images=inputs, labels=labels)
     if network is not None:
-        view = _observed(network, mixed, inputs, labels, list(policies.values()))
+        needs = set[str]()
+        for policy in policies.values():
+            with contextlib.suppress(ValueError):  # this kind of model does not have it
+                Observer(network.model, policy.needs)
+                needs |= policy.needs
+        try:
+            view = network.view(mixed, inputs, labels, needs)
+        except ValueError:  # such as attention of patches that do not fill the images
+            view = network.view(mixed, inputs, labels, ())
     for name, policy in policies.items():
         try:
             if network is not None:
@@ -215,20 +218,3 @@ def _weights(
         except (ValueError, TypeError) as error:
             said[name] = "needs a model" if network is None and not isinstance(policy, mw.RatioShare) else str(error)
     return said, view.logits
-
-
-def _observed(
-    network: Network, mixed: mw.MixedBatch, inputs: Tensor, labels: Tensor, policies: list[mw.LabelPolicy]
-) -> mw.View:
-    """Run the model on the mixed and the unmixed images, and return all that the label policies can read from it."""
-    fields: dict[str, Any] = {"images": inputs, "labels": labels}
-    fields |= {"model": network.model, "normalization": network.normalization}
-    with undisturbed(network.model):
-        for need in sorted(frozenset().union(*(policy.needs for policy in policies)) | {"clean_logits"}):
-            try:
-                observer = Observer(network.model, frozenset({need}))
-                fields |= observer.clean_pass(network.model, inputs)
-                fields |= observer.mixed_pass(network.model, mixed.images)
-            except ValueError:  # this kind of model does not have it
-                continue
-    return mw.View(**fields)

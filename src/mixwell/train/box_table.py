@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mixwell.train import images as files
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, check_memory
 
 CORNERS = (
     ("bbox_x", "bbox_y", "bbox_w", "bbox_h"),
@@ -125,6 +125,7 @@ def read_images(root: Path, entries: list[Entry], table: Path, size: int, count:
     there = [entry for entry in entries if (root / entry.file).is_file()]
     if missing := sorted({entry.file for entry in entries} - {entry.file for entry in there}):
         print(f"left out {len(missing)} of {len(entries)} images: no file {root / missing[0]}", file=sys.stderr)
+    check_memory(min(count, len(there)), size)
     chosen, pixels, scaled, outside = list[Entry](), [], [], []
     for entry in there:
         if len(chosen) == count:
@@ -149,13 +150,12 @@ def read_images(root: Path, entries: list[Entry], table: Path, size: int, count:
 
 def _corners(row: Row, columns: tuple[str, ...], table: Path) -> list[float]:
     try:
-        left, top, right, bottom = corners = [float(row[name]) for name in columns]
+        left, top, right, bottom = (float(row[name]) for name in columns)
+        if not math.isfinite(left + top + right + bottom):
+            raise ValueError("NaN or Inf")
     except (KeyError, ValueError):
-        corners = [math.nan] * 4
-        left, top, right, bottom = corners
-    if not all(map(math.isfinite, corners)):
-        raise RunError(f"{table}: the box of {row['file']} must be four finite numbers")
-    return corners if columns in CORNERS[2:] else [left, top, left + right, top + bottom]
+        raise RunError(f"{table}: the box of {row['file']} must be four finite numbers") from None
+    return [left, top, right, bottom] if columns in CORNERS[2:] else [left, top, left + right, top + bottom]
 
 
 def _inside(boxes: list[list[float]], image: tuple[int, int], size: int) -> list[list[float]]:

@@ -54,9 +54,7 @@ def describe(dataset: str, root: Path) -> tuple[list[str], list[Path]]:
         RunError: A run could not use it.
     """
     if dataset == "folder" and not any((root / name).is_dir() for name in SPLITS):
-        found = images.find(root)
-        if not found.paths:
-            raise RunError(f"no images in {root}: {images.summary(found.skipped) or 'the folder is empty'}")
+        found = images.find_some(root)
         return list(filter(None, [images.summary(found.skipped)])), found.paths
     source = SETS[dataset](Config(dataset=dataset, data=str(root), bad_images="skip"))
     lines, paths, classes = [], [], len(source.classes)

@@ -12,7 +12,6 @@ import shlex
 import shutil
 import sys
 import textwrap
-import zlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from mixwell.train.accelerator import is_first
 from mixwell.train.config import BAD_IMAGES, Config
 from mixwell.train.errors import Parser, RunError, closest, enough_memory, whole
 from mixwell.train.output import SafeStream, safe_output
-from mixwell.train.paths import absolute, expand
+from mixwell.train.paths import absolute, expand, file_name
 from mixwell.train.recipes import BASES, RECIPES, TRAININGS
 from mixwell.train.recipes.small import SMALL
 from mixwell.train.runs import read_config
@@ -44,7 +43,19 @@ ELSEWHERE = {  # commands with a function ``main(argv)`` in a module of their ow
     "demo": "mixwell.train.demo",
 }
 COMMANDS = ("train", "eval", "list", *ELSEWHERE)
-OTHERS = ("ood", "corrupted", "baseline", "transfer", "boxes")  # options that only --suite uses
+OTHERS = {  # options that only --suite uses: the kind of their value, and their help
+    "ood": ("DIR", "folder of out-of-distribution images"),
+    "corrupted": ("DIR", "folder of a published -C data set"),
+    "baseline": ("RUN", "run that the mCE is relative to"),
+    "transfer": ("DIR", "other data set for the transfer of features"),
+    "boxes": ("CSV", "boxes of objects, as for mixwell labels"),
+}
+ADVICE = {  # what to change where memory is short
+    "show": "lower --size or --count, or name fewer --ratios",
+    "labels": "lower --image_size or --count",
+    "play": "lower --image_size",
+    "eval": "use a machine or a --device with more memory",
+}
 KINDS = {
     "policies": "policy",
     "shorthands for policies": "shorthand",
@@ -102,12 +113,8 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--out", type=expand, metavar="RUN", help="run directory, to be created [runs/RECIPE-POLICY-METHOD-seedN]"
     )
     train.add_argument("--resume", type=expand, metavar="RUN", help="resume the run in this directory")
-    train.add_argument(
-        "--budget",
-        type=_minutes,
-        metavar="MINUTES",
-        help="fewer epochs, so that the run ends in so many minutes",
-    )
+    text = "fewer epochs, so that the run ends in so many minutes"
+    train.add_argument("--budget", type=_minutes, metavar="MINUTES", help=text)
     _add_fields(train, chosen())
     evaluate = commands.add_parser("eval", description="Evaluate the classifier of a run.", allow_abbrev=False)
     evaluate.add_argument("run", type=expand, metavar="RUN", help="run directory")
@@ -122,21 +129,8 @@ def _parser(argv: Sequence[str]) -> Parser:
     evaluate.add_argument(
         "--suite", metavar="PARTS", help="full, or parts such as accuracy,calibration: see docs/evaluate.md"
     )
-    evaluate.add_argument(
-        "--ood", type=expand, metavar="DIR", help="folder of out-of-distribution images (with --suite)"
-    )
-    evaluate.add_argument(
-        "--corrupted", type=expand, metavar="DIR", help="folder of a published -C data set (with --suite)"
-    )
-    evaluate.add_argument(
-        "--baseline", type=expand, metavar="RUN", help="run that the mCE is relative to (with --suite)"
-    )
-    evaluate.add_argument(
-        "--transfer", type=expand, metavar="DIR", help="other data set for the transfer of features (with --suite)"
-    )
-    evaluate.add_argument(
-        "--boxes", type=expand, metavar="CSV", help="boxes of objects, as for mixwell labels (with --suite)"
-    )
+    for name, (metavar, text) in OTHERS.items():
+        evaluate.add_argument(f"--{name}", type=expand, metavar=metavar, help=f"{text} (with --suite)")
     listing = commands.add_parser("list", description="List recipes, policies, methods and models.", allow_abbrev=False)
     listing.add_argument("--recipes", action="store_true", help="only the names of recipes")
     return parser
@@ -184,21 +178,15 @@ def _result(run: Path, summary: Summary) -> str:
 
 
 def _run_name(config: Config) -> str:
-    parts = (config.recipe, _shortened(config.policy), _shortened(config.method), f"seed{config.seed}")
-    return re.sub(r"[^\w.=-]+", "_", "-".join(parts)).strip("_").replace("_-", "-")
-
-
-def _shortened(text: str) -> str:
-    """Return an expression as part of a file name; a long one is cut, with a checksum to tell it from others."""
-    return text if len(text) <= 40 else f"{text.partition('(')[0]}-{zlib.crc32(text.encode()):08x}"
+    name = file_name(f"{config.recipe}-{config.policy}-{config.method}")
+    return f"{name}-seed{config.seed}".replace("_-", "-")
 
 
 def _suite(args: argparse.Namespace, config: Config, command: str) -> None:
     from mixwell.train.suite import evaluate_suite, table
 
     others = {name: getattr(args, name) for name in OTHERS}
-    with enough_memory():
-        record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
+    record = evaluate_suite(config, args.run, args.suite, args.split, command, **others)
     print(json.dumps(record) if args.json else f"{table(record)}\nwritten: {args.run / 'eval.json'}")
 
 
@@ -209,11 +197,9 @@ def _eval(args: argparse.Namespace, command: str) -> None:
     if args.suite:
         _suite(args, replace(read_config(args.run), **changes), command)
         return
-    given = [name for name in OTHERS if getattr(args, name)]
-    if given:
+    if given := [name for name in OTHERS if getattr(args, name)]:
         raise RunError(f"--{given[0]} is used with --suite: add --suite full, or the parts you want")
-    with enough_memory():
-        measures = evaluate_run(replace(read_config(args.run), **changes), args.run, args.split, args.bins)
+    measures = evaluate_run(replace(read_config(args.run), **changes), args.run, args.split, args.bins)
     if not is_first():
         return
     if args.json:
@@ -288,7 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop.install()
     with safe_output() as out:
         try:
-            _run(argv)
+            with enough_memory(ADVICE.get(next(iter(argv), ""), "lower --batch_size or --image_size")):
+                _run(argv)
             return _complete(argv, out)
         except RunError as error:
             print(f"mixwell: {error}", file=sys.stderr)

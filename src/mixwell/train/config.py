@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from mixwell.train.errors import RunError, closest, first_line
+from mixwell.train.errors import RunError, closest
+from mixwell.train.files import parsed
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 BAD_IMAGES = ("stop", "skip")
@@ -148,13 +149,7 @@ class Config:
         Raises:
             RunError: The text is not a JSON object, or a field is unknown, of the wrong type or out of range.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"the config is not JSON: {first_line(error)}") from None
-        if not isinstance(values, dict):
-            raise RunError(f"the config must be a JSON object of settings, but is of type {type(values).__name__}")
-        return cls(**{name: cls.checked(name, value) for name, value in values.items()})
+        return cls(**{name: cls.checked(name, value) for name, value in parsed(text, "the config").items()})
 
     @classmethod
     def checked(cls, name: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mixwell.methods import Method
 from mixwell.policy import NoMix
 from mixwell.train.config import Config
-from mixwell.train.errors import RunError
+from mixwell.train.errors import RunError, check_memory
 
 IN_MEMORY = {"digits", "cifar10", "cifar100"}
 SMALL = 4  # images in a piece of a batch, below which few pairs are possible
@@ -19,8 +19,10 @@ def check_pieces(config: Config, method: Method, processes: int) -> str | None:
 
     Raises:
         RunError: Every forward pass has one image, so that there is nothing to mix it with.
+        MemoryError: The images of a forward pass cannot fit into memory.
     """
     images = config.batch_size // (processes * config.accumulate)
+    check_memory(images, config.image_size)
     if images >= SMALL or getattr(method, "policy", None) is None or isinstance(method.policy, NoMix):
         return None
     pieces = f"batch_size {config.batch_size} in {processes * config.accumulate} pieces (processes times accumulate)"

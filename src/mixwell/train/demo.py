@@ -31,18 +31,14 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         RunError: The folder holds runs with other settings, or cannot be written; the message says what to do.
     """
-    parser = Parser(
-        "mixwell demo", description="Compare plain training, CutMix and CutMix + SUMix on handwritten digits."
+    about, epochs = (
+        "Compare plain training, CutMix and CutMix + SUMix on handwritten digits.",
+        RECIPES["digits"]().epochs,
     )
-    parser.add_argument(
-        "--out", type=expand, default=Path("demo"), metavar="FOLDER", help="folder for runs, table and report [demo]"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=RECIPES["digits"]().epochs, metavar="N", help="epochs of each run [30]"
-    )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="seeds of each training [0 1 2]"
-    )
+    parser = Parser("mixwell demo", description=about)
+    parser.add_argument("--out", type=expand, default=Path("demo"), help="folder for runs, table and report [demo]")
+    parser.add_argument("--epochs", type=int, default=epochs, metavar="N", help=f"epochs of each run [{epochs}]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each training [0 1 2]")
     parser.add_argument("--fresh", action="store_true", help="start over instead of using finished runs in the folder")
     args = parser.parse_args(argv)
     began, todo = time.perf_counter(), trials(args.out, args.epochs, args.seeds)

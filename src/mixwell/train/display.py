@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -40,9 +39,7 @@ class Display:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar:
             self.bar.stop()
 
@@ -58,9 +55,8 @@ class Display:
         line = describe(record, self.epochs)
         if self.bar:
             upcoming = min(record["epoch"] + 1, self.epochs)
-            self.bar.update(
-                self.task, description=f"epoch {upcoming}/{self.epochs}", completed=record["epoch"] * self.images
-            )
+            done = record["epoch"] * self.images
+            self.bar.update(self.task, description=f"epoch {upcoming}/{self.epochs}", completed=done)
             self.bar.print(line, highlight=False)
         else:
             self.seconds.append(record["seconds"])
@@ -82,15 +78,8 @@ def describe(record: dict[str, Any], epochs: int) -> str:
     """
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}"]
-    for name, digits in (
-        ("train_loss", 4),
-        ("val_loss", 4),
-        ("val_top1", 2),
-        ("val_map", 2),
-        ("ema_top1", 2),
-        ("ema_map", 2),
-        ("lr", 4),
-    ):
+    for name in ("train_loss", "val_loss", "val_top1", "val_map", "ema_top1", "ema_map", "lr"):
+        digits = 2 if name.endswith(("top1", "map")) else 4
         parts += [f"{name} {record[name]:.{digits}f}"] if name in record else []
     parts += [f"skipped {record['train_skipped']} steps"] if record.get("train_skipped") else []
     return "  ".join([*parts, f"{record['images_per_second']:,.0f} images/s"])

@@ -9,12 +9,14 @@ import errno
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+import psutil
 import torch
 
 import mixwell
 
+Kind = TypeVar("Kind")
 PACKAGE = Path(mixwell.__file__).parent
 
 
@@ -60,15 +62,50 @@ def mistakes(prefix: str = "") -> Iterator[None]:
         raise RunError(f"{prefix}{error}") from error
 
 
+def expression(text: str, kind: type[Kind], expected: str = "") -> Kind:
+    """Return the object that an expression describes.
+
+    Raises:
+        RunError: It is not valid, or it describes another kind of object than ``expected``.
+
+    Example:
+        >>> expression("CutMix(alpha=0.2)", mixwell.BatchPolicy)
+        CutMix(alpha=0.2)
+    """
+    with mistakes():
+        found = mixwell.parse(text)
+    if not isinstance(found, kind):
+        raise RunError(f"expected {expected or f'a {kind.__name__}'}, but got {text[:80]}")
+    return found
+
+
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
-    """Turn a lack of memory on the device or the host into a sentence."""
+def enough_memory(advice: str = "lower --batch_size or --image_size, or add --accumulate 2") -> Iterator[None]:
+    """Turn a lack of memory on the device or the host into a sentence with this advice."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise RunError("out of memory: lower --batch_size or --image_size, or add --accumulate 2") from error
+        sizes = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+        raise RunError(f"out of memory: {advice}{sizes}") from error
+
+
+def check_memory(images: int, side: int) -> None:
+    """Refuse images that cannot fit into memory: the system would end the process without a message.
+
+    Args:
+        images: Number of images that are in memory together, as uint8 and as float32.
+        side: Height and width (pixels).
+
+    Raises:
+        MemoryError: They are larger than the memory of the machine or container.
+    """
+    needed, there = 15 * images * side**2, psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    if needed > there:
+        raise MemoryError(f"{images} images of {side} x {side} pixels take {needed >> 30} GiB of {there >> 30} GiB")
 
 
 def closest(name: str, choices: Iterable[str]) -> str:

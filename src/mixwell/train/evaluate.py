@@ -18,8 +18,8 @@ from mixwell.train.accelerator import start, unbroken
 from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
-from mixwell.train.dataset import match_classes
-from mixwell.train.errors import RunError
+from mixwell.train.dataset import DataSet, Split, match_classes
+from mixwell.train.errors import RunError, check_memory
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 from mixwell.train.sharding import gathered
 
@@ -107,6 +107,23 @@ def evaluate(
     return summarise(total)
 
 
+def stored(config: Config, run: Path, split: str) -> tuple[nn.Module, Split, DataSet]:
+    """Return the classifier that a run has stored, the images of a split, labelled by its classes, and their data set.
+
+    Raises:
+        RunError: See :func:`evaluate_run`.
+    """
+    path = run / "model.safetensors"
+    weights, classes = read_weights(path), stored_classes(path)
+    data = load(config, only=split)
+    images = match_classes(data.test, data.classes, classes)
+    check_memory(min(config.batch_size, len(images)), config.image_size)
+    data = replace(data, classes=classes)
+    model = build.classifier(replace(config, weights=""), data)
+    load_weights(model, weights, path)
+    return model, images, data
+
+
 @unbroken(lambda: "start the evaluation again")
 def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10) -> dict[str, float]:
     """Measure the classifier that a run has stored.
@@ -125,14 +142,8 @@ def evaluate_run(config: Config, run: Path, split: str = "test", bins: int = 10)
     Raises:
         RunError: There is no model yet, it is damaged, or the data set is missing or has other classes.
     """
-    path = run / "model.safetensors"
-    weights, classes = read_weights(path), stored_classes(path)
     accelerator = start(config)
-    data = load(config, only=split)
-    images = match_classes(data.test, data.classes, classes)
-    data = replace(data, classes=classes)
-    model = build.classifier(replace(config, weights=""), data)
-    load_weights(model, weights, path)
+    model, images, data = stored(config, run, split)
     process = ProcessInfo(accelerator.device, accelerator.process_index, accelerator.num_processes)
     bad = bad_images(config)
     batches = evaluation_loader(images, data, config, process, bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -13,23 +14,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixwell.train.errors import RunError, first_line
 
 # Formats that Pillow identifies but cannot decode by itself. It would start Ghostscript to decode EPS.
 NOT_DECODED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
-UPRIGHT = {  # value of the EXIF tag "Orientation": what turns the stored pixels upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-ORIENTATION = 0x0112
 
 
 class BadImageError(RunError):
@@ -95,6 +86,18 @@ def find(folder: Path) -> Found:
         else:
             found.skipped[path.suffix.lower() or "no ending"] += 1
     found.paths.sort()
+    return found
+
+
+def find_some(folder: Path) -> Found:
+    """List the image files below a folder, as :func:`find` does.
+
+    Raises:
+        RunError: There are none.
+    """
+    found = find(folder)
+    if not found.paths:
+        raise RunError(f"no images in {folder}: {summary(found.skipped) or 'the folder is empty'}")
     return found
 
 
@@ -164,7 +167,8 @@ def read(
                 if largest and image.width * image.height > largest:
                     raise ValueError(f"it has {image.width} x {image.height} pixels, more than {largest:,}")
                 image.load()
-                return _rgb(_upright(image))
+                _turn_upright(image)
+                return _rgb(image)
     except UnidentifiedImageError:
         known = " or ".join(kinds) if kinds else "a format that Pillow knows"
         raise BadImageError(path, f"it is empty, damaged or not in {known}") from None
@@ -175,12 +179,11 @@ def read(
         raise BadImageError(path, reason) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # damaged metadata of an image whose pixels are intact
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+def _turn_upright(image: Image.Image) -> None:
+    with contextlib.suppress(Exception):  # damaged metadata of an image whose pixels are intact
+        image.getexif()
+        image.info.pop("exif", None)  # Pillow would write it again, which fails if any of it is damaged
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

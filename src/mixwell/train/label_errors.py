@@ -19,7 +19,7 @@ from mixwell.labels.objects import object_masks
 from mixwell.report.label_errors import worst_cases
 from mixwell.train import network
 from mixwell.train.box_table import Objects, read_objects
-from mixwell.train.errors import Parser, RunError, mistakes, whole
+from mixwell.train.errors import Parser, RunError, expression, mistakes, whole
 from mixwell.train.files import write
 from mixwell.train.paths import expand
 
@@ -36,16 +36,7 @@ The CSV has a column file (path below DIR) and the box in pixels as bbox_x, bbox
 xmin, ymin, xmax, ymax, or x1, y1, x2, y2; optionally split (only "test" rows are used, where there are any) and
 class_index. Several rows of one file are several boxes of the image; boxes are cut off at its border. Images that do
 not exist or have no box inside them are left out."""
-POLICIES = (
-    "CutMix()",
-    "FMix()",
-    "ResizeMix()",
-    "GridMix()",
-    "SaliencyMix()",
-    "SmoothMix()",
-    "MixUp()",
-    "GridMixup()",
-)
+POLICIES = ("CutMix()", "FMix()", "ResizeMix()", "GridMix()", "SaliencyMix()", "SmoothMix()", "MixUp()", "GridMixup()")
 LABELS = (
     "PixelShare()",
     "RatioShare()",
@@ -102,16 +93,10 @@ def measure(
             rows = slice(start, start + BATCH)
             pixels = objects.images[rows].float() / 255
             images = pixels if normalization is None else normalization.normalize(pixels)
-            clean = observer.clean_pass(model, images)
-            clean |= {
-                "images": images,
-                "labels": objects.labels[rows],
-                "model": model,
-                "boxes": objects.boxes[rows],
-                "normalization": normalization,
-            }
+            given: dict[str, Any] = {"model": model, "normalization": normalization}
+            clean = {"images": images, "labels": objects.labels[rows], "boxes": objects.boxes[rows], **given}
+            clean |= observer.clean_pass(model, images)
             for name, policy in policies.items():
-                given: dict[str, Any] = {"model": model, "normalization": normalization}
                 generator = torch.Generator().manual_seed(seed + start)
                 mixed = policy(images, objects.labels[rows], **given, generator=generator)
                 area, fraction = mw.visible_objects(mixed.plan, masks[rows])
@@ -138,31 +123,14 @@ def _errors(weights: Tensor, visible: Mapping[str, Tensor]) -> dict[str, float]:
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the means over the sample policies as a Markdown table, and the errors to the fraction per policy."""
     policies = list(dict.fromkeys(record["policy"] for record in records))
-    lines = [
-        "| label policy | error, area | error, fraction | correlation | off by > 0.3 | "
-        + " | ".join(f"{name}, fraction" for name in policies)
-        + " |",
-        "| --- " * (5 + len(policies)) + "|",
-    ]
+    rows = [["label policy", "error, area", "error, fraction", "correlation", "off by > 0.3"]]
+    rows[0] += [f"{name}, fraction" for name in policies]
+    rows.append(["---"] * len(rows[0]))
     for label in dict.fromkeys(record["label"] for record in records):
         mine = [record for record in records if record["label"] == label]
         means = [sum(r[k] for r in mine) / len(mine) for k in ("error", "fraction_error", "correlation", "large")]
-        each = [f"{record['fraction_error']:.3f}" for record in mine]
-        lines.append(f"| `{label}` | " + " | ".join([f"{value:.3f}" for value in means] + each) + " |")
-    return "\n".join(lines)
-
-
-def _expressions(kind: str, texts: Sequence[str], base: type) -> dict[str, Any]:
-    found = {}
-    for text in texts:
-        try:
-            value = mw.parse(text)
-        except ValueError as error:
-            raise RunError(f"{kind}: {error}") from None
-        if not isinstance(value, base):
-            raise RunError(f"{kind}: {text} is not a {base.__name__}")
-        found[repr(value) if kind == "policy" else text] = value
-    return found
+        rows.append([f"`{label}`", *(f"{value:.3f}" for value in [*means, *(r["fraction_error"] for r in mine)])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def refused(
@@ -185,21 +153,19 @@ def refused(
 def parsed_labels(texts: Sequence[str] = LABELS) -> dict[str, mw.LabelPolicy]:
     """Return label policies by name."""
     with warnings.catch_warnings(action="ignore"):  # that a kappa lets labels saturate is what is measured here
-        return _expressions("label", texts, mw.LabelPolicy)
+        return {text: expression(text, mw.LabelPolicy) for text in texts}
 
 
 def parsed_policies(texts: Sequence[str] = POLICIES) -> dict[str, mw.BatchPolicy]:
     """Return sample policies by name, each of which draws for every sample."""
-    return {name: _per_sample(policy) for name, policy in _expressions("policy", texts, mw.BatchPolicy).items()}
+    policies = [expression(text, mw.BatchPolicy) for text in texts]
+    return {repr(policy): _per_sample(policy) for policy in policies}
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser("mixwell labels", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "network",
-        type=expand,
-        metavar="NETWORK",
-        help="run directory, weights, or timm/NAME (untrained)",
+        "network", type=expand, metavar="NETWORK", help="run directory, weights, or timm/NAME (untrained)"
     )
     parser.add_argument("--data", type=expand, required=True, metavar="DIR", help="folder that the files are in")
     parser.add_argument("--boxes", type=expand, required=True, metavar="CSV", help="table of boxes")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import mixwell as mw
 from mixwell import models
 from mixwell.features.isolation import undisturbed
+from mixwell.features.observer import Observer
 from mixwell.features.passes import logits_of
 from mixwell.train.checkpoint import load_weights, read_weights, stored_classes, stored_normalization, without_prefix
 from mixwell.train.errors import RunError, mistakes
@@ -52,6 +54,25 @@ class Network:
         """Return the predicted class of RGB images in [0, 1], shape ``(B,)``, int64."""
         with undisturbed(self.model):
             return logits_of(self.model(self.inputs(pixels))).argmax(1)
+
+    @torch.no_grad()
+    def view(self, mixed: mw.MixedBatch, inputs: Tensor, labels: Tensor, needs: Iterable[str]) -> mw.View:
+        """Run the model on unmixed and mixed images, and return what label policies can read.
+
+        Args:
+            mixed: The mixed images, normalized.
+            inputs: The unmixed images, normalized.
+            labels: Their labels.
+            needs: Fields to read, see ``LabelPolicy.needs``; both kinds of logits are always there.
+
+        Raises:
+            ValueError: The model does not have one of the fields.
+        """
+        observer = Observer(self.model, frozenset(needs))
+        with undisturbed(self.model):
+            seen: dict[str, Any] = dict(observer.clean_pass(self.model, inputs))
+            seen |= observer.mixed_pass(self.model, mixed.images)
+        return mw.View(**seen, images=inputs, labels=labels, model=self.model, normalization=self.normalization)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from pathlib import Path
 
 from mixwell.train.errors import RunError
@@ -21,6 +23,17 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise RunError(f"cannot find the home directory in {str(path)!r}: give the full path") from None
+
+
+def file_name(text: str) -> str:
+    """Return text as a name of a file; a long one is cut, with a checksum that tells it from others.
+
+    Example:
+        >>> file_name("CutMix(alpha=0.2), seed 1")
+        'CutMix_alpha=0.2_seed_1'
+    """
+    short = re.sub(r"[^\w.=-]+", "_", text).strip("_")
+    return short if len(short) <= 100 else f"{short[:90]}-{zlib.crc32(text.encode()):08x}"
 
 
 def absolute(path: str) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixwell.metrics import top_k_accuracy
 from mixwell.normalization import Normalization
 from mixwell.report.suite_plots import plots
-from mixwell.train import build, images
+from mixwell.train import images
 from mixwell.train.accelerator import environment, start
-from mixwell.train.checkpoint import load_weights, read_weights, stored_classes
 from mixwell.train.config import Config
 from mixwell.train.data import load
 from mixwell.train.dataset import DataSet, Split, match_classes
 from mixwell.train.errors import RunError, closest
+from mixwell.train.evaluate import stored
 from mixwell.train.files import write
 from mixwell.train.loader import ProcessInfo, bad_images, evaluation_loader
 from mixwell.train.suite_clock import Clock
 
 MEMORY = 2**31  # bytes of decoded images to keep
+Change = Callable[[Tensor, Tensor, Tensor], Tensor]  # from images, labels and rows to other images
+NEEDED = {
+    "ood": "out-of-distribution detection needs a folder of other images: add --ood DIR",
+    "corrupted": "published corrupted images are measured with --corrupted DIR",
+    "boxes": "boxes of the objects are needed: add --boxes CSV",
+}
 
 
 class UnavailableError(Exception):
@@ -137,9 +143,7 @@ class Subject:
         return Split(images, labels.cpu())
 
     @torch.no_grad()
-    def predict(
-        self, split: Split | None = None, change: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, split: Split | None = None, change: Change | None = None) -> tuple[Tensor, Tensor]:
         """Return logits and labels of a split, on the CPU, of images that ``change(images, labels, rows)`` has changed.
 
         Raises:
@@ -154,6 +158,18 @@ class Subject:
             raise RunError("there are no images to measure the classifier on")
         logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logits, labels
+
+    def top1(self, change: Change | None = None, split: Split | None = None) -> float:
+        """Return the accuracy in percent, see :meth:`predict`."""
+        return top_k_accuracy(*self.predict(split, change)).item()
+
+    def given(self, name: str) -> Path:
+        """Return the value of an option that a part needs; raise ``UnavailableError`` if it was not given."""
+        self.one_label()
+        path = getattr(self.others, name)
+        if path is None:
+            raise UnavailableError(NEEDED[name])
+        return path
 
     def one_label(self) -> None:
         """Raise ``UnavailableError`` if images have several labels."""
@@ -197,19 +213,13 @@ def subject(config: Config, run: Path, split: str = "test", others: Others = Oth
     Raises:
         RunError: The model or data set is missing or damaged, or several processes were started.
     """
-    path = run / "model.safetensors"
-    weights, classes = read_weights(path), stored_classes(path)
     accelerator = start(config)
     if accelerator.num_processes > 1:
         raise RunError("mixwell eval --suite uses one process: start it without torchrun")
     others.check()
-    data = load(config, only=split)
-    measured = match_classes(data.test, data.classes, classes)
-    other = load(config, only="val" if split == "test" else "test").test
-    held = None if _same(other, data.test) else match_classes(other, data.classes, classes)
-    data = replace(data, classes=classes)
-    model = build.classifier(replace(config, weights=""), data)
-    load_weights(model, weights, path)
+    model, measured, data = stored(config, run, split)
+    other = load(config, only="val" if split == "test" else "test")
+    held = None if _same(other.test, data.test) else match_classes(other.test, other.classes, data.classes)
     model = model.to(accelerator.device).eval().requires_grad_(False)
     precision = lambda: accelerator.autocast()  # noqa: E731, PLW0108  (its argument is not ours)
     return Subject(model, measured, held, config, data, accelerator.device, precision, others)
@@ -227,10 +237,8 @@ def folder_of_images(folder: Path) -> Split:
     Raises:
         RunError: There are none.
     """
-    found = images.find(folder)
-    if not found.paths:
-        raise RunError(f"no images in {folder}: {images.summary(found.skipped) or 'the folder is empty'}")
-    return Split(found.paths, torch.zeros(len(found.paths), dtype=torch.long))
+    paths = images.find_some(folder).paths
+    return Split(paths, torch.zeros(len(paths), dtype=torch.long))
 
 
 def evaluate_suite(
@@ -267,7 +275,7 @@ def evaluate_suite(
         except UnavailableError as reason:
             skipped[name] = str(reason)
         else:
-            found[name] = {key: {"value": f.value, "unit": f.unit, "how": f.how} for key, f in figures.items()}
+            found[name] = {key: asdict(figure) for key, figure in figures.items()}
     record: dict[str, Any] = {
         "images": len(about.measured), "split": split, "suite": names, "command": command,
         "figures": _finite(found), "skipped": skipped, "seconds": round(sum(clock.seconds.values()), 1),
@@ -282,7 +290,7 @@ def evaluate_suite(
     return record
 
 
-def _impossible(about: Subject, checks: dict[str, Callable[[Subject], None]], suite: str) -> dict[str, str]:
+def _impossible(about: Subject, checks: dict[str, Callable[[Subject], object]], suite: str) -> dict[str, str]:
     """Return the parts of ``full`` that cannot be measured and why; parts that were named must be possible."""
     named, reasons = {word.strip() for word in suite.split(",")}, {}
     for name, check in checks.items():
@@ -297,11 +305,7 @@ def _impossible(about: Subject, checks: dict[str, Callable[[Subject], None]], su
 
 def _finite(value: Any) -> Any:
     """Replace NaN and Inf, which JSON does not have, by None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda name: None)
 
 
 def table(record: dict[str, Any]) -> str:

@@ -10,14 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixwell.evaluation.localization import (
-    IOUS,
-    THRESHOLDS,
-    box_accuracy,
-    centre_overlaps,
-    normalized_maps,
-    overlaps,
-)
+from mixwell.evaluation.localization import IOUS, THRESHOLDS, box_accuracy, centre_overlaps, normalized_maps, overlaps
 from mixwell.metrics import top_k_hits
 from mixwell.saliency import ClassActivation
 from mixwell.train import label_errors
@@ -30,16 +23,12 @@ MEASURED, HELD, MIXED = 50_000, 1000, 384  # images to measure, to choose the th
 
 def needs_boxes(subject: Subject) -> None:
     """Raise an error before the measurement if there is no table of boxes, or it cannot be read."""
-    subject.one_label()
-    if subject.others.boxes is None:
-        raise UnavailableError("boxes of the objects are needed: add --boxes CSV")
     _rows(subject)
 
 
 def _rows(subject: Subject) -> tuple[list[Entry], list[Entry], str]:
     """Return the images to measure, others to choose a threshold on, and where the latter come from."""
-    assert subject.others.boxes is not None
-    entries = read_table(subject.others.boxes)
+    entries = read_table(subject.given("boxes"))
     measured = [entry for entry in entries if entry.split == "test"] or entries
     for split in ("val", "train"):
         held = [entry for entry in entries if entry.split == split]
@@ -50,8 +39,7 @@ def _rows(subject: Subject) -> tuple[list[Entry], list[Entry], str]:
 
 def _objects(subject: Subject, entries: list[Entry], count: int) -> Objects:
     """Read images and boxes, with the class indices, channels and device of the model."""
-    table, config = subject.others.boxes, subject.config
-    assert table is not None
+    table, config = subject.given("boxes"), subject.config
     root = table.parent if (table.parent / entries[0].file).is_file() else Path(config.data)
     found = read_images(root, entries, table, config.evaluation_size, count)
     known = {name: index for index, name in enumerate(subject.data.classes)}

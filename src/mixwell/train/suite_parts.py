@@ -7,19 +7,10 @@ from typing import NamedTuple
 
 from mixwell.evaluation.corruptions import FUNCTIONS, SEVERITIES
 from mixwell.evaluation.occlusion import SHARES
+from mixwell.train import suite_objects as objects
+from mixwell.train import suite_predictions as predictions
+from mixwell.train import suite_robustness as robustness
 from mixwell.train.suite import Figure, Subject
-from mixwell.train.suite_objects import label_error, localization, needs_boxes
-from mixwell.train.suite_predictions import accuracy, calibration, needs_ood, ood, selective
-from mixwell.train.suite_robustness import (
-    adversarial,
-    autoattack,
-    corrupted,
-    corruptions,
-    needs_autoattack,
-    needs_baseline,
-    needs_corrupted,
-    occlusion,
-)
 from mixwell.train.suite_transfer import transfer
 
 
@@ -34,21 +25,21 @@ class Part(NamedTuple):
 
     measure: Callable[[Subject], Iterable[tuple[str, Figure]]]
     cost: float
-    check: Callable[[Subject], None] = Subject.one_label
+    check: Callable[[Subject], object] = Subject.one_label
 
 
 PARTS = {
-    "accuracy": Part(accuracy, 1, lambda subject: None),
-    "calibration": Part(calibration, 1),
-    "selective": Part(selective, 0),
-    "ood": Part(ood, 1, needs_ood),
-    "adversarial": Part(adversarial, 40),
-    "autoattack": Part(autoattack, 5000, needs_autoattack),
-    "occlusion": Part(occlusion, 2 * len(SHARES)),
-    "corruptions": Part(corruptions, 3 * len(FUNCTIONS) * len(SEVERITIES), needs_baseline),
-    "corrupted": Part(corrupted, len(FUNCTIONS) * len(SEVERITIES), needs_corrupted),
+    "accuracy": Part(predictions.accuracy, 1, lambda subject: None),
+    "calibration": Part(predictions.calibration, 1),
+    "selective": Part(predictions.selective, 0),
+    "ood": Part(predictions.ood, 1, lambda subject: subject.given("ood")),
+    "adversarial": Part(robustness.adversarial, 40),
+    "autoattack": Part(robustness.autoattack, 5000, robustness.needs_autoattack),
+    "occlusion": Part(robustness.occlusion, 2 * len(SHARES)),
+    "corruptions": Part(robustness.corruptions, 3 * len(FUNCTIONS) * len(SEVERITIES), robustness.needs_baseline),
+    "corrupted": Part(robustness.corrupted, len(FUNCTIONS) * len(SEVERITIES), robustness.needs_corrupted),
     "transfer": Part(transfer, 2),
-    "localization": Part(localization, 5, needs_boxes),
-    "label_error": Part(label_error, 5, needs_boxes),
+    "localization": Part(objects.localization, 5, objects.needs_boxes),
+    "label_error": Part(objects.label_error, 5, objects.needs_boxes),
 }
 FULL = [name for name in PARTS if name != "autoattack"]  # minutes per batch, and an extra package

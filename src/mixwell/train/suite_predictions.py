@@ -8,23 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell import metrics
 from mixwell.evaluation import calibration as measures
-from mixwell.evaluation.selective import (
-    aurc,
-    auroc,
-    false_positive_rate,
-    max_probability,
-    negative_energy,
-    risk_coverage,
-)
-from mixwell.metrics import (
-    expected_calibration_error,
-    mean_average_precision,
-    negative_log_likelihood,
-    top_k_accuracy,
-    top_k_hits,
-)
-from mixwell.train.suite import Figure, Subject, UnavailableError, folder_of_images
+from mixwell.evaluation import selective as ranking
+from mixwell.train.suite import Figure, Subject, folder_of_images
 
 Named = Iterator[tuple[str, Figure]]
 POINTS = 101  # of a risk-coverage curve
@@ -36,15 +23,16 @@ def accuracy(subject: Subject) -> Named:
     bad = int((~logits.isfinite().all(1)).sum())
     yield "images_with_nan_or_inf", Figure(bad, "Images with a logit that is NaN or Inf; NaN counts as a wrong class.")
     if labels.ndim == 2:
-        mean = mean_average_precision(logits, labels).item()
+        mean = metrics.mean_average_precision(logits, labels).item()
         yield "map", Figure(mean, "Mean over classes of the average precision without interpolation.", "%")
         loss = F.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
         yield "bce", Figure(loss, "Mean binary cross-entropy over images and classes, in nats.")
         return
     for k in (1, 5):
         how = f"Share of images whose label is among the {k} highest logits."
-        yield f"top{k}", Figure(top_k_accuracy(logits, labels, k).item(), how, "%")
-    yield "nll", Figure(negative_log_likelihood(logits, labels).item(), "Mean -log softmax of the label, in nats.")
+        yield f"top{k}", Figure(metrics.top_k_accuracy(logits, labels, k).item(), how, "%")
+    loss = metrics.negative_log_likelihood(logits, labels).item()
+    yield "nll", Figure(loss, "Mean -log softmax of the label, in nats.")
 
 
 def calibration(subject: Subject) -> Named:
@@ -56,10 +44,8 @@ def calibration(subject: Subject) -> Named:
     yield "reliability", Figure(points, "Count, mean confidence and accuracy in 15 bins of equal width.")
     if subject.held is not None:
         temperature = measures.fit_temperature(*subject.predict(subject.held))
-        scaled, how = (
-            logits / temperature,
-            f" after division by the temperature fitted on {len(subject.held)} other images",
-        )
+        scaled = logits / temperature
+        how = f" after division by the temperature fitted on {len(subject.held)} other images"
         yield "temperature", Figure(temperature.item(), "Minimises the NLL of held-out images.")
     else:
         scaled, temperatures = _crossed(logits, labels)
@@ -80,7 +66,7 @@ def _crossed(logits: Tensor, labels: Tensor) -> tuple[Tensor, list[float]]:
 
 def _errors(logits: Tensor, labels: Tensor, suffix: str, how: str) -> Named:
     for bins in (10, 15):
-        value = expected_calibration_error(logits, labels, bins).item()
+        value = metrics.expected_calibration_error(logits, labels, bins).item()
         text = f"Mean |accuracy - confidence| over {bins} bins (a, b] of equal width, weighted by count{how}."
         yield f"ece{bins}{suffix}", Figure(value, text)
     value = measures.adaptive_calibration_error(logits, labels, 15).item()
@@ -93,43 +79,35 @@ def _errors(logits: Tensor, labels: Tensor, suffix: str, how: str) -> Named:
 
 
 SCORES = {
-    "max_probability": (max_probability, "the largest softmax probability"),
-    "energy": (negative_energy, "logsumexp of the logits"),
+    "max_probability": (ranking.max_probability, "the largest softmax probability"),
+    "energy": (ranking.negative_energy, "logsumexp of the logits"),
 }
 
 
 def selective(subject: Subject) -> Named:
     """Yield how well confidence separates right from wrong predictions."""
     logits, labels = subject.predictions
-    hits = top_k_hits(logits, labels)
+    hits = metrics.top_k_hits(logits, labels)
     for name, (score, words) in SCORES.items():
         scores = score(logits)
         how = f"Mean error rate over all coverages, images ranked by {words}; ties share their errors."
-        yield f"aurc_{name}", Figure(100 * aurc(scores, hits).item(), how, "%")
+        yield f"aurc_{name}", Figure(100 * ranking.aurc(scores, hits).item(), how, "%")
         how = f"Probability that a right prediction has a higher score than a wrong one; score: {words}."
-        yield f"auroc_{name}", Figure(auroc(scores[hits], scores[~hits]).item(), how)
-    risks = risk_coverage(max_probability(logits), hits)
+        yield f"auroc_{name}", Figure(ranking.auroc(scores[hits], scores[~hits]).item(), how)
+    risks = ranking.risk_coverage(ranking.max_probability(logits), hits)
     places = torch.linspace(0, len(risks) - 1, min(POINTS, len(risks))).round().long()
     curve = {"coverage": ((places + 1) / len(risks)).tolist(), "risk": (100 * risks[places]).tolist()}
     yield "risk_coverage", Figure(curve, "Error rate among the most confident share of the images.", "%")
 
 
-def needs_ood(subject: Subject) -> None:
-    """Raise ``UnavailableError`` if no other folder is given."""
-    subject.one_label()
-    if subject.others.ood is None:
-        raise UnavailableError("out-of-distribution detection needs a folder of other images: add --ood DIR")
-
-
 def ood(subject: Subject) -> Named:
     """Yield how well scores separate the measured images from those of another folder."""
-    logits, _ = subject.predictions
-    assert subject.others.ood is not None
-    others, _ = subject.predict(folder_of_images(subject.others.ood))
-    where = f"{len(logits)} measured images against {len(others)} of {subject.others.ood.name}"
+    (logits, _), folder = subject.predictions, subject.given("ood")
+    others, _ = subject.predict(folder_of_images(folder))
+    where = f"{len(logits)} measured images against {len(others)} of {folder.name}"
     for name, (score, words) in SCORES.items():
         inside, outside = score(logits), score(others)
         how = f"Probability that a measured image has a higher score than another one; score: {words}; {where}."
-        yield f"auroc_{name}", Figure(auroc(inside, outside).item(), how)
+        yield f"auroc_{name}", Figure(ranking.auroc(inside, outside).item(), how)
         how = f"Share of other images accepted at the threshold that accepts 95 % of the measured ones; score: {words}."
-        yield f"fpr95_{name}", Figure(100 * false_positive_rate(inside, outside).item(), how, "%")
+        yield f"fpr95_{name}", Figure(100 * ranking.false_positive_rate(inside, outside).item(), how, "%")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import statistics
 from collections.abc import Iterator
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from mixwell.evaluation.adversarial import autoattack as run_autoattack
 from mixwell.evaluation.adversarial import fgsm, pgd
@@ -24,28 +24,16 @@ EPSILONS = (2, 4, 8)  # of 255
 FILLS: tuple[Fill, ...] = ("mean", "black")
 
 
-def top1(predictions: tuple[Tensor, Tensor]) -> float:
-    """Return the accuracy in percent."""
-    return top_k_accuracy(*predictions).item()
-
-
 def adversarial(subject: Subject) -> Named:
     """Yield the accuracy under FGSM at three strengths and under PGD-10."""
-    space = subject.normalization
+    model, space, generator = subject.logits_of, subject.normalization, torch.Generator().manual_seed(0)
     for eps in EPSILONS:
-
-        def attacked(images: Tensor, labels: Tensor, rows: Tensor, eps: int = eps) -> Tensor:
-            return fgsm(subject.logits_of, images, labels, eps / 255, space)
-
+        value = subject.top1(lambda images, labels, _, eps=eps: fgsm(model, images, labels, eps / 255, space))
         how = f"Accuracy after one signed gradient step of {eps}/255 in pixel values, kept inside [0, 1]."
-        yield f"fgsm_{eps}", Figure(top1(subject.predict(change=attacked)), how, "%")
-    generator = torch.Generator().manual_seed(0)
-
-    def stepped(images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        return pgd(subject.logits_of, images, labels, 8 / 255, space, generator=generator)
-
+        yield f"fgsm_{eps}", Figure(value, how, "%")
+    value = subject.top1(lambda images, labels, _: pgd(model, images, labels, 8 / 255, space, generator=generator))
     how = "Accuracy after 10 steps of 2/255 from a random start, within 8/255 in pixel values and inside [0, 1]."
-    yield "pgd10_8", Figure(top1(subject.predict(change=stepped)), how, "%")
+    yield "pgd10_8", Figure(value, how, "%")
 
 
 def needs_autoattack(subject: Subject) -> None:
@@ -57,32 +45,21 @@ def needs_autoattack(subject: Subject) -> None:
 
 def autoattack(subject: Subject) -> Named:
     """Yield the accuracy under the standard AutoAttack at 8/255."""
-
-    def attacked(images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        return run_autoattack(subject.logits_of, images, labels, 8 / 255, subject.normalization)
-
-    how = "Accuracy after the standard AutoAttack within 8/255 in pixel values."
-    yield "autoattack_8", Figure(top1(subject.predict(change=attacked)), how, "%")
+    model, space = subject.logits_of, subject.normalization
+    value = subject.top1(lambda images, labels, _: run_autoattack(model, images, labels, 8 / 255, space))
+    yield "autoattack_8", Figure(value, "Accuracy after the standard AutoAttack within 8/255 in pixel values.", "%")
 
 
 def occlusion(subject: Subject) -> Named:
     """Yield accuracy over the share of hidden patches, for two colours of the patches."""
     for fill in FILLS:
-        values = [top1(subject.predictions)]
+        values = [top_k_accuracy(*subject.predictions).item()]
         for share in SHARES[1:]:
             generator = torch.Generator().manual_seed(0)  # larger shares hide more of the same patches
-
-            def hidden(
-                images: Tensor,
-                labels: Tensor,
-                rows: Tensor,
-                fill: Fill = fill,
-                share: float = share,
-                g: torch.Generator = generator,
-            ) -> Tensor:
-                return drop_patches(images, share, fill=fill, normalization=subject.normalization, generator=g)
-
-            values.append(top1(subject.predict(change=hidden)))
+            hide = partial(
+                drop_patches, share=share, fill=fill, normalization=subject.normalization, generator=generator
+            )
+            values.append(subject.top1(lambda images, *_, hide=hide: hide(images)))
         how = (
             f"Accuracy when 0 to 90 % of the cells of a 14 x 14 grid, other ones in each image, have the {fill} colour."
         )
@@ -99,37 +76,29 @@ def needs_baseline(subject: Subject) -> None:
 
 def corruptions(subject: Subject) -> Named:
     """Yield the error under 19 corruptions at 5 severities, made here."""
-    errors: dict[str, list[float]] = {}
-    for name in FUNCTIONS:
-        errors[name] = []
-        for severity in SEVERITIES:
+    space = subject.normalization
 
-            def changed(
-                images: Tensor, labels: Tensor, rows: Tensor, name: str = name, severity: int = severity
-            ) -> Tensor:
-                space = subject.normalization
-                return space.normalize(corrupt(space.pixels(images), name, severity, rows=rows))
+    def error(name: str, severity: int) -> float:
+        return 100 - subject.top1(
+            lambda images, _, rows: space.normalize(corrupt(space.pixels(images), name, severity, rows=rows))
+        )
 
-            errors[name].append(100 - top1(subject.predict(change=changed)))
+    errors = {name: [error(name, severity) for severity in SEVERITIES] for name in FUNCTIONS}
     size = "CIFAR-C" if subject.config.evaluation_size <= 64 else "ImageNet-C"
     yield from _summary(subject, "corruptions", errors, f"made here with the settings of {size} and seed 0")
 
 
 def needs_corrupted(subject: Subject) -> None:
     """Raise an error before the measurement if there are no corrupted images, or the baseline has not been measured."""
-    subject.one_label()
-    if subject.others.corrupted is None:
-        raise UnavailableError("published corrupted images are measured with --corrupted DIR")
-    corruptions_in(subject.others.corrupted)
+    corruptions_in(subject.given("corrupted"))
     _baseline(subject, "corrupted")
 
 
 def corrupted(subject: Subject) -> Named:
     """Yield the error on a published folder of corrupted images."""
-    folder = subject.others.corrupted
-    assert folder is not None
+    folder = subject.given("corrupted")
     errors = {
-        name: [100 - top1(subject.predict(part)) for _, part in severities(folder, name, subject.data.classes)]
+        name: [100 - subject.top1(split=part) for _, part in severities(folder, name, subject.data.classes)]
         for name in corruptions_in(folder)
     }
     yield from _summary(subject, "corrupted", errors, f"read from {folder.name}")

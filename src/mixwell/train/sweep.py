@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from mixwell.train.asha import ASHA, Halving
 from mixwell.train.config import Config
 from mixwell.train.errors import Parser, RunError, closest
 from mixwell.train.files import text
-from mixwell.train.paths import absolute, expand
+from mixwell.train.paths import absolute, expand, file_name
 from mixwell.train.recipes import RECIPES
 from mixwell.train.runs import groups, read
 from mixwell.train.trials import Resources, Trial, train_all
@@ -60,7 +58,7 @@ class Sweep:
             config = replace(base, **changes)
             parts = ([recipe] if len(self.recipes) > 1 or not row else []) + ([row] if row else [])
             name = ", ".join([*parts, f"seed {seed}"])
-            folder = out / "runs" / _file_name("-".join([*parts, f"seed{seed}"]))
+            folder = out / "runs" / file_name("-".join([*parts, f"seed{seed}"]))
             if found.setdefault(folder, Trial(name, config, folder)).config != config:
                 raise RunError(f"two runs of the sweep would write into {folder}: give them other names under rows")
         return [*found.values()]
@@ -72,12 +70,6 @@ class Sweep:
                 chosen = dict(zip(self.grid, values, strict=True))
                 words = [str(v) if n in ("policy", "method") else f"{n}={v}" for n, v in chosen.items()]
                 yield ", ".join(filter(None, [row, *words])), {**settings, **chosen}
-
-
-def _file_name(name: str) -> str:
-    """Return a name without special characters; a long one is cut, with a checksum to tell it from others."""
-    short = re.sub(r"[^\w.=-]+", "_", name).strip("_")
-    return short if len(short) <= 100 else f"{short[:90]}-{zlib.crc32(name.encode()):08x}"
 
 
 def parse(path: Path) -> Sweep:
