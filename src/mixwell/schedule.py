@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
-from mixwell.typecheck import Within
 from mixwell.value import Value, set_field
 
 T = TypeVar("T")
@@ -156,17 +155,6 @@ def stage_at(stages: Mapping[float, T], progress: float) -> T:
         'b'
     """
     return [stage for start, stage in stages.items() if progress >= start][-1]
-
-
-def check_range(name: str, value: float | Schedule, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise unless a number, or every number of a schedule, is finite and lies in [low, high].
-
-    Example:
-        >>> check_range("p", Linear(0.0, 2.0), 0, 1)
-        Traceback (most recent call last):
-        ValueError: p must lie in [0, 1], but got Linear(end=2.0).
-    """
-    Within(low, high).check(name, value)
 
 
 def at(value: Any, progress: float) -> Any:

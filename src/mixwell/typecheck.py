@@ -56,6 +56,7 @@ class Within:
 
 Fraction = Annotated[float, Within(0, 1)]
 BelowOne = Annotated[float, Within(0, 1, below=True)]
+UpToHalf = Annotated[float, Within(0, 0.5)]
 NonNegativeFloat = Annotated[float, Within()]
 PositiveFloat = Annotated[float, Within(0, above=True)]
 PositiveInt = Annotated[int, Within(1)]

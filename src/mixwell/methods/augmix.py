@@ -223,9 +223,8 @@ class AugMix(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
-        self.set_current(views=views, weight=weight)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, calls="draw", views=views, weight=weight)
 
     def forward(
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None

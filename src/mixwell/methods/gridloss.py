@@ -75,10 +75,9 @@ class GridLoss(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(GridMix() if policy is None else policy, label, loss)
+        policy = GridMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, weight=weight)
         self.cells = cells
-        self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         width = channels_of_map(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)

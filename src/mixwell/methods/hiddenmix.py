@@ -72,8 +72,8 @@ class HiddenMix(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, calls="draw")
         self.layers = _default_layers(model) if layers is None else _checked(layers)
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
         self._check_attention(label)

@@ -39,10 +39,15 @@ class Method(nn.Module, ABC):
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)`` or to an output with the attribute
             ``logits``.
+        policy: The sample policy, or any callable with the same arguments.
+        label: The label policy.
+        loss: The loss, ``(logits, mixed) -> scalar``.
         normalization: How the images were normalized; None means that they are in [0, 1].
+        calls: Name of the method of the policy that the step calls.
+        settings: Further settings, which become attributes: numbers, or schedules of them.
 
     Raises:
-        TypeError: The model is not an ``nn.Module``.
+        TypeError: The model is not an ``nn.Module``, or the policy cannot mix.
     """
 
     needs_after_step: ClassVar[bool] = False  # True in methods with a teacher; schedules are found among the settings
@@ -56,15 +61,30 @@ class Method(nn.Module, ABC):
         if "__init__" in vars(cls):  # settings are checked against their annotations; a policy may be any callable
             cls.__init__ = _checking(cls.__init__)
 
-    def __init__(self, model: nn.Module, normalization: Normalization | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        policy: BatchPolicy,
+        label: LabelPolicy,
+        loss: LossFunction,
+        normalization: Normalization | None = None,
+        *,
+        calls: str = "__call__",
+        **settings: Any,
+    ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, but got {type(model).__name__}.")
-        self.model = model
-        self.normalization = normalization
-        self.progress = 0.0
+        if isinstance(policy, type) or not callable(getattr(policy, calls, None)):
+            raise TypeError(
+                f"policy must be an object such as CutMix(alpha=0.2) with the method {calls}, but got {policy!r}."
+            )
+        self.model, self.normalization, self.progress = model, normalization, 0.0
         self._schedules: dict[str, Any] = {}
         self._loop = Loop()
+        self.set_current(policy=policy, label=label, loss=loss, **settings)
+        self.observer = Observer(model, label.needs)
+        self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
 
     def set_current(self, **settings: Any) -> None:
         """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
@@ -112,20 +132,6 @@ class Method(nn.Module, ABC):
         if self._loop.told <= STEPS:
             self._loop.told += 1
             self._watch()
-
-    def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
-        """Check and store the parts that every method has.
-
-        Args:
-            policy: The sample policy.
-            label: The label policy.
-            loss: The loss.
-            draws: See :func:`check_policy`.
-        """
-        check_policy(policy, draws=draws)
-        self.set_current(policy=policy, label=label, loss=loss)
-        self.observer = Observer(self.model, label.needs)
-        self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
 
     def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes | None) -> dict[str, Any]:
         """Return what a label policy may read besides the mixed images; see :class:`mixwell.labels.View`.
@@ -251,28 +257,6 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **{**kwargs, **checked(self, settings, init)})
 
     return checking
-
-
-def check_policy(policy: object, *, draws: bool = False) -> None:
-    """Raise unless a policy can mix a batch: a policy object, or any callable with the same arguments.
-
-    Args:
-        policy: The policy.
-        draws: The method needs the plan before the images are mixed, so that the policy must have ``draw``.
-    """
-    if isinstance(policy, type) or not callable(policy):
-        raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
-    if draws and not callable(getattr(policy, "draw", None)):
-        raise TypeError(
-            "This method draws a plan before it mixes: policy must be an object with the method draw, such as "
-            f"CutMix(alpha=0.2), but got {policy!r}."
-        )
-
-
-def check_pairs(policy: object) -> None:
-    """Raise unless a policy can draw pairs without mixing them."""
-    if not isinstance(policy, BatchPolicy):
-        raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
 
 
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:

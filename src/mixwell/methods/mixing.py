@@ -45,8 +45,8 @@ class Mixing(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization)
 
     def forward(
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None

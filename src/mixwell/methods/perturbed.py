@@ -82,9 +82,8 @@ class PerturbedMixing(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss)
-        self.set_current(p=p, epsilon=epsilon, clean_lam=clean_lam)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, p=p, epsilon=epsilon, clean_lam=clean_lam)
 
     def forward(
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None

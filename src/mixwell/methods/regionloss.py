@@ -76,9 +76,9 @@ class RegionLoss(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(SMMix() if policy is None else policy, label, loss)
-        self.set_current(region_weight=region_weight, consistency_weight=consistency_weight)
+        policy = SMMix() if policy is None else policy
+        current = {"region_weight": region_weight, "consistency_weight": consistency_weight}
+        super().__init__(model, policy, label, loss, normalization, **current)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         self.head = like_model(nn.Linear(channels_of_map(model, self.hook), num_classes), model)
         try:

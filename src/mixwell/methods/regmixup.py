@@ -61,9 +61,8 @@ class RegMixup(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
-        self.set_current(eta=eta)
+        policy = MixUp(alpha=20.0) if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, eta=eta)
 
     def forward(
         self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None

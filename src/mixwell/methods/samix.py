@@ -8,12 +8,13 @@ from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.method import LossFunction, Method, unmixed
-from mixwell.mixers.heads import Heads, check_clean
+from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class SAMix(AutoMix):
@@ -80,17 +81,15 @@ class SAMixPretrained(Method):
         policy: BatchPolicy,
         *,
         num_classes: int | None = None,
-        head: str = "clean",
+        head: Head = "clean",
         classifier: str | None = None,
-        clean_weight: float | Schedule = 1.0,
+        clean_weight: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = RatioShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(policy, label, loss)
+        super().__init__(model, policy, label, loss, normalization, clean_weight=clean_weight)
         check_clean(clean_weight, head)
-        self.set_current(clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
 
     def forward(

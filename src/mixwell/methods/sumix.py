@@ -82,11 +82,10 @@ class SUMix(Method):
         classifier: str | None = None,
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
-        self.set_parts(policy, SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label, loss)
-        self.set_current(gamma=gamma)
+        label = SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label
+        super().__init__(model, policy, label, loss, normalization, gamma=gamma)
         self.published = reference_compat
         self.hook = self.head = None
         if is_norm and gamma:

@@ -7,7 +7,7 @@ import os
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from mixwell.normalization import pixels_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
-from mixwell.typecheck import Within
+from mixwell.typecheck import UpToHalf
 from mixwell.value import set_field
 
 
@@ -60,7 +60,7 @@ class LearnedMask(Policy):
 
     path: str | Path = field(default="", kw_only=False)
     alpha: float | Ratio = 2.0
-    margin: Annotated[float, Within(0, 0.5)] = 0.08
+    margin: UpToHalf = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
 
     looks_as_trained: ClassVar[bool] = True  # at normalised images, or at bytes: a picture shows pixels in [0, 1]
