@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import Boxes, LabelPolicy, View, plan_of
+from mixwell.labels.base import Boxes, LabelPolicy, View, normalized, plan_of
 from mixwell.ops.boxes import coverage
 
 
@@ -69,8 +69,7 @@ class ObjectShare(LabelPolicy):
             seen = plan.visible(found)
             if self.fraction:
                 seen = seen / found.sum((1, 2)).clamp_min(1e-9)[plan.sources]
-            total, whole = seen.sum(1, keepdim=True), mixed.weights.sum(1, keepdim=True)
-            return torch.where(total > 0, seen / total.clamp_min(1e-12) * whole, mixed.weights)
+            return normalized(seen, mixed)
 
 
 def _checked(masks: Tensor, rows: int, size: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class RegionLoss(Method):
         normalization: Normalization | None = None,
     ) -> None:
         policy = SMMix() if policy is None else policy
-        current = {"region_weight": region_weight, "consistency_weight": consistency_weight}
+        current: dict[str, Any] = {"region_weight": region_weight, "consistency_weight": consistency_weight}
         super().__init__(model, policy, label, loss, normalization, **current)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         self.head = like_model(nn.Linear(channels_of_map(model, self.hook), num_classes), model)
