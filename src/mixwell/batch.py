@@ -10,14 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from mixwell.checks import (
-    BLENDABLE,
-    check_device,
-    check_generator,
-    check_saliency,
-    images_error,
-    labels_error,
-)
+from mixwell.checks import BLENDABLE, check_device, check_generator, check_saliency, images_error, labels_error
 from mixwell.normalization import Normalization
 
 if TYPE_CHECKING:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, fields
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.checks import check_saliency
@@ -183,7 +184,7 @@ class Policy(BatchPolicy):
             check_saliency(maps, batch.images)
         if maps is None:
             return None
-        if on_host(maps) and not torch.compiler.is_compiling() and not bool(maps.isfinite().all()):
+        if on_host(maps) and not bool(maps.isfinite().all()):
             raise ValueError("saliency maps must be finite, but hold NaN or Inf: check their source.")
         maps = maps.float()
         if not checked:
@@ -300,6 +301,18 @@ def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
     """Draw a uniform number for every row, shape ``(B,)``, or one for both rows of a pair."""
     u = batch.rand(len(batch))
     return u if scope == "sample" else u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
+
+
+def simple_policies(policy: BatchPolicy) -> list[BatchPolicy]:
+    """Return the policies that a composition such as ``OneOf`` holds, however deep; any other policy alone.
+
+    Example:
+        >>> simple_policies(Sometimes(OneOf([NoMix(), NoMix()])))
+        [NoMix(), NoMix()]
+    """
+    settings = [getattr(policy, f.name) for f in fields(policy)]  # type: ignore[arg-type]  # values are dataclasses
+    members = [member for member in tree_leaves(settings) if isinstance(member, BatchPolicy)]
+    return [simple for member in members for simple in simple_policies(member)] or [policy]
 
 
 def _check_source(source: object) -> None:

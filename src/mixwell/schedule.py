@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mixwell.value import Value, set_field
 
@@ -155,13 +155,3 @@ def stage_at(stages: Mapping[float, T], progress: float) -> T:
         'b'
     """
     return [stage for start, stage in stages.items() if progress >= start][-1]
-
-
-def at(value: Any, progress: float) -> Any:
-    """Return a number or value with the numbers of a progress; anything else is returned unchanged.
-
-    Example:
-        >>> at(0.1, 0.5), at(Linear(0.0, 2.0), 0.5)
-        (0.1, 1.0)
-    """
-    return value.at(progress) if isinstance(value, Value) else value

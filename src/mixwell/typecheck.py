@@ -49,12 +49,13 @@ class Within:
     def __str__(self) -> str:
         if self.high < math.inf:
             return f"lie in {'(' if self.above else '['}{self.low}, {self.high}{')' if self.below else ']'}"
-        if self.above:
-            return "be positive and finite"
+        if self.above or self.low == -math.inf:
+            return f"be {'positive and ' * self.above}finite"
         return f"be {'' if isinstance(self.low, int) else 'a finite number of '}at least {self.low}"
 
 
 Fraction = Annotated[float, Within(0, 1)]
+Finite = Annotated[float, Within(-math.inf)]
 BelowOne = Annotated[float, Within(0, 1, below=True)]
 UpToHalf = Annotated[float, Within(0, 0.5)]
 NonNegativeFloat = Annotated[float, Within()]

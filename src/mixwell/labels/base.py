@@ -15,7 +15,7 @@ from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.value import Value
 
-Boxes = Tensor | Sequence[Tensor]  # (B, 4), (B, M, 4) or one (M, 4) per image, see ObjectShare
+Boxes = Tensor | Sequence[Tensor] | None  # (B, 4), (B, M, 4) or one (M, 4) per image, see ObjectShare
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class View:
     model: nn.Module | None = None
     normalization: Normalization | None = None
     masks: Tensor | None = None
-    boxes: Boxes | None = None
+    boxes: Boxes = None
 
     def get(self, name: str, user: LabelPolicy) -> Any:
         """Return a field, or raise if it was not filled in."""

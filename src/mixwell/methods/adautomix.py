@@ -16,13 +16,7 @@ from mixwell.features.observer import Observer
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    like_model,
-    mix,
-    unmixed,
-)
+from mixwell.methods.method import LossFunction, Method, Output, like_model, mix, unmixed
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import even_near_pure
@@ -139,9 +133,7 @@ class AdAutoMix(Method):
         self.block = like_model(block.build(channels), model)
         self._take_sides()
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         count = self._count(len(images))
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)

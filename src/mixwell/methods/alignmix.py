@@ -14,7 +14,7 @@ from mixwell.features.maps import channels_come_last
 from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method
+from mixwell.methods.method import LossFunction, Method, Output
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import BlendPlan, Plan
@@ -100,9 +100,7 @@ class AlignMix(Method):
         self.scope = scope
         self.eps, self.iterations, self.tolerance, self.exact = eps, iterations, tolerance, exact
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):

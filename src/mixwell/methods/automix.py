@@ -15,13 +15,7 @@ from mixwell.features.observer import Observer
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    like_model,
-    mix,
-    unmixed,
-)
+from mixwell.methods.method import LossFunction, Method, Output, like_model, mix, unmixed
 from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_near_pure
 from mixwell.mixers.mixblock import PairAttention
@@ -142,9 +136,7 @@ class AutoMix(Method):
         channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
         self.block = like_model((self.default_block if block is None else block).build(channels), model)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)
         block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)

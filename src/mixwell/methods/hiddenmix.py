@@ -14,7 +14,7 @@ from mixwell.features.mixing import mix_features
 from mixwell.features.passes import FeatureHook, attached, logits_of
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method
+from mixwell.methods.method import LossFunction, Method, Output
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -78,9 +78,7 @@ class HiddenMix(Method):
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
         self._check_attention(label)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`."""
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = self.policy.draw(images, labels, **self.policy_arguments)

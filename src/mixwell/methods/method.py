@@ -24,10 +24,11 @@ from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import at
 from mixwell.typecheck import checked
+from mixwell.value import at
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
+Output = dict[str, Tensor]  # of a training step: loss, output and scalars to log
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -93,9 +94,7 @@ class Method(nn.Module, ABC):
             setattr(self, name, at(value, self.progress))
 
     @abstractmethod
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """Compute the loss of one training step.
 
         Args:
@@ -133,7 +132,7 @@ class Method(nn.Module, ABC):
             self._loop.told += 1
             self._watch()
 
-    def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes | None) -> dict[str, Any]:
+    def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes) -> dict[str, Any]:
         """Return what a label policy may read besides the mixed images; see :class:`mixwell.labels.View`.
 
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
@@ -162,7 +161,7 @@ class Method(nn.Module, ABC):
             fields = fields | observer.clean_fields(fields["images"]) | observer.mixed_fields(mixed.images)
         return relabelled(mixed, self.label, logits, fields)
 
-    def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
+    def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> Output:
         """Return what a training step returns: loss, output, training accuracy, and scalars to log without gradient.
 
         The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.

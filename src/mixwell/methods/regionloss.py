@@ -17,7 +17,7 @@ from mixwell.features.passes import MapHook, logits_of
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.gridloss import channels_of_map
-from mixwell.methods.method import LossFunction, Method, like_model
+from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies import SMMix
 from mixwell.policy import BatchPolicy
@@ -87,9 +87,7 @@ class RegionLoss(Method):
         except ValueError:
             self.attention = None
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs the loss of the regions and the consistency."""
         clean_logits, saliency = self._look(images)
         fields = {"images": images, "labels": labels, "clean_logits": clean_logits, **self.policy_arguments}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.method import LossFunction, Method, unmixed
+from mixwell.methods.method import LossFunction, Method, Output, unmixed
 from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
@@ -92,9 +92,7 @@ class SAMixPretrained(Method):
         check_clean(clean_weight, head)
         self.heads = Heads(model, head, classifier, num_classes)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs both losses."""
         mixed = self.policy(images, labels, **self.policy_arguments)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}

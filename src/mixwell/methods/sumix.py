@@ -15,7 +15,7 @@ from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
 from mixwell.losses import CrossEntropy, check_shape, reduced, without
-from mixwell.methods.method import LossFunction, Method, like_model
+from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule
@@ -92,9 +92,7 @@ class SUMix(Method):
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.head = like_model(UncertaintyHead(_width(self.hook, num_classes), num_classes), model)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs the regulariser, and how far learned ratios are from drawn ones.
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.

@@ -17,7 +17,7 @@ from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.mixblock import Block, BlockSettings, PairAttention
 from mixwell.models import build, settings_in
 from mixwell.normalization import Normalization
-from mixwell.typecheck import PositiveInt, Within
+from mixwell.typecheck import Finite, PositiveFloat, PositiveInt, Within
 from mixwell.value import Value, set_field
 
 KINDS: dict[str, type[BlockSettings]] = {kind.__name__: kind for kind in (PairAttention, SourceAttention)}
@@ -57,8 +57,8 @@ class Card(Value):
     classes: PositiveInt | None
     in_chans: PositiveInt
     size: tuple[Side, Side] | None
-    mean: float | tuple[float, ...] | None = None
-    std: float | tuple[float, ...] | None = None
+    mean: Finite | tuple[Finite, ...] | None = None
+    std: PositiveFloat | tuple[PositiveFloat, ...] | None = None
 
     normalization: ClassVar[Normalization | None]  # of the training images; set when the values are checked
 
