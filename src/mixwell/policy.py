@@ -310,7 +310,7 @@ def simple_policies(policy: BatchPolicy) -> list[BatchPolicy]:
         >>> simple_policies(Sometimes(OneOf([NoMix(), NoMix()])))
         [NoMix(), NoMix()]
     """
-    settings = [getattr(policy, f.name) for f in fields(policy)]  # type: ignore[arg-type]  # values are dataclasses
+    settings = [getattr(policy, f.name) for f in fields(policy)]
     members = [member for member in tree_leaves(settings) if isinstance(member, BatchPolicy)]
     return [simple for member in members for simple in simple_policies(member)] or [policy]
 

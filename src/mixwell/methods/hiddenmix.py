@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,14 +66,17 @@ class HiddenMix(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        layers: Sequence[str] | None = None,
+        layers: str | tuple[str, ...] | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
         policy = MixUp(alpha=2.0) if policy is None else policy
         super().__init__(model, policy, label, loss, normalization, calls="draw")
-        self.layers = _default_layers(model) if layers is None else _checked(layers)
+        named = (layers,) if isinstance(layers, str) else layers
+        if named == ():
+            raise ValueError('layers must name at least one layer to mix, such as "input", but got none.')
+        self.layers = _default_layers(model) if named is None else named
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
         self._check_attention(label)
 
@@ -125,15 +127,6 @@ class FeatureMix:
 
     def __call__(self, features: Tensor) -> Tensor:
         return mix_features(self.plan, features)
-
-
-def _checked(layers: Sequence[str]) -> tuple[str, ...]:
-    names = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f'layers must be names of modules, as in layers=("input", "layer1"), but got {layers!r}.')
-    if not names:
-        raise ValueError('layers must name at least one layer to mix, such as "input", but got none.')
-    return names
 
 
 def _default_layers(model: nn.Module) -> tuple[str, ...]:

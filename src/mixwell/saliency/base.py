@@ -49,9 +49,9 @@ def network_for(source: Saliency, network: nn.Module | None, images: Tensor) -> 
             "pass saliency= maps"
         )
     if network is None:
+        teacher = ", give it a teacher" * hasattr(source, "teacher")
         raise ValueError(
-            f"{type(source).__name__} needs a model: call the policy with model=..., give it a teacher, or pass "
-            "saliency= maps."
+            f"{type(source).__name__} needs a model: call the policy with model=...{teacher}, or pass saliency= maps."
         )
     return network
 
