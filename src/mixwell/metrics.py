@@ -181,7 +181,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(
             f"scores and labels must have the same shape (B, N), got {tuple(scores.shape)} and {tuple(labels.shape)}"
         )
-    dtype = torch.float32 if scores.device.type == "mps" else torch.float64
+    dtype = precise(scores)
     ranked, positive = scores.T.to(dtype).contiguous(), labels.T > 0.5
     total = positive.sum(1, keepdim=True)
     # How many images score as high as each image or higher, and how many of them have the label; equal scores are one
@@ -192,6 +192,11 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
     )
     precision = (found.minimum(total).to(dtype) / above).masked_fill(ranked.isnan(), math.nan)
     return 100 * ((precision * positive).sum(1) / total[:, 0])[total[:, 0] > 0].mean()
+
+
+def precise(tensor: Tensor) -> torch.dtype:
+    """Return the most precise floating-point type of a tensor's device, float64 except on MPS."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from mixwell.pairing import Pairing, Permutation
 from mixwell.plan import BlendPlan, Plan
 from mixwell.plan.choice import choose_per_sample
 from mixwell.ratio import Ratio, as_ratio
-from mixwell.saliency.base import Saliency, check_fit
+from mixwell.saliency.base import check_fit
 from mixwell.typecheck import Fraction, NonNegativeFloat
 from mixwell.value import Value, set_field
 
@@ -143,7 +143,9 @@ class Policy(BatchPolicy):
 
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
-        _check_source(getattr(self, "saliency", None))
+        source = getattr(self, "saliency", None)
+        if isinstance(source, type | BatchPolicy):
+            raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
         set_field(self, "_ratio", self._lam_ratio())
 
     def _lam_ratio(self) -> Ratio:
@@ -177,7 +179,7 @@ class Policy(BatchPolicy):
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
         source: SaliencySource | None = getattr(self, "saliency", None)
-        checked = maps is None and _own(source)
+        checked = maps is None and type(source).__module__.startswith("mixwell.")  # one of our sources
         if maps is None and source is not None:
             settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
             maps = source(batch.model, batch.images, batch.labels, **settings)
@@ -313,16 +315,6 @@ def simple_policies(policy: BatchPolicy) -> list[BatchPolicy]:
     settings = [getattr(policy, f.name) for f in fields(policy)]
     members = [member for member in tree_leaves(settings) if isinstance(member, BatchPolicy)]
     return [simple for member in members for simple in simple_policies(member)] or [policy]
-
-
-def _check_source(source: object) -> None:
-    if isinstance(source, type | BatchPolicy):
-        raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
-
-
-def _own(source: object) -> bool:
-    """Return whether a source is part of mixwell, so that its maps need no checks of shape and sign."""
-    return isinstance(source, Saliency) and type(source).__module__.partition(".")[0] == "mixwell"
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mixwell.evaluation.calibration import probabilities
-from mixwell.evaluation.ties import precise, shared_by_ties
+from mixwell.evaluation.ties import shared_by_ties
+from mixwell.metrics import precise
 
 
 def max_probability(logits: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.method import LossFunction, Method, Output, unmixed
 from mixwell.normalization import Normalization, pixels_of
-from mixwell.ops.perturb import adversarial_noise
 from mixwell.policy import BatchPolicy, NoMix, simple_policies
 from mixwell.saliency import InputGradient
 from mixwell.schedule import Schedule
@@ -93,7 +92,8 @@ class PerturbedMixing(Method):
             started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
         gradient, clean_loss = self._gradient(started, labels, train=clean_lam > 0)
         with torch.no_grad():
-            noise = adversarial_noise(start, gradient, size) * torch.rand((), device=images.device)
+            noise = (start + (size + 2 / 255) * gradient.sign()).clamp(-size, size)  # a long step within the limit
+            noise = noise * torch.rand((), device=images.device)
             noisy = self._normalized((pixels + noise).clamp(0, 1)).to(images.dtype)
             noisy = torch.where(chosen, noisy, images)
 
