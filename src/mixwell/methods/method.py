@@ -17,7 +17,7 @@ from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, View
-from mixwell.losses import check_shape, without
+from mixwell.losses.softmax import check_shape, without
 from mixwell.methods.groups import split_decay
 from mixwell.methods.loop import PASSES, STEPS, Loop, after_optimizer_step, hooks, watched
 from mixwell.mixers.predictor import MaskPredictor

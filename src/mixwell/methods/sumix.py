@@ -14,7 +14,7 @@ from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of
 from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
-from mixwell.losses import CrossEntropy, check_shape, reduced, without
+from mixwell.losses.softmax import CrossEntropy, check_shape, reduced, without
 from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
