@@ -6,7 +6,7 @@ import torch
 
 import mixwell as mw
 from golden_cases import mixed_by
-from mixwell.methods import normalised_uncertainty
+from mixwell.methods.sumix import normalised_uncertainty
 from mixwell.targets import classy_vision_smoothing
 
 

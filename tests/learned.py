@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -36,6 +38,13 @@ def awake(method: Any) -> Any:
         for parameter in method.block.parameters():
             parameter.normal_(std=0.3)
     return method
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the description in the header of a mask's file."""
+    raw = Path(path).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return json.loads(header["__metadata__"]["mixwell"])
 
 
 def moved(method: Learned) -> dict[str, bool]:

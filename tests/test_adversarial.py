@@ -96,7 +96,7 @@ def test_pgd_is_stronger_and_repeats_itself() -> None:
 
 def test_attack_without_normalization_says_so() -> None:
     model, _, images, labels = setting(mw.IMAGENET)
-    with pytest.raises(ValueError, match="FGSM computes in pixel values"):
+    with pytest.raises(ValueError, match="FGSM or PGD computes in pixel values"):
         fgsm(model, images, labels)
 
 

@@ -204,7 +204,7 @@ def test_wrong_maps_and_policies() -> None:
         AutoMix(Net(), layer="fc", head="both")(x, y)
     with pytest.raises(ValueError, match=r"made for maps \(B, 5, h, w\)"):
         AutoMix(Net(), channels=5)(x, y)
-    with pytest.raises(TypeError, match="policy must be a mixing policy"):
+    with pytest.raises(TypeError, match="policy must be an object such as CutMix"):
         AutoMix(Net(), CutMix)
     with pytest.raises(TypeError, match="block of AutoMix must be a PairAttention or None"):
         AutoMix(Net(), block=8)

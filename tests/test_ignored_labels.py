@@ -20,7 +20,7 @@ from mixwell import (
     SnapMix,
     View,
 )
-from mixwell.losses import without
+from mixwell.losses.softmax import without
 from small_nets import Net
 
 IGNORED = pytest.mark.parametrize("ignored", [-100, 255])

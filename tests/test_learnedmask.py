@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from learned import Net, awake
+from learned import Net, awake, read_card
 from mixwell import CIFAR10, IMAGENET, BatchPolicy, Constant, LearnedMask, Mixing, Plan, Roll, SUMix, save_mask
 from mixwell.methods.adautomix import AdAutoMix
 from mixwell.methods.automix import AutoMix
 from mixwell.methods.samix import SAMix, SAMixPretrained
-from mixwell.mixers.maskfile import read_card
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.models import mini_resnet
 from steps import data
@@ -120,10 +119,8 @@ def test_own_encoder(tmp_path: Path) -> None:
 
 
 def test_card_is_text_and_nothing_is_unpickled(block: tuple[str, AutoMix]) -> None:
-    raw = Path(block[0]).read_bytes()
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    card = json.loads(header["__metadata__"]["mixwell"])
-    assert card == read_card(block[0]) and card["model"] == "mini_resnet" and card["layer"] == "layer2"
+    card = read_card(block[0])
+    assert card["model"] == "mini_resnet" and card["layer"] == "layer2"
 
 
 def test_files_that_do_not_fit(block: tuple[str, AutoMix], tmp_path: Path) -> None:

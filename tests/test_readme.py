@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import mixwell as mw
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -17,6 +19,16 @@ def test_table_of_policies_is_current() -> None:
     """The README has the tables that ``make pages`` writes."""
     script = runpy.run_path(str(ROOT / "docs" / "make_readme_table.py"))
     assert script["filled"](README) == README, "README.md is not current: run 'make pages'"
+
+
+def test_numbers_of_policies_and_methods() -> None:
+    """The README counts what the library has: its table of policies lists ``NoMix`` too."""
+    policies = [getattr(mw, name) for name in mw.names("policy")]
+    mixing = [policy for policy in policies if issubclass(policy, mw.Policy)]
+    combining = set(policies) - {*mixing, mw.NoMix} | set(mw.names("shorthand"))
+    text = " ".join(README.split())
+    assert f"{len(mixing)} policies, {len(combining)} ways to combine them and" in text
+    assert f"them and {len(mw.names('method'))} methods" in text
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", README))))

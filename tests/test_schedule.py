@@ -35,8 +35,8 @@ from mixwell import (
     switch_mix,
     until,
 )
-from mixwell.schedule import at
 from mixwell.typecheck import hints_of
+from mixwell.value import at
 
 
 def batch(n: int = 8, side: int = 8) -> tuple[Tensor, Tensor]:

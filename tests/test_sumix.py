@@ -12,7 +12,7 @@ from torch import Tensor
 import sumix_loops as loops
 from mixwell import BinaryCrossEntropy, MixedBatch, SemanticShare, UncertaintyHead, sumix_terms
 from mixwell.labels.semantic import SIMILARITIES
-from mixwell.methods import normalised_uncertainty
+from mixwell.methods.sumix import normalised_uncertainty
 from test_labels import mix
 
 ROWS, CLASSES, GAMMA = 6, 5, 0.7

@@ -26,7 +26,7 @@ from mixwell import (
     models,
     sumix_terms,
 )
-from mixwell.methods import normalised_uncertainty
+from mixwell.methods.sumix import normalised_uncertainty
 from steps import Net, data, fixed, gradients, joint_step, second_process, seeded
 
 

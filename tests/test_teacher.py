@@ -47,7 +47,7 @@ def test_released_momentum() -> None:
     "wrong", [{"base": 1.1}, {"base": 0.9, "end": 0.8}, {"warm": 0.6, "until": 0.5}, {"restart": 0.0}, {"warm": 1.5}]
 )
 def test_wrong_momentum(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"Momentum needs|must be positive"):
+    with pytest.raises(ValueError, match=r"Momentum needs|must be positive|must lie in"):
         ReleasedMomentum(**wrong)
 
 

@@ -19,9 +19,8 @@ pytest.importorskip("accelerate")
 from safetensors.torch import load_file
 
 import mixwell
-from learned import awake
+from learned import awake, read_card
 from mixwell import LearnedMask, models
-from mixwell.mixers.maskfile import read_card
 from mixwell.report import masks, samples, show
 from mixwell.report import page as report_page
 from mixwell.train.cli import main

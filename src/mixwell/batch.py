@@ -10,14 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from mixwell.checks import (
-    BLENDABLE,
-    check_device,
-    check_generator,
-    check_saliency,
-    images_error,
-    labels_error,
-)
+from mixwell.checks import BLENDABLE, check_device, check_generator, check_saliency, images_error, labels_error
 from mixwell.normalization import Normalization
 
 if TYPE_CHECKING:
@@ -261,15 +254,11 @@ class MixedBatch:
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> MixedBatch:
         """Return the batch on another device, its plan included."""
-        images, labels, weights = (
-            t.to(device, non_blocking=non_blocking) for t in (self.images, self.labels, self.weights)
-        )
-        return MixedBatch(images, labels, weights, self.plan.to(device, non_blocking))
+        return _pytree.tree_map_only(Tensor, lambda t: t.to(device, non_blocking=non_blocking), self)
 
     def pin_memory(self) -> MixedBatch:
         """Return the batch in pinned memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
-        images, labels, weights = (t.pin_memory() for t in (self.images, self.labels, self.weights))
-        return MixedBatch(images, labels, weights, self.plan.pin_memory())
+        return _pytree.tree_map_only(Tensor, Tensor.pin_memory, self)
 
     def check_classes(self, num_classes: int) -> None:
         """Raise if a label is not below ``num_classes``; indices on a GPU are not read, because that waits for it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-BUFFERS = ("keep", "average", "copy")
+Buffers = Literal["keep", "average", "copy"]
 
 
 class EMA(nn.Module):
@@ -57,7 +58,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, momentum: float, buffers: str = "keep") -> None:
+def follow(average: nn.Module, model: nn.Module, momentum: float, buffers: Buffers = "keep") -> None:
     """Update the parameters of an average, ``momentum * average + (1 - momentum) * model``, in place.
 
     All tensors together take a few kernel launches, and nothing is read back from the device.
@@ -79,8 +80,8 @@ def follow(average: nn.Module, model: nn.Module, momentum: float, buffers: str =
         >>> average.running_mean
         tensor([0.2500])
     """
-    if buffers not in BUFFERS:
-        raise ValueError(f"buffers must be one of {', '.join(BUFFERS)}, but got {buffers!r}.")
+    if buffers not in get_args(Buffers):
+        raise ValueError(f"buffers must be one of {', '.join(get_args(Buffers))}, but got {buffers!r}.")
     own: list[Tensor] = list(average.parameters())
     other: list[Tensor] = list(model.parameters())
     for mean, new in zip(average.buffers(), model.buffers(), strict=True) if buffers != "keep" else ():

@@ -181,19 +181,22 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(
             f"scores and labels must have the same shape (B, N), got {tuple(scores.shape)} and {tuple(labels.shape)}"
         )
-    dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-    ranked, order = scores.sort(dim=0, descending=True)
-    positive = (labels.gather(0, order) > 0.5).to(dtype)
-    hits = positive.cumsum(0)
-    rank = torch.arange(1, len(scores) + 1, device=scores.device, dtype=dtype)[:, None]
-    # Images of equal score are one threshold: all of them get the precision at the last one.
-    last = torch.ones_like(positive, dtype=torch.bool)
-    last[:-1] = ranked[:-1] != ranked[1:]
-    place = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
-    end = place.where(last, torch.full_like(place, len(scores))).flip(0).cummin(0).values.flip(0)
-    precision = (hits / rank).gather(0, end).masked_fill(scores.isnan(), math.nan)
-    total = positive.sum(0)
-    return 100 * ((precision * positive).sum(0) / total)[total > 0].mean()
+    dtype = precise(scores)
+    ranked, positive = scores.T.to(dtype).contiguous(), labels.T > 0.5
+    total = positive.sum(1, keepdim=True)
+    # How many images score as high as each image or higher, and how many of them have the label; equal scores are one
+    # threshold.
+    above, found = (
+        len(scores) - torch.searchsorted(part.sort(1).values, ranked)
+        for part in (ranked, ranked.masked_fill(~positive, -math.inf))
+    )
+    precision = (found.minimum(total).to(dtype) / above).masked_fill(ranked.isnan(), math.nan)
+    return 100 * ((precision * positive).sum(1) / total[:, 0])[total[:, 0] > 0].mean()
+
+
+def precise(tensor: Tensor) -> torch.dtype:
+    """Return the most precise floating-point type of a tensor's device, float64 except on MPS."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
@@ -277,11 +280,9 @@ def label_error(weights: Tensor, visible: Tensor, large: float = 0.3) -> dict[st
         raise ValueError("There is no image whose label can be checked: in none is an object visible.")
     weights, visible = weights[counted].double(), visible[counted].double()
     difference = (weights - visible).abs()
-    centred = torch.stack((weights - weights.mean(), visible - visible.mean()))
-    correlation = centred.prod(0).sum() / centred.square().sum(1).prod().sqrt()
     return {
         "error": difference.mean().float(),
-        "correlation": correlation.float(),
+        "correlation": torch.corrcoef(torch.stack((weights, visible)))[0, 1].float(),
         "large": (difference > large).float().mean(),
         "images": counted.sum(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mixwell.losses import check_smoothing
+from mixwell.losses.softmax import check_smoothing
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 

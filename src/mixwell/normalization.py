@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from mixwell.ops.pixels import on_host
+from mixwell.typecheck import Finite, PositiveFloat
 from mixwell.value import Value, set_field
 
 
@@ -31,20 +31,17 @@ class Normalization(Value):
         tensor([0.5000])
     """
 
-    mean: float | tuple[float, ...] = field(default=0.0, kw_only=False)
-    std: float | tuple[float, ...] = field(default=1.0, kw_only=False)
+    mean: Finite | tuple[Finite, ...] = field(default=0.0, kw_only=False)
+    std: PositiveFloat | tuple[PositiveFloat, ...] = field(default=1.0, kw_only=False)
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             value = getattr(self, name)
-            numbers = tuple(map(float, value)) if isinstance(value, tuple | list) else (float(value),)
-            if not numbers or not all(map(math.isfinite, numbers)) or (name == "std" and min(numbers) <= 0):
-                wanted = "positive finite" if name == "std" else "finite"
-                raise ValueError(f"{name} must hold one {wanted} number, or one per channel, but got {value}.")
-            set_field(self, name, numbers if isinstance(value, tuple | list) else numbers[0])
+            numbers = tuple(map(float, value)) if isinstance(value, tuple) else (float(value),)
+            set_field(self, name, numbers if isinstance(value, tuple) else numbers[0])
             set_field(self, f"_{name}", numbers)
         counts = {len(self._mean), len(self._std)} - {1}
-        if len(counts) > 1:
+        if len(counts) > 1 or 0 in counts:
             raise ValueError(f"mean and std must have the same number of channels, but got {self.mean} and {self.std}.")
 
     _mean = (0.0,)
@@ -101,7 +98,7 @@ def pixels_of(images: Tensor, normalization: Normalization | None, user: str) ->
         return images.float() / 255
     if normalization is not None:
         return normalization.pixels(images)
-    if on_host(images) and not torch.compiler.is_compiling():
+    if on_host(images):
         low, high = (float(end) for end in images.detach().aminmax())
         if low < -1e-3 or high > 1 + 1e-3:
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixwell.batch import Batch
 from mixwell.ops.cycles import longest_steps
+from mixwell.typecheck import PositiveFloat
 from mixwell.value import Value, set_field
 
 
@@ -170,11 +171,7 @@ class LabelDistance(Pairing):
         tensor([2, 3, 0, 1])
     """
 
-    sigma: float = field(default=1.0, kw_only=False)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma < float("inf"):
-            raise ValueError(f"sigma must be positive and finite, but got {self.sigma}.")
+    sigma: PositiveFloat = field(default=1.0, kw_only=False)
 
     def __call__(self, batch: Batch) -> Tensor:
         n = len(batch)

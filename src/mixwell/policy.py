@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, fields
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mixwell.batch import Batch, MixedBatch, Pairs
 from mixwell.checks import check_saliency
@@ -20,7 +21,7 @@ from mixwell.pairing import Pairing, Permutation
 from mixwell.plan import BlendPlan, Plan
 from mixwell.plan.choice import choose_per_sample
 from mixwell.ratio import Ratio, as_ratio
-from mixwell.saliency.base import Saliency, check_fit
+from mixwell.saliency.base import check_fit
 from mixwell.typecheck import Fraction, NonNegativeFloat
 from mixwell.value import Value, set_field
 
@@ -143,7 +144,9 @@ class Policy(BatchPolicy):
 
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
-        _check_source(getattr(self, "saliency", None))
+        source = getattr(self, "saliency", None)
+        if isinstance(source, type | BatchPolicy):
+            raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
         set_field(self, "_ratio", self._lam_ratio())
 
     def _lam_ratio(self) -> Ratio:
@@ -177,14 +180,14 @@ class Policy(BatchPolicy):
     def _maps(self, batch: Batch) -> Tensor | None:
         maps = batch.saliency
         source: SaliencySource | None = getattr(self, "saliency", None)
-        checked = maps is None and _own(source)
+        checked = maps is None and type(source).__module__.startswith("mixwell.")  # one of our sources
         if maps is None and source is not None:
             settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
             maps = source(batch.model, batch.images, batch.labels, **settings)
             check_saliency(maps, batch.images)
         if maps is None:
             return None
-        if on_host(maps) and not torch.compiler.is_compiling() and not bool(maps.isfinite().all()):
+        if on_host(maps) and not bool(maps.isfinite().all()):
             raise ValueError("saliency maps must be finite, but hold NaN or Inf: check their source.")
         maps = maps.float()
         if not checked:
@@ -303,14 +306,16 @@ def _per_row(batch: Batch, partner: Tensor, scope: str) -> Tensor:
     return u if scope == "sample" else u[torch.minimum(torch.arange(len(batch), device=u.device), partner)]
 
 
-def _check_source(source: object) -> None:
-    if isinstance(source, type | BatchPolicy):
-        raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
+def simple_policies(policy: BatchPolicy) -> list[BatchPolicy]:
+    """Return the policies that a composition such as ``OneOf`` holds, however deep; any other policy alone.
 
-
-def _own(source: object) -> bool:
-    """Return whether a source is part of mixwell, so that its maps need no checks of shape and sign."""
-    return isinstance(source, Saliency) and type(source).__module__.partition(".")[0] == "mixwell"
+    Example:
+        >>> simple_policies(Sometimes(OneOf([NoMix(), NoMix()])))
+        [NoMix(), NoMix()]
+    """
+    settings = [getattr(policy, f.name) for f in fields(policy)]
+    members = [member for member in tree_leaves(settings) if isinstance(member, BatchPolicy)]
+    return [simple for member in members for simple in simple_policies(member)] or [policy]
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:

@@ -6,9 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from mixwell.typecheck import Within
 from mixwell.value import Value, set_field
 
 T = TypeVar("T")
@@ -156,24 +155,3 @@ def stage_at(stages: Mapping[float, T], progress: float) -> T:
         'b'
     """
     return [stage for start, stage in stages.items() if progress >= start][-1]
-
-
-def check_range(name: str, value: float | Schedule, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise unless a number, or every number of a schedule, is finite and lies in [low, high].
-
-    Example:
-        >>> check_range("p", Linear(0.0, 2.0), 0, 1)
-        Traceback (most recent call last):
-        ValueError: p must lie in [0, 1], but got Linear(end=2.0).
-    """
-    Within(low, high).check(name, value)
-
-
-def at(value: Any, progress: float) -> Any:
-    """Return a number or value with the numbers of a progress; anything else is returned unchanged.
-
-    Example:
-        >>> at(0.1, 0.5), at(Linear(0.0, 2.0), 0.5)
-        (0.1, 1.0)
-    """
-    return value.at(progress) if isinstance(value, Value) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -49,13 +50,15 @@ class Within:
     def __str__(self) -> str:
         if self.high < math.inf:
             return f"lie in {'(' if self.above else '['}{self.low}, {self.high}{')' if self.below else ']'}"
-        if self.above:
-            return "be positive and finite"
+        if self.above or self.low == -math.inf:
+            return f"be {'positive and ' * self.above}finite"
         return f"be {'' if isinstance(self.low, int) else 'a finite number of '}at least {self.low}"
 
 
 Fraction = Annotated[float, Within(0, 1)]
+Finite = Annotated[float, Within(-math.inf)]
 BelowOne = Annotated[float, Within(0, 1, below=True)]
+UpToHalf = Annotated[float, Within(0, 0.5)]
 NonNegativeFloat = Annotated[float, Within()]
 PositiveFloat = Annotated[float, Within(0, above=True)]
 PositiveInt = Annotated[int, Within(1)]
@@ -140,7 +143,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is float and is_schedule(value) and not isinstance(value, type):
         return True
     if kind in SCALARS:
-        return isinstance(value, SCALARS[kind][0]) and not isinstance(value, bool) and _fits_float(value)
+        too_large = isinstance(value, int) and abs(value) > sys.float_info.max  # more than 308 digits
+        return isinstance(value, SCALARS[kind][0]) and not isinstance(value, bool) and not too_large
     if origin is tuple:
         return isinstance(value, tuple) and _members_fit(value, members)
     if kind is bool:
@@ -151,14 +155,6 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, origin or kind) if isinstance(origin or kind, type) else True
     except TypeError:  # for example a protocol
         return True
-
-
-def _fits_float(value: Any) -> bool:
-    try:
-        float(value)
-    except OverflowError:  # an int of more than 308 digits
-        return False
-    return True
 
 
 def _members_fit(values: tuple[Any, ...], kinds: tuple[Any, ...]) -> bool:

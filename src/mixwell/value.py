@@ -48,7 +48,7 @@ class Value:
         if not self._changes:
             return self
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
-        now = {f.name: _at(getattr(self, f.name), progress) for f in fields if f.init}
+        now = {f.name: at(getattr(self, f.name), progress) for f in fields if f.init}
         return dataclasses.replace(self, **now)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
@@ -104,12 +104,16 @@ def _changing(value: Any) -> bool:
     return isinstance(value, Value) and (value._changes or is_schedule(value))
 
 
-def _at(value: Any, progress: float) -> Any:
+def at(value: Any, progress: float) -> Any:
+    """Return a value, or what a tuple or mapping holds, with the numbers of a progress in place of schedules.
+
+    Anything else is returned unchanged.
+    """
     if isinstance(value, Value):
         return value.at(progress)
     if isinstance(value, Mapping):
-        return {key: _at(member, progress) for key, member in value.items()}
-    return tuple(_at(member, progress) for member in value) if isinstance(value, tuple) else value
+        return {key: at(member, progress) for key, member in value.items()}
+    return tuple(at(member, progress) for member in value) if isinstance(value, tuple) else value
 
 
 def _text(value: Any) -> str:

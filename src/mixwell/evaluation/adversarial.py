@@ -41,10 +41,7 @@ def fgsm(
         >>> fgsm(model, torch.full((1, 1, 1, 2), 0.5), torch.tensor([0]), 0.25)
         tensor([[[[0.2500, 0.2500]]]])
     """
-    space = normalization or IN_PIXELS
-    pixels = pixels_of(images, normalization, "FGSM").detach()
-    step = eps * _gradient(model, pixels, labels, space).sign()
-    return space.normalize((pixels + step).clamp(0, 1))
+    return pgd(model, images, labels, eps, normalization, steps=1, step=eps)
 
 
 def pgd(
@@ -76,7 +73,7 @@ def pgd(
     Source: Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, ICLR 2018.
     """
     space, step = normalization or IN_PIXELS, eps / 4 if step is None else step
-    clean = pixels_of(images, normalization, "PGD").detach()
+    clean = pixels_of(images, normalization, "FGSM or PGD").detach()
     low, high = (clean - eps).clamp(0, 1), (clean + eps).clamp(0, 1)
     pixels = clean
     if generator is not None:

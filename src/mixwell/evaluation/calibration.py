@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from mixwell.evaluation.ties import precise, shared_by_ties
+from mixwell.evaluation.ties import shared_by_ties
+from mixwell.metrics import precise
 
 WIDEST = math.log(100.0)  # temperatures are searched between 1/100 and 100
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mixwell.evaluation.calibration import probabilities
-from mixwell.evaluation.ties import precise, shared_by_ties
+from mixwell.evaluation.ties import shared_by_ties
+from mixwell.metrics import precise
 
 
 def max_probability(logits: Tensor) -> Tensor:
@@ -83,11 +84,9 @@ def auroc(positive: Tensor, negative: Tensor) -> Tensor:
     scores, count = _joined(positive, negative)
     if scores is None:
         return positive.new_tensor(math.nan, dtype=precise(positive))
-    places = torch.arange(1, len(scores) + 1, dtype=precise(scores), device=scores.device)
-    order = scores.argsort()
-    rank = shared_by_ties(scores[order], places)
-    ranks = torch.empty_like(rank).scatter_(0, order, rank)[:count].sum()
-    return (ranks - count * (count + 1) / 2) / (count * (len(scores) - count))
+    ordered = scores[count:].sort().values
+    below, up_to = (torch.searchsorted(ordered, scores[:count], right=right) for right in (False, True))
+    return (below + up_to).to(scores.dtype).mean() / (2 * len(ordered))
 
 
 def false_positive_rate(positive: Tensor, negative: Tensor, recall: float = 0.95) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from mixwell.metrics import precise
 
 
 def shared_by_ties(scores: Tensor, values: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def shared_by_ties(scores: Tensor, values: Tensor) -> Tensor:
         values: Shape ``(B,)``.
 
     Returns:
-        Shape ``(B,)``, dtype of :func:`precise`.
+        Shape ``(B,)``, dtype of :func:`mixwell.metrics.precise`.
 
     Example:
         >>> shared_by_ties(torch.tensor([0.5, 0.9, 0.5]), torch.tensor([1.0, 0.0, 0.0])).tolist()
@@ -27,8 +27,3 @@ def shared_by_ties(scores: Tensor, values: Tensor) -> Tensor:
     _, group, count = scores.unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(count), dtype=precise(scores), device=scores.device)
     return (sums.index_add_(0, group, values.to(sums.dtype)) / count)[group]
-
-
-def precise(tensor: Tensor) -> Any:
-    """Return float64 where the device of a tensor has it, else float32."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64

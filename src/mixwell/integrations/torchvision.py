@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -157,7 +157,24 @@ class Mix(BatchTransform):
         return f"{self.policy!r}, num_classes={self.num_classes}"
 
 
-class MixUp(BatchTransform):
+class _AsTorchvision(BatchTransform):
+    """Mixes every image with the one before it, with the random numbers of a transform of torchvision."""
+
+    kind: ClassVar[type[v2.MixUp] | type[v2.CutMix]]
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        num_classes: int | None = None,
+        labels_getter: LabelsGetter = "default",
+        min_visible: float = 0.1,
+    ) -> None:
+        super().__init__(num_classes, labels_getter, min_visible)
+        self._theirs = self.kind(alpha=alpha, num_classes=num_classes)
+
+
+class MixUp(_AsTorchvision):
     """``v2.MixUp`` that takes masks and boxes too; the same seed gives the same images and labels.
 
     Args:
@@ -172,23 +189,14 @@ class MixUp(BatchTransform):
         tensor([1., 1., 1., 1.])
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        num_classes: int | None = None,
-        labels_getter: LabelsGetter = "default",
-        min_visible: float = 0.1,
-    ) -> None:
-        super().__init__(num_classes, labels_getter, min_visible)
-        self._theirs = v2.MixUp(alpha=alpha, num_classes=num_classes)
+    kind = v2.MixUp
 
     def draw(self, images: Tensor, labels: Tensor) -> Plan:
         """See :meth:`BatchTransform.draw`."""
         return BlendPlan(_rolled(images, labels, self._theirs.make_params([images])["lam"]))
 
 
-class CutMix(BatchTransform):
+class CutMix(_AsTorchvision):
     """``v2.CutMix`` that takes masks and boxes too; the same seed gives the same images and labels.
 
     Args:
@@ -203,16 +211,7 @@ class CutMix(BatchTransform):
         tensor([1., 1., 1., 1.])
     """
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 1.0,
-        num_classes: int | None = None,
-        labels_getter: LabelsGetter = "default",
-        min_visible: float = 0.1,
-    ) -> None:
-        super().__init__(num_classes, labels_getter, min_visible)
-        self._theirs = v2.CutMix(alpha=alpha, num_classes=num_classes)
+    kind = v2.CutMix
 
     def draw(self, images: Tensor, labels: Tensor) -> Plan:
         """See :meth:`BatchTransform.draw`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import field
 
 import torch
@@ -9,13 +10,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import LabelPolicy, View, plan_of
+from mixwell.labels.base import LabelPolicy, View, normalized, plan_of
 from mixwell.saliency import ClassActivation
 from mixwell.saliency.base import Saliency
 from mixwell.typecheck import Fraction, NonNegativeFloat
 
 
-class ActivationShare(LabelPolicy):
+class MapShare(LabelPolicy):
+    """The base of label policies that weigh every source by the visible part of a map of it.
+
+    Each map is divided by its sum and moved as the pixels are. Weights of an image keep the sum of its pixel shares,
+    unless a subclass has the setting ``normalize`` and it is False; where nothing of any map is visible they are the
+    pixel shares.
+
+    Args:
+        area: Weight of the pixel share in the result.
+    """
+
+    area: Fraction = 0.0
+
+    @abstractmethod
+    def maps(self, view: View) -> Tensor:
+        """Return maps of the unmixed images, shape ``(B, h, w)``, not negative, without gradient."""
+
+    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
+        maps = self._scaled(mixed, view)
+        with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
+            seen = mixed.plan.visible(maps)
+            seen = normalized(seen, mixed) if getattr(self, "normalize", True) else seen
+            return torch.lerp(seen, mixed.weights, self.area) if self.area else seen
+
+    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
+        """Return the visible part of the maps, shape ``(B, H, W)``."""
+        return mixed.plan.apply(self._scaled(mixed, view))[:, 0]
+
+    def _scaled(self, mixed: MixedBatch, view: View) -> Tensor:
+        size = plan_of(mixed, self).size
+        maps = F.interpolate(self.maps(view)[:, None], size, mode="bilinear", align_corners=False)
+        return maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12)
+
+
+class ActivationShare(MapShare):
     """Label weights are the shares of each source's activation that remain visible in the mixed image.
 
     The activation of a place is the length of its feature vector in the last feature map of the unmixed image, to the
@@ -44,18 +79,10 @@ class ActivationShare(LabelPolicy):
     """
 
     power: NonNegativeFloat = 2.0
-    area: Fraction = 0.0
 
     needs = frozenset({"clean_features"})
 
-    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        return visible_share(mixed, self._maps(view), self.area)
-
-    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
-        """Return the visible activation, shape ``(B, H, W)``."""
-        return visible_map(mixed, self._maps(view))
-
-    def _maps(self, view: View) -> Tensor:
+    def maps(self, view: View) -> Tensor:
         features: Tensor = view.get("clean_features", self)
         if features.dim() != 4:
             raise ValueError(f"{self} needs a feature map (B, C, h, w), but got {tuple(features.shape)}.")
@@ -63,7 +90,7 @@ class ActivationShare(LabelPolicy):
             return features.float().norm(dim=1).pow(self.power)
 
 
-class SaliencyShare(LabelPolicy):
+class SaliencyShare(MapShare):
     """Label weights are the shares of each source's saliency that remain visible in the mixed image.
 
     With ``ClassActivation(teacher=...)`` and ``normalize=False`` these are TokenMix's token scores, with attention
@@ -91,63 +118,9 @@ class SaliencyShare(LabelPolicy):
     """
 
     saliency: Saliency = field(default=ClassActivation(), kw_only=False)
-    area: Fraction = 0.0
     normalize: bool = True
 
-    def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
-        return visible_share(mixed, self._maps(view), self.area, self.normalize)
-
-    def evidence(self, mixed: MixedBatch, view: View) -> Tensor:
-        """Return the visible saliency, shape ``(B, H, W)``."""
-        return visible_map(mixed, self._maps(view))
-
-    def _maps(self, view: View) -> Tensor:
+    def maps(self, view: View) -> Tensor:
         known = {"normalization": view.normalization} if getattr(self.saliency, "uses_normalization", False) else {}
         maps = self.saliency(view.model, view.get("images", self), view.get("labels", self), **known)
         return maps.detach().float().clamp_min(0)
-
-
-def visible_share(mixed: MixedBatch, maps: Tensor, area: float = 0.0, normalize: bool = True) -> Tensor:
-    """Return the visible share of each source's map as label weights.
-
-    Args:
-        mixed: The mixed batch.
-        maps: Maps of the unmixed images, shape ``(B, h, w)``, not negative; coarse ones are interpolated.
-        area: Weight of the pixel share in the result.
-        normalize: See :class:`SaliencyShare`.
-
-    Returns:
-        Weights ``(B, K)``, float32. Rows keep the sum of the pixel shares if they are normalized; where nothing of any
-        map is visible they are the pixel shares.
-
-    Example:
-        >>> from mixwell import NoMix
-        >>> mixed = NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1]))
-        >>> visible_share(mixed, torch.rand(1, 2, 2))
-        tensor([[1., 0.]])
-    """
-    with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
-        seen = plan_of(mixed, "The label policy").visible(_scaled(mixed, maps))
-        if normalize:
-            total = seen.sum(1, keepdim=True)
-            rows = mixed.weights.sum(1, keepdim=True)
-            seen = torch.where(total > 1e-9, seen / total.clamp_min(1e-12) * rows, mixed.weights)
-        return torch.lerp(seen, mixed.weights, area) if area else seen
-
-
-def visible_map(mixed: MixedBatch, maps: Tensor) -> Tensor:
-    """Return the maps of the unmixed images, each divided by its sum, mixed as the images, shape ``(B, H, W)``.
-
-    Example:
-        >>> from mixwell import NoMix
-        >>> mixed = NoMix()(torch.rand(1, 3, 4, 4), torch.tensor([1]))
-        >>> round(float(visible_map(mixed, torch.rand(1, 2, 2)).sum()), 5)
-        1.0
-    """
-    return plan_of(mixed, "The label policy").apply(_scaled(mixed, maps))[:, 0]
-
-
-def _scaled(mixed: MixedBatch, maps: Tensor) -> Tensor:
-    """Return maps ``(B, 1, H, W)`` of the size of the images that sum to one each."""
-    maps = F.interpolate(maps[:, None], plan_of(mixed, "The label policy").size, mode="bilinear", align_corners=False)
-    return maps / maps.sum((2, 3), keepdim=True).clamp_min(1e-12)

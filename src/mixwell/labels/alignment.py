@@ -39,12 +39,12 @@ class TokenLabelAlignment(LabelPolicy):
         attentions: tuple[Tensor, ...] = view.get("attentions", self)
         with torch.no_grad(), torch.autocast(mixed.weights.device.type, enabled=False):
             plan_of(mixed, self)
-            shares = self.token_shares(mixed, attentions[0].shape[2])
-            prefix = shares.shape[1] - self.patches(shares.shape[1], mixed)
+            tokens = attentions[0].shape[2]
+            shares, prefix = self.token_shares(mixed, tokens), tokens - math.prod(grid_of(tokens, mixed.plan.size))
             for attention in attentions:
-                if attention.shape != (len(mixed), shares.shape[1], shares.shape[1]):
+                if attention.shape != (len(mixed), tokens, tokens):
                     raise ValueError(
-                        f"{self} needs attention matrices ({len(mixed)}, {shares.shape[1]}, {shares.shape[1]}) of "
+                        f"{self} needs attention matrices ({len(mixed)}, {tokens}, {tokens}) of "
                         f"every block, but got {tuple(attention.shape)}: networks that merge tokens are not supported."
                     )
                 shares = (shares + attention.float() @ shares) / 2
@@ -60,12 +60,6 @@ class TokenLabelAlignment(LabelPolicy):
 
     def token_shares(self, mixed: MixedBatch, tokens: int) -> Tensor:
         """Return the shares of each token before the first block, shape ``(B, T, K)``."""
-        patches = self.patches(tokens, mixed)
-        rows = round(math.sqrt(patches * mixed.plan.size[0] / mixed.plan.size[1]))
-        share = patch_shares(mixed, (rows, patches // rows)).flatten(2).transpose(1, 2)
-        others = mixed.weights[:, None].expand(-1, tokens - patches, -1)
+        share = patch_shares(mixed, grid_of(tokens, mixed.plan.size)).flatten(2).transpose(1, 2)
+        others = mixed.weights[:, None].expand(-1, tokens - share.shape[1], -1)
         return torch.cat((others, share), 1)
-
-    def patches(self, tokens: int, mixed: MixedBatch) -> int:
-        """Return how many of the tokens are patches: the largest grid in the proportions of the images."""
-        return math.prod(grid_of(tokens, mixed.plan.size))

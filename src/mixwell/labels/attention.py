@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mixwell.batch import MixedBatch
 from mixwell.checks import classes_of
-from mixwell.labels.base import LabelPolicy, View, plan_of
+from mixwell.labels.base import LabelPolicy, View, normalized, plan_of
 from mixwell.typecheck import BelowOne, Fraction
 
 
@@ -125,8 +125,7 @@ def attended_share(mixed: MixedBatch, attention: Tensor, nearest: bool = False) 
     with torch.no_grad(), torch.autocast(attention.device.type, enabled=False):
         share = patch_shares(mixed, (attention.shape[1], attention.shape[2]), nearest)
         seen = (share * attention.float()[:, None]).sum((2, 3))
-        total, rows = seen.sum(1, keepdim=True), mixed.weights.sum(1, keepdim=True)
-        return torch.where(total > 0, seen / total.clamp_min(1e-12) * rows, mixed.weights)
+        return normalized(seen, mixed)
 
 
 def patch_shares(mixed: MixedBatch, grid: tuple[int, int], nearest: bool = False) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from mixwell.batch import MixedBatch
@@ -14,7 +15,7 @@ from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.value import Value
 
-Boxes = Tensor | Sequence[Tensor]  # (B, 4), (B, M, 4) or one (M, 4) per image, see ObjectShare
+Boxes = Tensor | Sequence[Tensor] | None  # (B, 4), (B, M, 4) or one (M, 4) per image, see ObjectShare
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class View:
     model: nn.Module | None = None
     normalization: Normalization | None = None
     masks: Tensor | None = None
-    boxes: Boxes | None = None
+    boxes: Boxes = None
 
     def get(self, name: str, user: LabelPolicy) -> Any:
         """Return a field, or raise if it was not filled in."""
@@ -111,6 +112,15 @@ class PixelShare(LabelPolicy):
 
     def __call__(self, mixed: MixedBatch, view: View) -> Tensor:
         return mixed.weights
+
+
+def normalized(seen: Tensor, mixed: MixedBatch) -> Tensor:
+    """Scale what is seen of each source, ``(B, K)``, to the sum of the label weights.
+
+    Label weights stay as they are where nothing is seen.
+    """
+    total, whole = seen.sum(1, keepdim=True), mixed.weights.sum(1, keepdim=True)
+    return torch.where(total > 1e-9, seen / total.clamp_min(1e-9) * whole, mixed.weights)
 
 
 def plan_of(mixed: MixedBatch, user: LabelPolicy | str) -> Plan:

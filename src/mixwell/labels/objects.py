@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mixwell.batch import MixedBatch
-from mixwell.labels.base import Boxes, LabelPolicy, View, plan_of
+from mixwell.labels.base import Boxes, LabelPolicy, View, normalized, plan_of
 from mixwell.ops.boxes import coverage
+from mixwell.ops.pixels import on_host
 
 
 class ObjectShare(LabelPolicy):
@@ -37,12 +38,7 @@ class ObjectShare(LabelPolicy):
     fraction: bool = True
 
     def __call__(
-        self,
-        mixed: MixedBatch,
-        view: View | None = None,
-        *,
-        masks: Tensor | None = None,
-        boxes: Boxes | None = None,
+        self, mixed: MixedBatch, view: View | None = None, *, masks: Tensor | None = None, boxes: Boxes = None
     ) -> Tensor:
         """Return weights ``(B, K)``, float32; where no object is visible, they are the pixel shares.
 
@@ -69,8 +65,7 @@ class ObjectShare(LabelPolicy):
             seen = plan.visible(found)
             if self.fraction:
                 seen = seen / found.sum((1, 2)).clamp_min(1e-9)[plan.sources]
-            total, whole = seen.sum(1, keepdim=True), mixed.weights.sum(1, keepdim=True)
-            return torch.where(total > 0, seen / total.clamp_min(1e-12) * whole, mixed.weights)
+            return normalized(seen, mixed)
 
 
 def _checked(masks: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
@@ -79,12 +74,12 @@ def _checked(masks: Tensor, rows: int, size: tuple[int, int]) -> Tensor:
         raise ValueError(f"masks must have shape ({rows}, {size[0]}, {size[1]}), but got {tuple(masks.shape)}.")
     if masks.dtype != torch.bool and not masks.is_floating_point():
         raise ValueError(f"masks must be bool or floating point, but got {masks.dtype}: use masks > 0.")
-    if _readable(masks) and not bool(((masks >= 0) & (masks <= 1)).all()):
+    if on_host(masks) and not bool(((masks >= 0) & (masks <= 1)).all()):
         raise ValueError(f"masks must lie in [0, 1], but got {float(masks.min()):.4g} to {float(masks.max()):.4g}.")
     return masks.float()
 
 
-def object_masks(boxes: Boxes | None, rows: int, size: tuple[int, int]) -> Tensor:
+def object_masks(boxes: Boxes, rows: int, size: tuple[int, int]) -> Tensor:
     """Return masks ``(B, H, W)``, float32, of objects given as boxes; see :class:`ObjectShare`.
 
     A pixel is inside a box by the part of it that the box covers.
@@ -111,13 +106,9 @@ def object_masks(boxes: Boxes | None, rows: int, size: tuple[int, int]) -> Tenso
         )
     padded = boxes if isinstance(boxes, Tensor) else pad_sequence(each, batch_first=True)
     found = padded.float().view(rows, -1, 2, 2).transpose(2, 3)  # (B, M, axis, edge)
-    if _readable(found) and not bool((found[..., 0] <= found[..., 1]).all()):
+    if on_host(found) and not bool((found[..., 0] <= found[..., 1]).all()):
         raise ValueError("boxes must be (x1, y1, x2, y2) with x1 <= x2 and y1 <= y2, but some end before they start.")
     if not found.shape[1]:
         return found.new_zeros(rows, *size)
     columns, lines = coverage(found[:, :, 0], size[1]), coverage(found[:, :, 1], size[0])
     return (lines[..., :, None] * columns[..., None, :]).amax(1)
-
-
-def _readable(values: Tensor) -> bool:
-    return values.is_cpu and not torch.compiler.is_compiling()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +160,7 @@ class SemanticShare(LabelPolicy):
         True
     """
 
-    similarity: str | Value = "distance"
+    similarity: Literal["distance", "released", "agreement", "reference"] | Similarity = "distance"
     kappa: NonNegativeFloat = 0.5
 
     needs = frozenset({"clean_logits"})
@@ -168,14 +168,6 @@ class SemanticShare(LabelPolicy):
     _similarity: ClassVar[Similarity]  # the object that the name means; set when the settings are checked
 
     def __post_init__(self) -> None:
-        if not isinstance(self.similarity, str | Similarity):
-            advice = ": it computes label weights itself, so pass it to the method as label="
-            raise TypeError(
-                f"similarity of SemanticShare must be a str or a Similarity, but got {self.similarity}"
-                f"{advice if isinstance(self.similarity, LabelPolicy) else ''}."
-            )
-        if isinstance(self.similarity, str) and self.similarity not in SIMILARITIES:
-            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, but got {self.similarity!r}.")
         similarity = SIMILARITIES[self.similarity] if isinstance(self.similarity, str) else self.similarity
         set_field(self, "_similarity", similarity)
         if self.kappa > similarity.largest_kappa:

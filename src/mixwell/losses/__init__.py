@@ -7,9 +7,4 @@ from mixwell.losses.decoupled import DecoupledCrossEntropy as DecoupledCrossEntr
 from mixwell.losses.softmax import CrossEntropy as CrossEntropy
 from mixwell.losses.softmax import FocalLoss as FocalLoss
 from mixwell.losses.softmax import Loss as Loss
-from mixwell.losses.softmax import check_logits as check_logits
-from mixwell.losses.softmax import check_shape as check_shape
-from mixwell.losses.softmax import check_smoothing as check_smoothing
 from mixwell.losses.softmax import cross_entropy as cross_entropy
-from mixwell.losses.softmax import reduced as reduced
-from mixwell.losses.softmax import without as without

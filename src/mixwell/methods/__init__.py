@@ -16,9 +16,7 @@ from mixwell.methods.regmixup import RegMixup as RegMixup
 from mixwell.methods.samix import SAMix as SAMix
 from mixwell.methods.samix import SAMixPretrained as SAMixPretrained
 from mixwell.methods.sumix import SUMix as SUMix
-from mixwell.methods.sumix import SUMixTerms as SUMixTerms
 from mixwell.methods.sumix import UncertaintyHead as UncertaintyHead
-from mixwell.methods.sumix import normalised_uncertainty as normalised_uncertainty
 from mixwell.methods.sumix import sumix_terms as sumix_terms
 from mixwell.mixers.learnedmask import LearnedMask as LearnedMask
 from mixwell.mixers.maskfile import save_mask as save_mask

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixwell.batch import Batch, Pairs
+from mixwell.ema import Buffers
 from mixwell.features.layers import channels_of
 from mixwell.features.observer import Observer
 from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_pairs,
-    like_model,
-    mix,
-    unmixed,
-)
+from mixwell.methods.method import LossFunction, Method, Output, like_model, mix, unmixed
 from mixwell.mixers.adaptivemask import SourceAttention
-from mixwell.mixers.heads import Heads, check_clean
+from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import even_near_pure
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.mixers.teacher import Momentum, Teacher
@@ -33,7 +27,8 @@ from mixwell.normalization import Normalization
 from mixwell.plan import SharePlan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction, NonNegativeFloat, UpToHalf, Within
 
 
 class AdAutoMix(Method):
@@ -102,44 +97,34 @@ class AdAutoMix(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        sources: int = 3,
+        sources: Annotated[int, Within(2)] = 3,
         random_sources: bool = False,
         block: SourceAttention = SourceAttention(),
         layer: str | None = None,
         channels: int | None = None,
-        momentum: float | Schedule = Momentum(),
-        buffers: str = "keep",
-        interval: int = 2,
-        beta: float | Schedule = 0.3,
-        cosine_sign: int = -1,
-        plain: float | Schedule = 0.5,
-        margin: float | Schedule = 0.03,
-        block_p: float | Schedule = 1.0,
+        momentum: Fraction | Schedule = Momentum(),
+        buffers: Buffers = "keep",
+        interval: Annotated[int, Within(0)] = 2,
+        beta: Fraction | Schedule = 0.3,
+        cosine_sign: Literal[-1, 1] = -1,
+        plain: Fraction | Schedule = 0.5,
+        margin: UpToHalf | Schedule = 0.03,
+        block_p: Fraction | Schedule = 1.0,
         block_group: Mapping[str, Any] | None = None,
-        head: str = "clean",
+        head: Head = "clean",
         classifier: str | None = None,
-        clean_weight: float | Schedule = 1.0,
+        clean_weight: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = RatioShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
         policy = MixUp() if policy is None else policy
-        check_pairs(policy)
-        self.set_parts(policy, label, loss)
-        if sources < 2 or interval < 0 or cosine_sign not in (-1, 1):
-            raise ValueError(
-                f"sources must be at least 2, interval not negative and cosine_sign -1 or 1, but got {sources}, "
-                f"{interval} and {cosine_sign}."
-            )
+        current = {"beta": beta, "plain": plain, "margin": margin, "block_p": block_p, "clean_weight": clean_weight}
+        super().__init__(model, policy, label, loss, normalization, calls="pairs", **current)
         if sources > 2 and label.two_sources:
             raise ValueError(f"{label} needs two sources: use sources=2 instead of {sources}, or another label.")
-        check_range("margin", margin, 0, 0.5)
-        for name, value in (("beta", beta), ("plain", plain), ("block_p", block_p)):
-            check_range(name, value, 0, 1)
         check_clean(clean_weight, head)
         self.block_group = check_block_group(block_group)
-        self.set_current(beta=beta, plain=plain, margin=margin, block_p=block_p, clean_weight=clean_weight)
         self.sources, self.random_sources, self.cosine_sign = sources, random_sources, cosine_sign
         self.interval, self.steps = interval, 0
         self.heads = Heads(model, head, classifier, num_classes)
@@ -149,9 +134,7 @@ class AdAutoMix(Method):
         self.block = like_model(block.build(channels), model)
         self._take_sides()
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         count = self._count(len(images))
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)

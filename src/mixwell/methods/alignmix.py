@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from mixwell.features.maps import channels_come_last
 from mixwell.features.passes import FeatureHook, attached, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method
+from mixwell.methods.method import LossFunction, Method, Output
 from mixwell.normalization import Normalization
 from mixwell.ops.sinkhorn import log_transport, mix_aligned, squared_distances
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction, PositiveFloat, PositiveInt
 
 
 class AlignMix(Method):
@@ -77,35 +79,28 @@ class AlignMix(Method):
         *,
         num_classes: int | None = None,
         layer: str | None = None,
-        p: float | Schedule = 0.5,
-        eps: float = 0.1,
-        iterations: int = 50,
+        p: Fraction | Schedule = 0.5,
+        eps: PositiveFloat = 0.1,
+        iterations: PositiveInt = 50,
         tolerance: float | None = None,
         exact: bool = True,
-        scope: str = "batch",
+        scope: Literal["batch", "sample"] = "batch",
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, calls="draw", p=p)
         if label.needs & {"attention", "attentions"}:
             raise ValueError(
                 f"{label} reads the attention to the pixels of mixed images, but AlignMix mixes features behind the "
                 "attention: use another label policy."
             )
-        check_range("p", p, 0, 1)
-        if scope not in ("batch", "sample"):
-            raise ValueError(f"scope must be batch or sample, but got {scope!r}.")
-        log_transport(torch.zeros(1, 1, 1), eps, iterations)  # raises for wrong settings
         self.hook = FeatureHook(model, last_map(model) if layer is None else layer, of="output")
         self.scope = scope
-        self.set_current(p=p)
         self.eps, self.iterations, self.tolerance, self.exact = eps, iterations, tolerance, exact
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         with attached(self.hook):

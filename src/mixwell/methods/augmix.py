@@ -13,13 +13,13 @@ from mixwell.batch import MixedBatch, check_images
 from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, relabelled
+from mixwell.methods.method import LossFunction, Method, Output, relabelled
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.ratio import Beta
 from mixwell.schedule import Schedule
 from mixwell.typecheck import NonNegativeFloat, PositiveFloat, PositiveInt, Within
-from mixwell.value import Value, set_field
+from mixwell.value import Value
 
 Augmentation = Callable[[Tensor, Tensor, Tensor], Tensor]  # images in [0, 1], level in tenths of the largest, sign
 
@@ -85,14 +85,8 @@ class AugMixViews(Value):
     alpha: PositiveFloat = 1.0
     all_ops: bool = False
 
-    def __post_init__(self) -> None:
-        set_field(self, "_share", Beta(self.alpha))
-
     def __call__(
-        self,
-        images: Tensor,
-        generator: torch.Generator | None = None,
-        normalization: Normalization | None = None,
+        self, images: Tensor, generator: torch.Generator | None = None, normalization: Normalization | None = None
     ) -> Tensor:
         """Make one view of every image.
 
@@ -107,22 +101,8 @@ class AugMixViews(Value):
         check_images(images)
         return _view_uncompiled(self, images, generator, normalization)
 
-    def _view(self, images: Tensor, generator: torch.Generator | None, normalization: Normalization | None) -> Tensor:
-        host = "cpu" if generator is None else generator.device
-        share: Beta = self._share  # type: ignore[attr-defined]  # set when the settings were checked
-        m = share(len(images), host, generator).to(images.device)[:, None, None, None]
-        weights = dirichlet(len(images), self.width, self.alpha, host, generator).to(images.device)
-        pixels = pixels_of(images, normalization, "AugMixViews").clamp(0, 1)
-        levels = (pixels * 255).round()  # exact again after a normalization, as steps such as equalize count levels
-        pixels = torch.where((pixels * 255 - levels).abs() < 1e-3, levels / 255, pixels)
-        chains = self._augmented(pixels.repeat_interleave(self.width, 0), generator, host)
-        mixed = torch.einsum("bk,bkchw->bchw", weights, chains.unflatten(0, (-1, self.width)))
-        if images.dtype == torch.uint8:
-            return torch.lerp(images.float(), mixed * 255, m).round().to(images.dtype)
-        mixed = mixed if normalization is None else normalization.normalize(mixed)
-        return torch.lerp(images.float(), mixed, m).to(images.dtype)
-
-    def _augmented(self, chains: Tensor, generator: torch.Generator | None, host: torch.device | str) -> Tensor:
+    def augmented(self, chains: Tensor, generator: torch.Generator | None, host: torch.device | str) -> Tensor:
+        """Return images in [0, 1] after the steps that are drawn for each of them."""
         makers, n, steps = BASIC + MORE * self.all_ops, len(chains), self.depth or 3
         draws = torch.rand(n, steps, 3, device=host, generator=generator)
         length = torch.randint(1, 4, (n,), device=host, generator=generator) if self.depth is None else None
@@ -139,11 +119,7 @@ class AugMixViews(Value):
 
 
 def dirichlet(
-    rows: int,
-    parts: int,
-    alpha: float,
-    device: torch.device | str = "cpu",
-    generator: torch.Generator | None = None,
+    rows: int, parts: int, alpha: float, device: torch.device | str = "cpu", generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw from a symmetric Dirichlet distribution.
 
@@ -165,8 +141,19 @@ def dirichlet(
 def _view(
     views: AugMixViews, images: Tensor, generator: torch.Generator | None, normalization: Normalization | None
 ) -> Tensor:
+    host = "cpu" if generator is None else generator.device
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        return views._view(images, generator, normalization)
+        m = Beta(views.alpha)(len(images), host, generator).to(images.device)[:, None, None, None]
+        weights = dirichlet(len(images), views.width, views.alpha, host, generator).to(images.device)
+        pixels = pixels_of(images, normalization, "AugMixViews").clamp(0, 1)
+        levels = (pixels * 255).round()  # exact again after a normalization, as steps such as equalize count levels
+        pixels = torch.where((pixels * 255 - levels).abs() < 1e-3, levels / 255, pixels)
+        chains = views.augmented(pixels.repeat_interleave(views.width, 0), generator, host)
+        mixed = torch.einsum("bk,bkchw->bchw", weights, chains.unflatten(0, (-1, views.width)))
+        if images.dtype == torch.uint8:
+            return torch.lerp(images.float(), mixed * 255, m).round().to(images.dtype)
+        mixed = mixed if normalization is None else normalization.normalize(mixed)
+        return torch.lerp(images.float(), mixed, m).to(images.dtype)
 
 
 # The host decides which augmentation each image gets, so that this part is not compiled. torch.compiler.disable would
@@ -223,13 +210,10 @@ class AugMix(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss, draws=True)
-        self.set_current(views=views, weight=weight)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, calls="draw", views=views, weight=weight)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; the output is that of the images, and the divergence is logged."""
         plan = self.policy.draw(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)

@@ -9,21 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch
+from mixwell.ema import Buffers
 from mixwell.features.layers import channels_of
 from mixwell.features.observer import Observer
 from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.groups import check_block_group, split_block, split_decay
-from mixwell.methods.method import (
-    LossFunction,
-    Method,
-    check_pairs,
-    like_model,
-    mix,
-    unmixed,
-)
-from mixwell.mixers.heads import Heads, check_clean
+from mixwell.methods.method import LossFunction, Method, Output, like_model, mix, unmixed
+from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, MaskLoss, adjusted, even_near_pure
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.mixers.predictor import MaskPredictor
@@ -32,7 +26,8 @@ from mixwell.normalization import Normalization
 from mixwell.plan import MaskPlan
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction, NonNegativeFloat, UpToHalf
 
 
 class AutoMix(Method):
@@ -113,43 +108,36 @@ class AutoMix(Method):
         block: PairAttention | None = None,
         layer: str | None = None,
         channels: int | None = None,
-        momentum: float | Schedule = Momentum(),
-        buffers: str = "keep",
+        momentum: Fraction | Schedule = Momentum(),
+        buffers: Buffers = "keep",
         mask_loss: MaskLoss | None = None,
-        mask_weight: float | Schedule = 0.1,
-        mask_adjust: float | Schedule = 0.0,
-        margin: float | Schedule = 0.08,
-        block_p: float | Schedule = 1.0,
+        mask_weight: NonNegativeFloat | Schedule = 0.1,
+        mask_adjust: Fraction | Schedule = 0.0,
+        margin: UpToHalf | Schedule = 0.08,
+        block_p: Fraction | Schedule = 1.0,
         block_loss: LossFunction | None = None,
         block_group: Mapping[str, Any] | None = None,
-        head: str = "clean",
+        head: Head = "clean",
         classifier: str | None = None,
-        clean_weight: float | Schedule = 1.0,
+        clean_weight: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = RatioShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
         policy = MixUp(alpha=2.0) if policy is None else policy
-        check_pairs(policy)
-        self.set_parts(policy, label, loss)
-        check_range("mask_weight", mask_weight)
-        for name, value, high in (("mask_adjust", mask_adjust, 1), ("margin", margin, 0.5), ("block_p", block_p, 1)):
-            check_range(name, value, 0, high)
+        current = {"mask_weight": mask_weight, "mask_adjust": mask_adjust, "margin": margin, "block_p": block_p}
+        current |= {"mask_loss": self.default_mask_loss if mask_loss is None else mask_loss}
+        current |= {"block_loss": loss if block_loss is None else block_loss, "clean_weight": clean_weight}
+        super().__init__(model, policy, label, loss, normalization, calls="pairs", **current)
         check_clean(clean_weight, head)
         self.block_group = check_block_group(block_group)
-        self.set_current(block_loss=loss if block_loss is None else block_loss)
-        self.set_current(mask_loss=self.default_mask_loss if mask_loss is None else mask_loss, mask_weight=mask_weight)
-        self.set_current(mask_adjust=mask_adjust, margin=margin, block_p=block_p, clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
         self.teacher = Teacher(model, self.heads, layer=layer, momentum=momentum, buffers=buffers)
         self.teacher_observer = Observer(self.teacher.model, label.needs)
         channels = channels_of(self.teacher.model, self.teacher.layer) if channels is None else channels
         self.block = like_model((self.default_block if block is None else block).build(channels), model)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs all losses and the mean distance of the masks' areas to the ratios."""
         batch = Batch(images, labels, model=self.model, normalization=self.normalization)
         block_pairs, student_pairs = self.policy.pairs(batch), self.policy.pairs(batch)

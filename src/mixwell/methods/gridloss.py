@@ -12,7 +12,7 @@ from mixwell.features.layers import channels_of, last_map, unwrapped
 from mixwell.features.passes import MapHook, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, like_model
+from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies.gridmix import GridMix
 from mixwell.policy import BatchPolicy
@@ -75,17 +75,14 @@ class GridLoss(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(GridMix() if policy is None else policy, label, loss)
+        policy = GridMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, weight=weight)
         self.cells = cells
-        self.set_current(weight=weight)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         width = channels_of_map(model, self.hook) if channels is None else channels
         self.head = like_model(nn.Conv2d(width, num_classes, 1), model)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs the loss of the cells."""
         mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from mixwell.features.mixing import mix_features
 from mixwell.features.passes import FeatureHook, attached, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method
+from mixwell.methods.method import LossFunction, Method, Output
 from mixwell.normalization import Normalization
 from mixwell.plan import Plan
 from mixwell.policies import MixUp
@@ -67,20 +66,21 @@ class HiddenMix(Method):
         policy: BatchPolicy | None = None,
         *,
         num_classes: int | None = None,
-        layers: Sequence[str] | None = None,
+        layers: str | tuple[str, ...] | None = None,
         label: LabelPolicy = PixelShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(MixUp(alpha=2.0) if policy is None else policy, label, loss, draws=True)
-        self.layers = _default_layers(model) if layers is None else _checked(layers)
+        policy = MixUp(alpha=2.0) if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, calls="draw")
+        named = (layers,) if isinstance(layers, str) else layers
+        if named == ():
+            raise ValueError('layers must name at least one layer to mix, such as "input", but got none.')
+        self.layers = _default_layers(model) if named is None else named
         self.hooks = {name: FeatureHook(model, name, of="output") for name in self.layers if name not in INPUT}
         self._check_attention(label)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`."""
         layer = self.layers[0] if len(self.layers) == 1 else self.layers[int(float(torch.rand(())) * len(self.layers))]
         plan = self.policy.draw(images, labels, **self.policy_arguments)
@@ -127,15 +127,6 @@ class FeatureMix:
 
     def __call__(self, features: Tensor) -> Tensor:
         return mix_features(self.plan, features)
-
-
-def _checked(layers: Sequence[str]) -> tuple[str, ...]:
-    names = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f'layers must be names of modules, as in layers=("input", "layer1"), but got {layers!r}.')
-    if not names:
-        raise ValueError('layers must name at least one layer to mix, such as "input", but got none.')
-    return names
 
 
 def _default_layers(model: nn.Module) -> tuple[str, ...]:

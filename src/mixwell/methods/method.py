@@ -17,17 +17,18 @@ from mixwell.features.attention import AttentionHook
 from mixwell.features.observer import Observer
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, View
-from mixwell.losses import check_shape, without
+from mixwell.losses.softmax import check_shape, without
 from mixwell.methods.groups import split_decay
 from mixwell.methods.loop import PASSES, STEPS, Loop, after_optimizer_step, hooks, watched
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
 from mixwell.policy import BatchPolicy
-from mixwell.schedule import at
 from mixwell.typecheck import checked
+from mixwell.value import at
 
 LossFunction = Callable[[Tensor, MixedBatch], Tensor]
+Output = dict[str, Tensor]  # of a training step: loss, output and scalars to log
 Part = TypeVar("Part", bound=nn.Module)
 
 
@@ -39,10 +40,15 @@ class Method(nn.Module, ABC):
     Args:
         model: The classifier, images ``(B, C, H, W)`` to logits ``(B, N)`` or to an output with the attribute
             ``logits``.
+        policy: The sample policy, or any callable with the same arguments.
+        label: The label policy.
+        loss: The loss, ``(logits, mixed) -> scalar``.
         normalization: How the images were normalized; None means that they are in [0, 1].
+        calls: Name of the method of the policy that the step calls.
+        settings: Further settings, which become attributes: numbers, or schedules of them.
 
     Raises:
-        TypeError: The model is not an ``nn.Module``.
+        TypeError: The model is not an ``nn.Module``, or the policy cannot mix.
     """
 
     needs_after_step: ClassVar[bool] = False  # True in methods with a teacher; schedules are found among the settings
@@ -56,15 +62,30 @@ class Method(nn.Module, ABC):
         if "__init__" in vars(cls):  # settings are checked against their annotations; a policy may be any callable
             cls.__init__ = _checking(cls.__init__)
 
-    def __init__(self, model: nn.Module, normalization: Normalization | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        policy: BatchPolicy,
+        label: LabelPolicy,
+        loss: LossFunction,
+        normalization: Normalization | None = None,
+        *,
+        calls: str = "__call__",
+        **settings: Any,
+    ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, but got {type(model).__name__}.")
-        self.model = model
-        self.normalization = normalization
-        self.progress = 0.0
+        if isinstance(policy, type) or not callable(getattr(policy, calls, None)):
+            raise TypeError(
+                f"policy must be an object such as CutMix(alpha=0.2) with the method {calls}, but got {policy!r}."
+            )
+        self.model, self.normalization, self.progress = model, normalization, 0.0
         self._schedules: dict[str, Any] = {}
         self._loop = Loop()
+        self.set_current(policy=policy, label=label, loss=loss, **settings)
+        self.observer = Observer(model, label.needs)
+        self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
 
     def set_current(self, **settings: Any) -> None:
         """Set attributes to the numbers that hold now; after each step, those with schedules are set again."""
@@ -73,9 +94,7 @@ class Method(nn.Module, ABC):
             setattr(self, name, at(value, self.progress))
 
     @abstractmethod
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """Compute the loss of one training step.
 
         Args:
@@ -113,21 +132,7 @@ class Method(nn.Module, ABC):
             self._loop.told += 1
             self._watch()
 
-    def set_parts(self, policy: BatchPolicy, label: LabelPolicy, loss: LossFunction, *, draws: bool = False) -> None:
-        """Check and store the parts that every method has.
-
-        Args:
-            policy: The sample policy.
-            label: The label policy.
-            loss: The loss.
-            draws: See :func:`check_policy`.
-        """
-        check_policy(policy, draws=draws)
-        self.set_current(policy=policy, label=label, loss=loss)
-        self.observer = Observer(self.model, label.needs)
-        self.on_clean, self.on_mixed = self.observer.on_clean, self.observer.on_mixed
-
-    def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes | None) -> dict[str, Any]:
+    def seen(self, images: Tensor, labels: Tensor, masks: Tensor | None, boxes: Boxes) -> dict[str, Any]:
         """Return what a label policy may read besides the mixed images; see :class:`mixwell.labels.View`.
 
         A label policy that reads predictions or features of the unmixed images costs one forward pass, without gradient
@@ -156,7 +161,7 @@ class Method(nn.Module, ABC):
             fields = {**fields, **observer.clean_fields(fields["images"]), **observer.mixed_fields(mixed.images)}
         return relabelled(mixed, self.label, logits, fields)
 
-    def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> dict[str, Tensor]:
+    def step_output(self, loss: Tensor, output: Tensor, mixed: MixedBatch, **logged: Tensor) -> Output:
         """Return what a training step returns: loss, output, training accuracy, and scalars to log without gradient.
 
         The accuracy is :func:`mixwell.mixed_accuracy`, in percent: the label weight of the predicted class.
@@ -251,28 +256,6 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **{**kwargs, **checked(self, settings, init)})
 
     return checking
-
-
-def check_policy(policy: object, *, draws: bool = False) -> None:
-    """Raise unless a policy can mix a batch: a policy object, or any callable with the same arguments.
-
-    Args:
-        policy: The policy.
-        draws: The method needs the plan before the images are mixed, so that the policy must have ``draw``.
-    """
-    if isinstance(policy, type) or not callable(policy):
-        raise TypeError(f"policy must be an object such as CutMix(alpha=0.2), but got {policy!r}.")
-    if draws and not callable(getattr(policy, "draw", None)):
-        raise TypeError(
-            "This method draws a plan before it mixes: policy must be an object with the method draw, such as "
-            f"CutMix(alpha=0.2), but got {policy!r}."
-        )
-
-
-def check_pairs(policy: object) -> None:
-    """Raise unless a policy can draw pairs without mixing them."""
-    if not isinstance(policy, BatchPolicy):
-        raise TypeError(f"policy must be a mixing policy such as MixUp(alpha=2.0), but got {policy!r}.")
 
 
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method
+from mixwell.methods.method import LossFunction, Method, Output
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy, NoMix
 
@@ -45,12 +45,10 @@ class Mixing(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`."""
         mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = self.seen(images, labels, masks, boxes)

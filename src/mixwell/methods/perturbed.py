@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,10 +12,9 @@ from mixwell.features.isolation import frozen_parameters, undisturbed
 from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, unmixed
+from mixwell.methods.method import LossFunction, Method, Output, unmixed
 from mixwell.normalization import Normalization, pixels_of
-from mixwell.ops.perturb import adversarial_noise
-from mixwell.policy import BatchPolicy, NoMix
+from mixwell.policy import BatchPolicy, NoMix, simple_policies
 from mixwell.saliency import InputGradient
 from mixwell.schedule import Schedule
 from mixwell.typecheck import Fraction, NonNegativeFloat
@@ -82,13 +79,10 @@ class PerturbedMixing(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(NoMix() if policy is None else policy, label, loss)
-        self.set_current(p=p, epsilon=epsilon, clean_lam=clean_lam)
+        policy = NoMix() if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, p=p, epsilon=epsilon, clean_lam=clean_lam)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; logs the loss of the images before mixing if it is trained on."""
         clean_lam, size = self.clean_lam, self.epsilon / 255
         with torch.no_grad():
@@ -98,7 +92,8 @@ class PerturbedMixing(Method):
             started = torch.where(chosen, self._normalized(pixels + start).to(images.dtype), images)
         gradient, clean_loss = self._gradient(started, labels, train=clean_lam > 0)
         with torch.no_grad():
-            noise = adversarial_noise(start, gradient, size) * torch.rand((), device=images.device)
+            noise = (start + (size + 2 / 255) * gradient.sign()).clamp(-size, size)  # a long step within the limit
+            noise = noise * torch.rand((), device=images.device)
             noisy = self._normalized((pixels + noise).clamp(0, 1)).to(images.dtype)
             noisy = torch.where(chosen, noisy, images)
 
@@ -132,21 +127,6 @@ class PerturbedMixing(Method):
 
 def _uses_gradient(policy: Any) -> bool:
     """Return whether every saliency source inside a policy is the input gradient, and there is one."""
-    sources = _sources(policy)
+    inside = simple_policies(policy) if isinstance(policy, BatchPolicy) else []
+    sources = [getattr(one, "saliency", None) for one in inside if getattr(one, "uses_saliency", False)]
     return bool(sources) and all(isinstance(source, InputGradient) for source in sources)
-
-
-def _sources(policy: Any) -> list[Any]:
-    if not isinstance(policy, BatchPolicy):
-        return []
-    values = [getattr(policy, field.name) for field in dataclasses.fields(policy)]
-    members = [member for value in values for member in _members(value) if isinstance(member, BatchPolicy)]
-    if members:
-        return [source for member in members for source in _sources(member)]
-    return [getattr(policy, "saliency", None)] if getattr(policy, "uses_saliency", False) else []
-
-
-def _members(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, Mapping):
-        return tuple(value.values())
-    return tuple(value) if isinstance(value, tuple | list) else (value,)

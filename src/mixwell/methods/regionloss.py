@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from mixwell.features.passes import MapHook, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.gridloss import channels_of_map
-from mixwell.methods.method import LossFunction, Method, like_model
+from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policies import SMMix
 from mixwell.policy import BatchPolicy
@@ -74,9 +76,9 @@ class RegionLoss(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(SMMix() if policy is None else policy, label, loss)
-        self.set_current(region_weight=region_weight, consistency_weight=consistency_weight)
+        policy = SMMix() if policy is None else policy
+        current: dict[str, Any] = {"region_weight": region_weight, "consistency_weight": consistency_weight}
+        super().__init__(model, policy, label, loss, normalization, **current)
         self.hook = MapHook(model, last_map(model, bypassed=True) if layer is None else layer)
         self.head = like_model(nn.Linear(channels_of_map(model, self.hook), num_classes), model)
         try:
@@ -84,9 +86,7 @@ class RegionLoss(Method):
         except ValueError:
             self.attention = None
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs the loss of the regions and the consistency."""
         clean_logits, saliency = self._look(images)
         fields = {"images": images, "labels": labels, "clean_logits": clean_logits, **self.policy_arguments}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mixwell.features.passes import logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, PixelShare
 from mixwell.losses import CrossEntropy
-from mixwell.methods.method import LossFunction, Method, relabelled, unmixed
+from mixwell.methods.method import LossFunction, Method, Output, relabelled, unmixed
 from mixwell.normalization import Normalization
 from mixwell.policies import MixUp
 from mixwell.policy import BatchPolicy
@@ -61,13 +61,10 @@ class RegMixup(Method):
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(MixUp(alpha=20.0) if policy is None else policy, label, loss)
-        self.set_current(eta=eta)
+        policy = MixUp(alpha=20.0) if policy is None else policy
+        super().__init__(model, policy, label, loss, normalization, eta=eta)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; output and accuracy are those of the unmixed images, both losses are logged."""
         mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         clean = unmixed(images, labels)

@@ -8,13 +8,14 @@ from mixwell.features.passes import reading
 from mixwell.labels import Boxes, LabelPolicy, RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.methods.automix import AutoMix
-from mixwell.methods.method import LossFunction, Method, unmixed
-from mixwell.mixers.heads import Heads, check_clean
+from mixwell.methods.method import LossFunction, Method, Output, unmixed
+from mixwell.mixers.heads import Head, Heads, check_clean
 from mixwell.mixers.masks import AreaHinge, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule
+from mixwell.typecheck import NonNegativeFloat
 
 
 class SAMix(AutoMix):
@@ -81,22 +82,18 @@ class SAMixPretrained(Method):
         policy: BatchPolicy,
         *,
         num_classes: int | None = None,
-        head: str = "clean",
+        head: Head = "clean",
         classifier: str | None = None,
-        clean_weight: float | Schedule = 1.0,
+        clean_weight: NonNegativeFloat | Schedule = 1.0,
         label: LabelPolicy = RatioShare(),
         loss: LossFunction = CrossEntropy(),
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
-        self.set_parts(policy, label, loss)
+        super().__init__(model, policy, label, loss, normalization, clean_weight=clean_weight)
         check_clean(clean_weight, head)
-        self.set_current(clean_weight=clean_weight)
         self.heads = Heads(model, head, classifier, num_classes)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs both losses."""
         mixed = self.policy.__call__(images, labels, **self.policy_arguments)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}

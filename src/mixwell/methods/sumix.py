@@ -14,8 +14,8 @@ from mixwell.features.layers import inputs_of, outputs_of
 from mixwell.features.maps import pooled
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
 from mixwell.labels import Boxes, LabelPolicy, SemanticShare, View
-from mixwell.losses import CrossEntropy, check_shape, reduced, without
-from mixwell.methods.method import LossFunction, Method, like_model
+from mixwell.losses.softmax import CrossEntropy, check_shape, reduced, without
+from mixwell.methods.method import LossFunction, Method, Output, like_model
 from mixwell.normalization import Normalization
 from mixwell.policy import BatchPolicy
 from mixwell.schedule import Schedule
@@ -82,20 +82,17 @@ class SUMix(Method):
         classifier: str | None = None,
         normalization: Normalization | None = None,
     ) -> None:
-        super().__init__(model, normalization)
         if reference_compat and label != SemanticShare():
             raise ValueError("reference_compat sets label itself: leave it out.")
-        self.set_parts(policy, SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label, loss)
-        self.set_current(gamma=gamma)
+        label = SemanticShare(similarity="reference", kappa=1.0) if reference_compat else label
+        super().__init__(model, policy, label, loss, normalization, gamma=gamma)
         self.published = reference_compat
         self.hook = self.head = None
         if is_norm and gamma:
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.head = like_model(UncertaintyHead(_width(self.hook, num_classes), num_classes), model)
 
-    def forward(
-        self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, *, masks: Tensor | None = None, boxes: Boxes = None) -> Output:
         """See :meth:`Method.forward`; also logs the regulariser, and how far learned ratios are from drawn ones.
 
         ``saturated`` is the share of the batch whose learned ratio is within 0.01 of 0 or 1 while the drawn one is not.

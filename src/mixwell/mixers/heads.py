@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Literal
 
 from torch import Tensor, nn
 
 from mixwell.features.passes import FeatureHook, clean_pass, logits_of, reading
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
 
-HEADS = ("clean", "mixed", "both")
+Head = Literal["clean", "mixed", "both"]
 
 
 class Heads(nn.Module):
@@ -24,7 +25,7 @@ class Heads(nn.Module):
         num_classes: Number of classes N, to find that layer.
 
     Raises:
-        ValueError: ``head`` is unknown, or the layer was not found; when called: the layer does not compute the logits.
+        ValueError: The layer was not found; when called: the layer does not compute the logits.
 
     Example:
         >>> import torch
@@ -36,12 +37,11 @@ class Heads(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, head: str = "clean", classifier: str | None = None, num_classes: int | None = None
+        self, model: nn.Module, head: Head = "clean", classifier: str | None = None, num_classes: int | None = None
     ) -> None:
         super().__init__()
-        if head not in HEADS:
-            raise ValueError(f"head must be one of {', '.join(HEADS)}, but got {head!r}.")
-        self.head, self.hook, self.layer = head, None, None
+        self.head: Head = head
+        self.hook = self.layer = None
         if head != "both":
             self.hook = FeatureHook(model, classifier, num_classes=num_classes)
             self.layer = deepcopy(self.hook.module)
@@ -84,6 +84,5 @@ class Heads(nn.Module):
 
 def check_clean(clean_weight: float | Schedule, head: str) -> None:
     """Raise unless the weight of unmixed images is in range and all heads are trained."""
-    check_range("clean_weight", clean_weight)
     if clean_weight == 0 and head != "both":
         raise ValueError(f'clean_weight=0 trains one head only and needs head="both", but got head={head!r}.')

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from dataclasses import field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from mixwell.batch import Batch, Pairs
 from mixwell.ema import frozen_copy
 from mixwell.features.passes import MapHook
-from mixwell.mixers.maskfile import build_parts, check_shapes, normalization_of, read
+from mixwell.mixers.maskfile import Card, build_parts, check_shapes, load, read
 from mixwell.mixers.masks import even_near_pure
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import pixels_of
 from mixwell.plan import MaskPlan, Plan
 from mixwell.policy import Policy
 from mixwell.ratio import Ratio
-from mixwell.typecheck import Within
+from mixwell.typecheck import UpToHalf
 from mixwell.value import set_field
 
 
@@ -60,7 +61,7 @@ class LearnedMask(Policy):
 
     path: str | Path = field(default="", kw_only=False)
     alpha: float | Ratio = 2.0
-    margin: Annotated[float, Within(0, 0.5)] = 0.08
+    margin: UpToHalf = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
 
     looks_as_trained: ClassVar[bool] = True  # at normalised images, or at bytes: a picture shows pixels in [0, 1]
@@ -88,10 +89,8 @@ class TrainedMask:
         predictor: Block and encoder, on the CPU.
     """
 
-    def __init__(self, card: dict[str, Any], predictor: MaskPredictor) -> None:
+    def __init__(self, card: Card, predictor: MaskPredictor) -> None:
         self.card = card
-        self.normalization = normalization_of(card)
-        self.size = None if card["size"] is None else tuple(card["size"])
         for module in (predictor.block, predictor.encoder):
             module.eval().requires_grad_(False)
         self._on = {torch.device("cpu"): predictor}
@@ -107,17 +106,18 @@ class TrainedMask:
 
     def prepared(self, batch: Batch) -> Tensor:
         """Return images normalized and resized as in the training of the encoder."""
-        images, channels = batch.images, self.card["in_chans"]
-        if self.card["model"] and images.shape[1] != channels:
+        images, channels, size = batch.images, self.card.in_chans, self.card.size
+        normalization = self.card.normalization
+        if self.card.model and images.shape[1] != channels:
             raise ValueError(
                 f"LearnedMask's block was trained on images (B, {channels}, H, W), but got {tuple(images.shape)}."
             )
-        if images.dtype == torch.uint8 or batch.normalization != self.normalization:
+        if images.dtype == torch.uint8 or batch.normalization != normalization:
             pixels = pixels_of(images, batch.normalization, "LearnedMask")
-            images = pixels if self.normalization is None else self.normalization.normalize(pixels)
-        if self.size is None or self.size == tuple(images.shape[2:]):
+            images = pixels if normalization is None else normalization.normalize(pixels)
+        if size is None or size == tuple(images.shape[2:]):
             return images
-        return F.interpolate(images.float(), self.size, mode="bilinear", align_corners=False, antialias=True)
+        return F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _opened(path: str, encoder: nn.Module | None) -> TrainedMask:
@@ -136,7 +136,7 @@ def _load(path: str, changed: int, size: int) -> TrainedMask:
 
 def _fitted(path: str, encoder: nn.Module | None) -> TrainedMask:
     card, weights = read(Path(path))
-    card |= {} if encoder is None else {"model": None}
+    card = card if encoder is None else dataclasses.replace(card, model=None)
     check_shapes(card, weights, Path(path))
     with torch.random.fork_rng(devices=[]):  # the random initial weights are overwritten
         block, built = build_parts(card)
@@ -145,12 +145,7 @@ def _fitted(path: str, encoder: nn.Module | None) -> TrainedMask:
         raise ValueError(
             f"{path} does not name its encoder: give the network, as in LearnedMask(path, encoder=network)."
         )
-    hook = MapHook(encoder, card["layer"])
+    hook = MapHook(encoder, card.layer)
     for name, module in (("block", block), ("encoder", encoder)):
-        state = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
-        try:
-            module.load_state_dict(state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise ValueError(f"The {name} in {path} does not fit {type(module).__name__}: {reason}") from None
+        load(module, name, weights, Path(path))
     return TrainedMask(card, MaskPredictor(block, encoder, hook))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from mixwell.features.layers import classifier_of
+from mixwell.features.layers import classifier_of, outputs_of
 from mixwell.mixers.adaptivemask import SourceAttention
 from mixwell.mixers.mixblock import Block, BlockSettings, PairAttention
+from mixwell.models import build, settings_in
 from mixwell.normalization import Normalization
+from mixwell.typecheck import Finite, PositiveFloat, PositiveInt, Within
+from mixwell.value import Value, set_field
 
 KINDS: dict[str, type[BlockSettings]] = {kind.__name__: kind for kind in (PairAttention, SourceAttention)}
 FORMAT = 1
@@ -25,6 +28,45 @@ MODEL_SETTINGS = {
     *("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "global_pool"),
 }
 LARGEST_SIZE = 4096  # of images (pixels), and of a setting of a timm model, that a card may ask for
+Side = Annotated[int, Within(1, LARGEST_SIZE)]
+
+
+class Card(Value):
+    """What a file says about its mix block and encoder.
+
+    Args:
+        format: Version of the file.
+        block: Class of the block's settings.
+        settings: The settings.
+        channels: Channels of the feature map that the block reads.
+        layer: Name of the layer of the encoder that computes the map.
+        model: Name of the encoder's architecture, or None if it has none.
+        classes: Number of classes of the encoder.
+        in_chans: Channels of the images.
+        size: Height and width of the training images, or None if images keep their size.
+        mean: See :class:`Normalization`; None if images were in [0, 1].
+        std: See :class:`Normalization`.
+    """
+
+    format: int
+    block: str
+    settings: dict[str, Any]
+    channels: PositiveInt
+    layer: str
+    model: str | None
+    classes: PositiveInt | None
+    in_chans: PositiveInt
+    size: tuple[Side, Side] | None
+    mean: Finite | tuple[Finite, ...] | None = None
+    std: PositiveFloat | tuple[PositiveFloat, ...] | None = None
+
+    normalization: ClassVar[Normalization | None]  # of the training images; set when the values are checked
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.classes is None:
+            raise ValueError("the number of classes is missing")
+        used: Any = (self.mean, self.std)
+        set_field(self, "normalization", None if used == (None, None) else Normalization(*used))
 
 
 def save_mask(
@@ -92,45 +134,39 @@ def packed(
             f"block must be a mix block with settings of type {' or '.join(KINDS)}, such as method.block, but got "
             f"{type(block).__name__} with {kind}."
         )
-    classifier = classifier_of(encoder)[1]
     stem = next((m for m in encoder.modules() if isinstance(m, nn.Conv2d)), None)
-    card = {
-        "format": FORMAT,
-        "block": kind,
-        "settings": dataclasses.asdict(block.settings),
-        "channels": block.channels,
-        "layer": layer,
-        "model": model,
-        "classes": getattr(classifier, "out_features", None),
-        "in_chans": 3 if stem is None else stem.in_channels,
-        "size": size,
-        "mean": None if normalization is None else normalization.mean,
-        "std": None if normalization is None else normalization.std,
-    }
+    card = Card(
+        format=FORMAT,
+        block=kind,
+        settings=dataclasses.asdict(block.settings),
+        channels=block.channels,
+        layer=layer,
+        model=model,
+        classes=outputs_of(classifier_of(encoder)[1]),
+        in_chans=3 if stem is None else stem.in_channels,
+        size=size,
+        mean=None if normalization is None else normalization.mean,
+        std=None if normalization is None else normalization.std,
+    )
     state = {f"block.{key}": value for key, value in block.state_dict().items()}
     state |= {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    return _safetensors().save(plain, {"mixwell": json.dumps(card)})
+    return _safetensors().save(plain, {"mixwell": json.dumps(dataclasses.asdict(card))})
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
-    """Return the description in a file, without reading the weights.
+def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
+    """Return the card of a file and the weights.
 
     Raises:
         ImportError: ``safetensors`` is not installed.
         ValueError: The file holds no mix block, or this version cannot read it.
     """
-    return read(Path(path), weights=False)[0]
-
-
-def read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the card and, on request, the weights; see :func:`read_card`."""
     safetensors = _safetensors()
     try:
         with safetensors.safe_open(path, "pt") as file:
-            card = json.loads((file.metadata() or {})["mixwell"])
-            found = {name: file.get_tensor(name) for name in file.keys()} if weights else {}  # noqa: SIM118
-        version, known = card["format"], card["block"] in KINDS
+            given = json.loads((file.metadata() or {})["mixwell"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        version, known = given["format"], given["block"] in KINDS
     except Exception:  # a damaged file fails in many ways
         raise ValueError(
             f"{path} holds no mix block: expected a file written by mixwell train or save_mask()."
@@ -138,94 +174,64 @@ def read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Te
     if version != FORMAT or not known:
         raise ValueError(
             f"{path} was written by another version of mixwell: its format is {version} and its block "
-            f"{card['block']}, but this version reads format {FORMAT} and {' or '.join(KINDS)}."
+            f"{given['block']}, but this version reads format {FORMAT} and {' or '.join(KINDS)}."
         )
-    _check_card(card, path)
-    return card, found
+    try:
+        return Card(**given), weights
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} describes its mix block with values that are missing or out of range ({error}): expected a file "
+            "written by mixwell train or save_mask()."
+        ) from None
 
 
-def build_parts(card: dict[str, Any]) -> tuple[Block, nn.Module | None]:
+def build_parts(card: Card) -> tuple[Block, nn.Module | None]:
     """Return an untrained block and encoder as a card describes them; the encoder is ``None`` if it has no name."""
-    block = KINDS[card["block"]](**card["settings"]).build(card["channels"])
-    if card["model"] is None:
-        return block, None
-    from mixwell.models import build
-
-    return block, build(card["model"], card["classes"], card["in_chans"])
+    block = KINDS[card.block](**card.settings).build(card.channels)
+    return block, None if card.model is None else build(card.model, card.classes or 0, card.in_chans)
 
 
-def normalization_of(card: dict[str, Any]) -> Normalization | None:
-    """Return how the training images were normalized; ``None`` means that they were in [0, 1]."""
-    given: dict[str, Any] = {name: card.get(name) for name in ("mean", "std")}
-    if given == {"mean": None, "std": None}:
-        return None
-    return Normalization(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-
-
-def check_shapes(card: dict[str, Any], weights: dict[str, Tensor], path: Path) -> None:
+def check_shapes(card: Card, weights: dict[str, Tensor], path: Path) -> None:
     """Raise unless the parts that a card describes have the shapes of the weights; no memory is allocated for them."""
     try:
-        normalization_of(card)
-        _check_numbers(card["model"] or "")
+        _check_settings(card.model or "")
         with torch.device("meta"):
-            block, encoder = build_parts(card)
+            parts = build_parts(card)
     except Exception as error:  # values come from the file and may be anything
         raise ValueError(f"The mix block in {path} cannot be built: {str(error).splitlines()[0]}") from None
-    for name, part in (("block", block), ("encoder", encoder)):
-        shapes = {f"{name}.{key}": value.shape for key, value in part.state_dict().items()} if part else {}
-        given = {key: value.shape for key, value in weights.items() if key.startswith(f"{name}.")}
-        wrong = sorted(key for key in shapes.keys() | given.keys() if shapes.get(key) != given.get(key))
-        if part is not None and wrong:
-            sizes = [None if shape is None else tuple(shape) for shape in (shapes.get(wrong[0]), given.get(wrong[0]))]
-            raise ValueError(
-                f"The {name} in {path} does not fit {type(part).__name__}: {wrong[0]} should have shape {sizes[0]}, "
-                f"but the file has {sizes[1]}."
-            )
+    for name, part in zip(("block", "encoder"), parts, strict=True):
+        if part is not None:
+            load(part, name, weights, path, assign=True)
 
 
-def _check_card(card: dict[str, Any], path: Path) -> None:
-    size, model, numbers = card.get("size"), card.get("model"), (card.get("channels"), card.get("in_chans"))
-    if model is not None:
-        numbers += (card.get("classes"),)
-    sizes = [] if size is None else size
-    sane = (
-        isinstance(card.get("settings"), dict)
-        and isinstance(card.get("layer"), str)
-        and isinstance(model, str | None)
-        and isinstance(sizes, list)
-        and len(sizes) in (0, 2)
-        and all(type(number) is int and number > 0 for number in (*numbers, *sizes))
-        and all(side <= LARGEST_SIZE for side in sizes)
-    )
-    if not sane:
-        raise ValueError(
-            f"{path} describes its mix block with values that are missing or out of range: expected a file written by "
-            "mixwell train or save_mask()."
-        )
-    if other := sorted(_settings_in(model or "") - MODEL_SETTINGS):
-        raise ValueError(
-            f"{path} names the encoder {model!r}, but a file may not set {other[0]!r}: give the network, as in "
-            "LearnedMask(path, encoder=network)."
-        )
+def load(part: nn.Module, name: str, weights: dict[str, Tensor], path: Path, assign: bool = False) -> None:
+    """Load the weights of ``"block"`` or ``"encoder"``.
 
+    Args:
+        part: The module.
+        name: Its name in the file.
+        weights: All weights of the file.
+        path: The file, for the error.
+        assign: Let the module hold the tensors themselves, for a module without memory.
 
-def _settings_in(model: str) -> set[str]:
-    """Return the names of the settings in ``NAME(setting=value)``."""
-    if "(" not in model:
-        return set()
+    Raises:
+        ValueError: The names or shapes of the weights are not those of the module.
+    """
+    own = {key.removeprefix(f"{name}."): w for key, w in weights.items() if key.startswith(f"{name}.")}
     try:
-        call = ast.parse("_(" + model.partition("(")[2], mode="eval").body
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return {model}
-    return {keyword.arg or "**" for keyword in call.keywords} if isinstance(call, ast.Call) else {model}
+        part.load_state_dict(own, assign=assign)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"The {name} in {path} does not fit {type(part).__name__}: {reason}") from None
 
 
-def _check_numbers(model: str) -> None:
-    """Raise if ``NAME(setting=value)`` has a number above the limit: timm might build that many blocks."""
-    settings = model.partition("(")[2]
-    for node in ast.walk(ast.parse(f"_({settings}", mode="eval")) if settings else ():
-        number = node.value if isinstance(node, ast.Constant) else 0
-        if isinstance(number, int | float) and not number <= LARGEST_SIZE:
+def _check_settings(model: str) -> None:
+    """Raise if ``timm/NAME(setting=value)`` has a setting that may read a file, or a very large number."""
+    settings = settings_in(model.removeprefix("timm/"))[1]
+    if other := sorted(settings.keys() - MODEL_SETTINGS):
+        raise ValueError(f"a file may not set {other[0]!r}: give the network, as in LearnedMask(path, encoder=network)")
+    for value in tree_leaves(settings):
+        if isinstance(value, int | float) and not value <= LARGEST_SIZE:
             raise ValueError(f"a number in {model[:100]!r} is above {LARGEST_SIZE}")
 
 

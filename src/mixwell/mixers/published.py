@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor
 
 from mixwell.mixers.masks import AreaHinge, MaskLoss, Sparsity, SumOf, VarianceBonus
 from mixwell.mixers.mixblock import PairAttention, ease
 from mixwell.mixers.teacher import Momentum
+from mixwell.typecheck import PositiveFloat, Within
 
 
 def published(mode: str, margin: float = 0.1) -> MaskLoss:
@@ -52,17 +55,14 @@ class ReleasedMomentum(Momentum):
         (0.9994995, 0.0)
     """
 
-    until: float = 1.0
-    restart: float | None = None
+    until: Annotated[float, Within(0, 1, above=True)] = 1.0
+    restart: PositiveFloat | None = None
     linear: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.warm <= self.until <= 1 or self.until == 0 or (self.restart is not None and self.restart <= 0):
-            raise ValueError(
-                f"until must be positive and lie in [warm, 1], and restart must be positive, but got {self.until} and "
-                f"{self.restart}."
-            )
+        if self.warm > self.until:
+            raise ValueError(f"Momentum needs warm <= until, but got {self.warm} and {self.until}.")
 
     def range(self) -> tuple[float, float]:
         """See :meth:`Schedule.range`."""

@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from mixwell.ema import BUFFERS, follow, frozen_copy
+from mixwell.ema import Buffers, follow, frozen_copy
 from mixwell.features.passes import MapHook, frozen_statistics, reading
 from mixwell.mixers.heads import Heads
-from mixwell.schedule import Schedule, check_range
+from mixwell.schedule import Schedule
+from mixwell.typecheck import Fraction
 
 
 class Momentum(Schedule):
@@ -35,16 +36,13 @@ class Momentum(Schedule):
         (0.999, 0.99902423, 0.999495, 0.99999)
     """
 
-    base: float = 0.999
-    end: float = 0.999999
-    warm: float = 0.1
+    base: Fraction = 0.999
+    end: Fraction = 0.999999
+    warm: Fraction = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.base <= self.end <= 1 or not 0 <= self.warm <= 1:
-            raise ValueError(
-                "Momentum needs 0 <= base <= end <= 1 and warm in [0, 1], but got "
-                f"base={self.base}, end={self.end} and warm={self.warm}."
-            )
+        if self.base > self.end:
+            raise ValueError(f"Momentum needs base <= end, but got {self.base} and {self.end}.")
 
     def range(self) -> tuple[float, float]:
         """See :meth:`Schedule.range`."""
@@ -69,7 +67,7 @@ class Teacher(nn.Module):
             published; with ``"average"`` or ``"copy"`` they follow the classifier's, see :func:`mixwell.ema.follow`.
 
     Raises:
-        ValueError: A setting is out of range, or the layer was not found.
+        ValueError: The layer was not found.
 
     Example:
         >>> from mixwell.models import mini_resnet
@@ -86,16 +84,14 @@ class Teacher(nn.Module):
         *,
         layer: str | None = None,
         momentum: float | Schedule = Momentum(),
-        buffers: str = "keep",
+        buffers: Buffers = "keep",
     ) -> None:
         super().__init__()
-        check_range("momentum", momentum, 0, 1)
-        if buffers not in BUFFERS:
-            raise ValueError(f"buffers must be one of {', '.join(BUFFERS)}, but got {buffers!r}.")
         self.model = frozen_copy(model)
         self.heads = heads.copy_for(self.model)
         self.hook = MapHook(self.model, layer)
-        self.momentum, self.buffer_policy = momentum, buffers
+        self.momentum = momentum
+        self.buffer_policy: Buffers = buffers
 
     @property
     def layer(self) -> str:

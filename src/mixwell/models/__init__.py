@@ -46,7 +46,7 @@ def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.M
         import timm  # seconds to import, so only when asked for
     except ImportError:
         raise ValueError(f"Model {name!r} needs timm, which is not installed: pip install timm.") from None
-    name, settings = _call(name.removeprefix("timm/"))
+    name, settings = settings_in(name.removeprefix("timm/"))
     if name not in timm.list_models():
         raise ValueError(f"timm has no model {name!r}: {_nearest(name, timm.list_models())}")
     refused = sorted(READS_FILES & settings.keys())
@@ -61,7 +61,7 @@ def build(name: str, num_classes: int, in_chans: int = 3, tag: str = "") -> nn.M
         raise ValueError(f"timm cannot create {tagged} with {settings}: {reason}{hint}.") from error
 
 
-def _call(text: str) -> tuple[str, dict[str, Any]]:
+def settings_in(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME(setting=value)`` into the name and its settings; values are literals, nothing is evaluated."""
     name, bracket, rest = text.partition("(")
     if not bracket:

@@ -114,7 +114,7 @@ def kth_largest(values: Tensor, k: Tensor) -> Tensor:
         >>> kth_largest(torch.tensor([[3.0, 1.0, 2.0], [5.0, 6.0, 4.0]]), torch.tensor([[1], [2]])).flatten()
         tensor([3., 5.])
     """
-    if on_host(values) and not torch.compiler.is_compiling():
+    if on_host(values):
         places = (values.shape[1] + 1 - k).flatten().tolist()
         return torch.stack(
             [row.kthvalue(place, keepdim=True).values for row, place in zip(values, places, strict=True)]

@@ -55,20 +55,16 @@ def energy(labels: Tensor, costs: Costs, profile: Sequence[float] | None = None)
     return _energy(levels, _batch_last(costs), profile or quadratic(costs[0].shape[1]))[0]
 
 
-def primal_dual(
-    costs: Costs, iterations: int | None = None, profile: Sequence[float] | None = None, sweeps: int = 2
-) -> Tensor:
+def primal_dual(costs: Costs, iterations: int | None = None) -> Tensor:
     """Find labels of (nearly) least energy for a whole batch.
 
-    The relaxed solution is cut at several levels and the cheapest cut is kept, then single cells change where that
-    pays.
+    The cost of neighbours that differ is :func:`quadratic`. The relaxed solution is cut at several levels, and the
+    cheapest cut is kept.
 
     Args:
         costs: Of every label in every cell, and weights of the borders, see :data:`~mixwell.ops.puzzle.Costs`.
         iterations: Steps of the primal-dual method; ``None`` takes 8 per cell of the longer side, and at least 60:
             information has to cross the whole grid.
-        profile: See :func:`energy`; convex.
-        sweeps: How often every cell is reconsidered at the end.
 
     Returns:
         Labels, shape ``(B, rows, columns)``, int64.
@@ -83,13 +79,10 @@ def primal_dual(
         >>> primal_dual(costs)
         tensor([[[1, 1]]])
     """
-    profile = profile or quadratic(costs[0].shape[1])
+    profile = quadratic(costs[0].shape[1])
     iterations = max(60, 8 * max(costs[0].shape[2:])) if iterations is None else iterations
     costs = _batch_last(costs)
-    labels = _cut(_relaxed(costs, steps(profile), iterations), costs, profile)
-    for _ in range(sweeps):
-        labels = _reconsidered(labels, costs, profile)
-    return labels.movedim(-1, 0).long()
+    return _cut(_relaxed(costs, steps(profile), iterations), costs, profile).movedim(-1, 0).long()
 
 
 def _batch_last(costs: Costs) -> Costs:
@@ -196,28 +189,3 @@ def _energy(labels: Tensor, costs: Costs, profile: Sequence[float]) -> Tensor:
         first, second = _sides(labels, dim)
         total += (_differing(first - second, profile).mul_(weight)).sum((1, 2))
     return total
-
-
-def _reconsidered(labels: Tensor, costs: Costs, profile: Sequence[float]) -> Tensor:
-    """Let the black cells of the chessboard take their best label given the white ones, and then the white ones."""
-    rows, columns = (torch.arange(side, device=labels.device) for side in labels.shape[:2])
-    black = ((rows[:, None] + columns) % 2 == 0)[..., None]
-    choices = torch.arange(len(profile), device=labels.device, dtype=labels.dtype)[:, None, None, None]
-    for colour in (black, ~black):
-        total = costs[0].clone()
-        for dim, weight in enumerate(costs[1:], 1):
-            first, second = _sides(total, dim)
-            before, after = _sides(labels, dim - 1)
-            first += _differing(choices - after, profile).mul_(weight)
-            second += _differing(choices - before, profile).mul_(weight)
-        labels = torch.where(colour, _lowest(total), labels)
-    return labels
-
-
-def _lowest(costs: Tensor) -> Tensor:
-    """Return the place of the least of each column: ten times faster than ``argmin`` where columns are short."""
-    least, place = costs[0], torch.zeros_like(costs[0])
-    for label, cost in enumerate(costs[1:], 1):
-        place = torch.where(cost < least, label, place)
-        least = torch.minimum(cost, least)
-    return place

@@ -37,15 +37,11 @@ def drawn_by(maps: Tensor, u: Tensor, size: tuple[int, int], temperature: float 
     """
     values = maps.flatten(1).double().clamp_min(0)
     if temperature is not None:
-        values = (_of_peak(values) / temperature).softmax(1)
+        peak = values.amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+        values = (values / peak / temperature).softmax(1)
     mass = (values + (values.sum(1, keepdim=True) == 0)).cumsum(1)
     index = torch.searchsorted(mass, u[:, None].double() * mass[:, -1:], right=True)[:, 0]
     return _in_image(index.clamp_max(mass.shape[1] - 1), maps, size)
-
-
-def _of_peak(values: Tensor) -> Tensor:
-    """Return values as shares of the largest of their map."""
-    return values / values.amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def _in_image(index: Tensor, maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,8 +12,8 @@ LARGE_IMAGE = 64 * 1024
 
 
 def on_host(t: Tensor) -> bool:
-    """Return whether a tensor's numbers can be read without waiting for a device."""
-    return t.is_cpu
+    """Return whether a tensor's numbers can be read now: on the CPU, and not while ``torch.compile`` traces."""
+    return t.is_cpu and not torch.compiler.is_compiling()
 
 
 def layout(images: Tensor) -> torch.memory_format | None:

@@ -37,8 +37,8 @@ def log_transport(
 
     Args:
         cost: Shape ``(B, P, Q)``, float32.
-        eps: Weight of the entropy, in the unit of the cost; small values bring the plan close to a permutation, and
-            need more iterations.
+        eps: Weight of the entropy, positive, in the unit of the cost; small values bring the plan close to a
+            permutation, and need more iterations.
         iterations: How many; with a tolerance the most that there may be.
         tolerance: Stop after the iteration that changed the row potentials by less than this, summed over the rows and
             averaged over the batch. ``None`` runs all iterations and never waits for the device.
@@ -46,9 +46,6 @@ def log_transport(
     Returns:
         The logarithm of P times the plan, shape ``(B, P, Q)``, and how many iterations were run. The last half step
         was the columns': they have the right sum, rows have it as the iteration converges.
-
-    Raises:
-        ValueError: ``eps`` or ``iterations`` is not positive.
 
     Source: Cuturi, *Sinkhorn Distances: Lightspeed Computation of Optimal Transport*, NeurIPS 2013 (arXiv:1306.0895).
 
@@ -58,8 +55,6 @@ def log_transport(
         tensor([[[1., 0.],
                  [0., 1.]]])
     """
-    if not eps > 0 or iterations < 1:
-        raise ValueError(f"eps and iterations must be positive, but got eps={eps} and iterations={iterations}.")
     gain = -cost / eps  # potentials are kept in units of eps
     rows, columns = -math.log(cost.shape[1]), -math.log(cost.shape[2])
     v = torch.zeros_like(gain[:, :1])

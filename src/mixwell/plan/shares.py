@@ -8,16 +8,7 @@ from torch import Tensor
 from mixwell.batch import Pairs
 from mixwell.ops.boxes import single_on_host
 from mixwell.ops.patches import move_cells
-from mixwell.ops.pixels import (
-    blend,
-    blend_into,
-    choose_into,
-    gather_into,
-    mask_order,
-    memory_order,
-    one_by_one,
-    scaled,
-)
+from mixwell.ops.pixels import blend, blend_into, choose_into, gather_into, mask_order, memory_order, one_by_one, scaled
 from mixwell.plan.base import Plan
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from mixwell.batch import Pairs
 from mixwell.ops.fourier import isotropic_field, largest, published_field
 from mixwell.plan import MaskPlan
 from mixwell.policy import Policy
 from mixwell.ratio import Beta, Ratio
-from mixwell.typecheck import NonNegativeFloat, Within
+from mixwell.typecheck import NonNegativeFloat, UpToHalf
 
 
 class FMix(Policy):
@@ -42,7 +42,7 @@ class FMix(Policy):
     """
 
     decay: NonNegativeFloat = 3.0
-    soft: Annotated[float, Within(0, 0.5)] = 0.0
+    soft: UpToHalf = 0.0
     reformulated: bool = False
     spectrum: Literal["isotropic", "published"] = "isotropic"
 

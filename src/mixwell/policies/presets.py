@@ -8,6 +8,7 @@ from mixwell.policies.fmix import FMix
 from mixwell.policies.mixup import MixUp
 from mixwell.policies.resizemix import ResizeMix
 from mixwell.policy import BatchPolicy, OneOf, Scope, Sometimes
+from mixwell.typecheck import Within
 
 SCOPE_OF_MODE: dict[str, Scope] = {"batch": "batch", "pair": "pair", "elem": "sample"}
 
@@ -54,8 +55,7 @@ def switch_mix(
     """
     if mode not in SCOPE_OF_MODE:
         raise ValueError(f"mode must be one of {', '.join(SCOPE_OF_MODE)}, but got {mode!r}.")
-    if not 0 <= switch_prob <= 1:
-        raise ValueError(f"switch_prob must be a probability between 0 and 1, but got {switch_prob}.")
+    Within(0, 1).check("switch_prob", switch_prob)
     scope = SCOPE_OF_MODE[mode]
     mix = _switched(mixup_alpha, cutmix_alpha, cutmix_minmax, correct_lam, scope)
     weights = (1 - switch_prob, switch_prob)

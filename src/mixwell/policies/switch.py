@@ -11,6 +11,7 @@ from mixwell.batch import Batch
 from mixwell.plan import Plan
 from mixwell.policy import BatchPolicy, NoMix
 from mixwell.schedule import checked_stages, stage_at
+from mixwell.typecheck import Within
 from mixwell.value import set_field
 
 
@@ -71,6 +72,5 @@ def until(policy: BatchPolicy, progress: float) -> Switch:
         >>> until(CutMix(), 0.9)
         Switch({0.0: CutMix(), 0.9: NoMix()})
     """
-    if not 0 < progress < 1:
-        raise ValueError(f"progress must lie in (0, 1), but got {progress}.")
+    Within(0, 1, above=True, below=True).check("progress", progress)
     return Switch({0.0: policy, progress: NoMix()})

@@ -14,7 +14,7 @@ from mixwell.checks import classes_of
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.features.maps import as_maps
-from mixwell.saliency.base import Saliency, check_floating, check_rank
+from mixwell.saliency.base import Saliency, network_for
 from mixwell.typecheck import PositiveInt
 
 _REDUCTIONS = {
@@ -38,15 +38,7 @@ class NetworkSaliency(Saliency):
 
     def _network(self, model: nn.Module | None, images: Tensor) -> nn.Module:
         """Return the teacher, or the classifier."""
-        check_rank(images)
-        check_floating(self, images)
-        asked = model if self.teacher is None else self.teacher
-        if asked is None:
-            raise ValueError(
-                f"{type(self).__name__} needs a model: call the policy with model=..., give it a teacher, or pass "
-                "saliency= maps."
-            )
-        return unwrapped(asked)
+        return unwrapped(network_for(self, model if self.teacher is None else self.teacher, images))
 
 
 class Activation(NetworkSaliency):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from mixwell.batch import check_images
 from mixwell.checks import in_proportion
 from mixwell.value import Value
 
@@ -35,19 +36,24 @@ class Saliency(Value, ABC):
         """
 
 
-def check_rank(images: Tensor) -> None:
-    """Raise unless images are ``(B, C, H, W)``."""
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}")
+def network_for(source: Saliency, network: nn.Module | None, images: Tensor) -> nn.Module:
+    """Return the network that a source runs.
 
-
-def check_floating(source: Saliency, images: Tensor) -> None:
-    """Raise unless images are floating point, as the model's input."""
+    Raises:
+        ValueError: There is none, or images are not its input: ``(B, C, H, W)``, floating point.
+    """
+    check_images(images)
     if not images.is_floating_point():
         raise ValueError(
             f"{type(source).__name__} needs floating-point images, the model's input, got {images.dtype}: "
             "pass saliency= maps"
         )
+    if network is None:
+        teacher = ", give it a teacher" * hasattr(source, "teacher")
+        raise ValueError(
+            f"{type(source).__name__} needs a model: call the policy with model=...{teacher}, or pass saliency= maps."
+        )
+    return network
 
 
 def check_fit(maps: Tensor, size: tuple[int, int]) -> None:

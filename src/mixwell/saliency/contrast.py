@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixwell.batch import check_images
 from mixwell.normalization import Normalization, pixels_of
 from mixwell.ops.finegrained import fine_grained
 from mixwell.ops.residual import spectral_residual
-from mixwell.saliency.base import Saliency, check_rank
+from mixwell.saliency.base import Saliency
 from mixwell.typecheck import PositiveInt
 
 
@@ -39,7 +40,7 @@ class SpectralResidual(Saliency):
     max_size: PositiveInt | None = 128
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        check_rank(images)
+        check_images(images)
         if images.shape[1] == 3:
             red, green, blue = images.unbind(1)
             grey = (red.float() * 0.2989).add_(green.float(), alpha=0.587).add_(blue.float(), alpha=0.114)
@@ -88,7 +89,7 @@ class FineGrained(Saliency):
     def __call__(
         self, model: nn.Module | None, images: Tensor, labels: Tensor, normalization: Normalization | None = None
     ) -> Tensor:
-        check_rank(images)
+        check_images(images)
         small = _reduced(images, self.max_size)
         if images.dtype != torch.uint8:
             small = pixels_of(small, normalization, "FineGrained") * 255

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mixwell.checks import classes_of
 from mixwell.features.isolation import frozen_parameters, undisturbed
-from mixwell.saliency.base import Saliency, check_floating, check_rank
+from mixwell.saliency.base import Saliency, network_for
 
 
 class InputGradient(Saliency):
@@ -31,11 +31,7 @@ class InputGradient(Saliency):
     """
 
     def __call__(self, model: nn.Module | None, images: Tensor, labels: Tensor) -> Tensor:
-        check_rank(images)
-        if model is None:
-            raise ValueError("InputGradient needs the model: call the policy with model=..., or pass saliency= maps")
-        check_floating(self, images)
-        return input_gradient(model, images, labels).square().mean(1).sqrt()
+        return input_gradient(network_for(self, model, images), images, labels).square().mean(1).sqrt()
 
 
 def input_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.evaluation.corruptions.draws import Draws
-from mixwell.evaluation.corruptions.filters import bilinear, gaussian, mirrored, symmetric
+from mixwell.evaluation.corruptions.filters import bilinear, gaussian, symmetric
 
 
 def contrast(pixels: Tensor, draws: Draws, factor: float) -> Tensor:
@@ -65,7 +65,7 @@ def elastic_transform(pixels: Tensor, draws: Draws, amount: float, sigma: float,
     field = amount * side * (gaussian(noise, sigma * side, symmetric, 3.0) if amount else torch.zeros_like(noise))
     rows = torch.arange(H, device=pixels.device)[:, None] + field[:, 1]
     columns = torch.arange(W, device=pixels.device) + field[:, 0]
-    return bilinear(moved, rows, columns, symmetric)
+    return bilinear(moved, rows, columns, corners=False)
 
 
 def affine(pixels: Tensor, shift: Tensor) -> Tensor:
@@ -80,4 +80,4 @@ def affine(pixels: Tensor, shift: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(float(H)), torch.arange(float(W)), indexing="ij")
     grid = torch.stack([x, y, torch.ones_like(x)], 2).to(back)
     source = (grid.view(-1, 3) @ back).view(-1, H, W, 2).float()
-    return bilinear(pixels, source[..., 1], source[..., 0], mirrored)
+    return bilinear(pixels, source[..., 1], source[..., 0], corners=True)

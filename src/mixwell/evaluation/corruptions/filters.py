@@ -95,17 +95,16 @@ def taken(images: Tensor, index: Tensor) -> Tensor:
     return images.flatten(2).gather(2, index[:, None].expand(-1, images.shape[1], -1))
 
 
-def bilinear(images: Tensor, rows: Tensor, columns: Tensor, fold: Fold) -> Tensor:
-    """Sample images at fractional positions ``(B, H, W)``, in pixels."""
+def bilinear(images: Tensor, rows: Tensor, columns: Tensor, corners: bool) -> Tensor:
+    """Sample images at fractional positions ``(B, H, W)``, in pixels; outside, images are mirrored.
+
+    With ``corners`` they are mirrored at the centres of the outermost pixels, otherwise at their edges.
+    """
     H, W = images.shape[2:]
-    top, left = rows.floor(), columns.floor()
-    result = torch.zeros_like(images)
-    for down in (0, 1):
-        for right in (0, 1):
-            row, column = fold(top.long() + down, H), fold(left.long() + right, W)
-            weight = (1 - down - rows + top).abs() * (1 - right - columns + left).abs()
-            result += weight[:, None] * taken(images, (row * W + column).flatten(1)).view_as(images)
-    return result
+    x, y = (
+        (2 * place + (1 - corners)) / max(size - corners, 1) - 1 for place, size in ((columns, W), (rows, H))
+    )  # in units of half the image
+    return F.grid_sample(images, torch.stack([x, y], 3), padding_mode="reflection", align_corners=corners)
 
 
 def zoomed(images: Tensor, factor: float) -> Tensor:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixwell.evaluation.corruptions.draws import Draws
 
@@ -51,7 +52,8 @@ def jpeg_compression(pixels: Tensor, draws: Draws, quality: int) -> Tensor:
     chroma = _padded(planes[:, 1:], 2)
     half = chroma.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5))
     bias = 1 + torch.arange(half.shape[3], device=half.device) % 2
-    chroma = _doubled(_coded(((half + bias) / 4).floor(), quality, chroma_table))[:, :, :H, :W]
+    chroma = _coded(((half + bias) / 4).floor(), quality, chroma_table)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()[:, :, :H, :W]
     luminance = _coded(planes[:, :1], quality, torch.tensor(LUMINANCE))
     return red_green_blue(torch.cat([luminance, chroma], 1)).round().clamp(0, 255) / 255
 
@@ -72,19 +74,6 @@ def _coded(planes: Tensor, quality: int, table: Tensor) -> Tensor:
 
 
 def _padded(planes: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until the sides are multiples of a number."""
-    for dim in (2, 3):
-        size = planes.shape[dim]
-        index = torch.arange(-(-size // multiple) * multiple, device=planes.device).clamp_max(size - 1)
-        planes = planes.index_select(dim, index)
-    return planes
-
-
-def _doubled(planes: Tensor) -> Tensor:
-    """Double both sides; each new pixel is 3/4 of its pixel and 1/4 of the neighbour on its side."""
-    for dim in (2, 3):
-        size = planes.shape[dim]
-        place = torch.arange(size, device=planes.device)
-        before, after = (planes.index_select(dim, (place + k).clamp(0, size - 1)) for k in (-1, 1))
-        planes = torch.stack([(3 * planes + before) / 4, (3 * planes + after) / 4], dim + 1).flatten(dim, dim + 1)
-    return planes.round()
+    """Repeat the last row and column until both sides are multiples of a number."""
+    H, W = planes.shape[2:]
+    return F.pad(planes, (0, -W % multiple, 0, -H % multiple), mode="replicate")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.evaluation.corruptions.draws import Draws
-from mixwell.evaluation.ties import precise
+from mixwell.metrics import precise
 
 
 def gaussian_noise(pixels: Tensor, draws: Draws, deviation: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mixwell.evaluation.corruptions.draws import Draws
 from mixwell.evaluation.corruptions.filters import correlate, gaussian, motion, zoomed
+from mixwell.ops.augmentations import grey
 
 WATER, MUD, ICE = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255), (0.85, 0.93, 1.0)
 
@@ -140,13 +141,6 @@ def equalised(level: Tensor) -> Tensor:
     rest = flat.shape[1] - first
     table = torch.where(rest > 0, ((below - first) * 255 / rest.clamp_min(1)).round(), torch.arange(256.0).to(below))
     return table.gather(1, flat).view_as(level)
-
-
-def grey(pixels: Tensor) -> Tensor:
-    """Return the luminance of RGB images, or the mean of other channels, shape ``(B, 1, H, W)``."""
-    if pixels.shape[1] != 3:
-        return pixels.mean(1, keepdim=True)
-    return (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def coloured(colour: tuple[float, float, float], pixels: Tensor) -> Tensor:
