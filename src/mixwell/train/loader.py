@@ -17,39 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mixwell.train.augment import crop_and_flip, erase, reflect
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Split
 from mixwell.train.errors import RunError
 from mixwell.train.image_files import ImageFiles, collate, has_size
 from mixwell.train.images import BadImages
-
-
-def reflect(images: Tensor, pad: int) -> Tensor:
-    """Widen images of any dtype by ``pad`` pixels on each side, mirrored at the border without repeating it."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        inside = torch.arange(-pad, size + pad, device=images.device).abs()
-        images = images.index_select(dim, inside.minimum(2 * (size - 1) - inside))
-    return images
-
-
-def augment(padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, mirror: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut one window out of each chosen image, and mirror some.
-
-    Args:
-        padded: Images, shape ``(N, C, H + 2 * pad, W + 2 * pad)``.
-        rows: Which images, shape ``(B,)``.
-        top: First row of each window, shape ``(B,)``.
-        left: First column of each window, shape ``(B,)``.
-        mirror: Whether to mirror, bool, shape ``(B,)``.
-        size: Height and width of the windows.
-
-    Returns:
-        Images of shape ``(B, C, *size)`` and the dtype of ``padded``.
-    """
-    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (N, C, 2 pad + 1, 2 pad + 1, H, W), a view
-    crops = windows[rows, :, top, left]
-    return torch.where(mirror[:, None, None, None], crops.flip(-1), crops)
 
 
 @dataclass(frozen=True)
@@ -91,11 +64,6 @@ class Loader(ABC):
         self.device = process.device
         blank = torch.empty(1, data.channels, 1, 1, device=self.device)
         self.mean, self.std = (255 * numbers for numbers in data.normalization.tensors(blank))
-        self.erase = None
-        if config.erasing and generator is not None:
-            from torchvision.transforms import v2
-
-            self.erase = v2.RandomErasing(config.erasing, value="random")  # pyright: ignore[reportArgumentType]
         self.prepare(split, data)
 
     @abstractmethod
@@ -119,11 +87,11 @@ class Loader(ABC):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32, with mean zero and standard deviation one over the data set."""
-        return images.float().sub_(self.mean).div_(self.std)
+        return torch.sub(images, self.mean).div_(self.std)
 
     def erased(self, images: Tensor) -> Tensor:
         """Fill a random box of some training images with noise, if the config asks for it."""
-        return images if self.erase is None else torch.stack([self.erase(image) for image in images])
+        return erase(images, self.config.erasing) if self.config.erasing and self.generator is not None else images
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,17 +110,18 @@ class ArrayLoader(Loader):
         self.labels = split.labels.to(self.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches, device, count = self.rows(), self.device, len(self.split)
         if self.generator is None:
-            for rows in batches:
-                rows = rows.to(device)
-                yield self.normalise(self.images[rows]), self.labels[rows]
+            mine, size = slice(self.process.rank, None, self.process.world), self.config.batch_size
+            for images, labels in zip(self.images[mine].split(size), self.labels[mine].split(size), strict=True):
+                if len(labels):  # a process may have none
+                    yield self.normalise(images), labels
             return
+        batches, device, count = self.rows(), self.device, len(self.split)
         # Drawn for every image of the split, so that the draws do not depend on the number of processes.
         shift = torch.randint(2 * self.config.crop + 1, (2, count), generator=self.generator).to(device)
         mirror = ((torch.rand(count, generator=self.generator) < 0.5) & self.config.flip).to(device)
         for rows in torch.stack(batches).to(device):
-            images = augment(self.images, rows, shift[0, rows], shift[1, rows], mirror[rows], self.size)
+            images = crop_and_flip(self.images, rows, shift[0, rows], shift[1, rows], mirror[rows], self.size)
             yield self.erased(self.normalise(images)), self.labels[rows]
 
 
