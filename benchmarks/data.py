@@ -224,7 +224,7 @@ def in_files(args: argparse.Namespace, device: torch.device, root: Path) -> None
 def main(argv: list[str] | None = None) -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10000, help="images in memory")
+    parser.add_argument("--images", type=int, default=2000, help="images in memory")
     parser.add_argument("--files", type=int, default=512, help="JPEG files, written to a temporary folder")
     parser.add_argument("--size", type=int, default=224, help="height and width of images from files")
     parser.add_argument("--batch", type=int, default=128)

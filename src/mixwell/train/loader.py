@@ -1,6 +1,6 @@
 """Batches of images: small images in memory are augmented on the device, all others by a ``DataLoader``.
 
-Both loaders draw the order of an epoch from their own generator, on the CPU, before the epoch starts; the one for small
+All loaders draw the order of an epoch from their own generator, on the CPU, before the epoch starts; the one for small
 images draws all crops and flips of the epoch as well. A checkpoint stores the generator's state between epochs.
 """
 
@@ -11,18 +11,21 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from mixwell.train.augment import crop_and_flip, erase, reflect
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Split
 from mixwell.train.errors import RunError
-from mixwell.train.image_files import ImageFiles, collate, has_size
+from mixwell.train.image_files import ImageFiles, Item, StreamImages, collate, has_size, transform
 from mixwell.train.images import BadImages
+from mixwell.train.stream import Stream, regroup
 
 
 @dataclass(frozen=True)
@@ -133,24 +136,36 @@ class FolderLoader(Loader):
 
     def prepare(self, split: Split, data: DataSet) -> None:
         """See :meth:`Loader.prepare`."""
-        fill = tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
-        self.files = ImageFiles(split, self.config, self.generator is not None, fill)
+        self.files = ImageFiles(split, self.config, self.generator is not None, self.fill(data))
+
+    def fill(self, data: DataSet) -> tuple[int, ...]:
+        """Return the mean colour of the data set, 0 to 255."""
+        return tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = [rows.tolist() for rows in self.rows()]
+        for images, labels in self.read(self.files, self._seeds(), batch_sampler=rows):
+            yield self.erased(self.normalise(images)), labels
+
+    def read(self, files: Dataset[Item], seeds: torch.Generator, **batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images and labels on the device, in batches.
+
+        Raises:
+            RunError: A training batch has no images.
+        """
         loader = DataLoader(
-            self.files,
-            batch_sampler=[rows.tolist() for rows in self.rows()],
+            files,
+            **batches,
             num_workers=self.config.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            generator=self._seeds(),
+            generator=seeds,
             worker_init_fn=_ignore_interrupt,
         )
         for images, labels, bad in loader:
             self.bad.add(bad)
             if images is not None:
-                images = self.erased(self.normalise(images.to(self.device, non_blocking=True)))
-                yield images, labels.to(self.device, non_blocking=True)
+                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
             elif self.generator is not None:
                 raise RunError(f"none of the {len(self.split)} training images can be read")
 
@@ -165,6 +180,38 @@ class FolderLoader(Loader):
         return torch.Generator().manual_seed(drawn + 1_000_003 * self.process.rank)
 
 
+class StreamLoader(FolderLoader):
+    """Reads a stream, of which every process and worker has a part, and cuts it into batches of one size.
+
+    A process whose part is too short for the batches of an epoch reads its part of another order after it.
+    """
+
+    split: Stream
+
+    def prepare(self, split: Split, data: DataSet) -> None:
+        """See :meth:`Loader.prepare`."""
+        self.transform = transform(split, self.config, self.generator is not None, self.fill(data))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches():
+            yield self.erased(self.normalise(images)), labels
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the batches of an epoch as uint8."""
+        if self.generator is None:
+            return regroup(self.once(None, self._seeds()), self.config.batch_size)
+        order, seeds = int(torch.randint(2**31, (), generator=self.generator)), self._seeds()
+        blocks = (block for again in count() for block in self.once(order + again, seeds))
+        return islice(
+            regroup(blocks, self.config.batch_size // (self.process.world * self.config.accumulate)), len(self)
+        )
+
+    def once(self, order: int | None, seeds: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the part of this process to its end."""
+        part = StreamImages(self.split, self.transform, self.process.rank, self.process.world, order)
+        return self.read(part, seeds, batch_size=self.config.batch_size)
+
+
 def _ignore_interrupt(worker: int) -> None:
     """Ignore Ctrl-C in a worker process: its parent ends it, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -174,8 +221,13 @@ def evaluation_loader(
     split: Split, data: DataSet, config: Config, process: ProcessInfo, bad: BadImages | None = None
 ) -> Loader:
     """Return a loader that yields each image of a split once, in order."""
-    kind = ArrayLoader if has_size(split, config.image_size) else FolderLoader
-    return kind(split, data, config, process, None, bad)
+    return _kind(split, config)(split, data, config, process, None, bad)
+
+
+def _kind(split: Split, config: Config) -> type[Loader]:
+    if isinstance(split, Stream):
+        return StreamLoader
+    return ArrayLoader if has_size(split, config.image_size) else FolderLoader
 
 
 def loaders(
@@ -200,7 +252,8 @@ def loaders(
     if config.augment and data.channels != 3:
         raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
     bad = bad_images(config, run)
-    kind = ArrayLoader if has_size(data.train, config.image_size) and not config.augment else FolderLoader
+    kind = _kind(data.train, config)
+    kind = FolderLoader if kind is ArrayLoader and config.augment else kind
     train = kind(data.train, data, config, process, torch.Generator().manual_seed(config.seed), bad)
     val = evaluation_loader(data.val, data, config, process, bad)
     test = val if data.test is data.val else evaluation_loader(data.test, data, config, process, bad)
