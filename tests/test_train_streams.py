@@ -213,6 +213,10 @@ def test_damaged_shards_are_sentences(tmp_path: Path, workers: int) -> None:
         assert "\n" not in str(caught.value)
         train, _ = pair(replace(settings, bad_images="skip"), data)
         assert [len(batch) for batch in numbers(train, data)] == [5] * 4
+    for shard in path.parent.iterdir():
+        shard.write_bytes(b"")
+    with pytest.raises(RunError, match="none of the 23 training images can be read"):
+        list(pair(replace(settings, bad_images="skip"), data)[0])
 
 
 def _checksums(content: bytes) -> bytes:

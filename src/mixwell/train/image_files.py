@@ -92,9 +92,6 @@ class StreamImages(IterableDataset[Item]):
         for number in count():
             try:
                 example = next(examples, None)
-            except BadImageError as error:
-                yield Item(None, None, [(error.path, error.reason)])
-                return
             except Exception as error:  # every package has its own for a damaged shard
                 yield Item(None, None, [(f"number {number} of the stream", first_line(error))])
                 return
@@ -104,19 +101,18 @@ class StreamImages(IterableDataset[Item]):
 
     def _item(self, image: Encoded, label: int) -> Item:
         try:
-            if not 0 <= label < self.stream.classes:
-                raise BadImageError(
-                    image.name, f"its label must be from 0 to {self.stream.classes - 1}, but is {label}"
-                )
-            return Item(self.transform(read(image)), torch.tensor(label), [])
+            pixels, largest = read(image), self.stream.classes - 1
+            if not 0 <= label <= largest:
+                raise BadImageError(image.name, f"its label must be from 0 to {largest}, but is {label}")
+            return Item(self.transform(pixels), torch.tensor(label), [])
         except BadImageError as error:
             return Item(None, None, [(error.path, error.reason)])
 
 
-def collate(items: list[Item]) -> tuple[Tensor | None, Tensor | None, list[tuple[str, str]]]:
-    """Put images into a batch, without those that could not be read; the batch is None if none is left."""
+def collate(items: list[Item]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    """Put images into a batch, without those that could not be read; the batch is empty if none is left."""
     read = [(item.image, item.label) for item in items if item.image is not None]
-    images, labels = default_collate(read) if read else (None, None)
+    images, labels = default_collate(read) if read else (torch.empty(0), torch.empty(0))
     return images, labels, [bad for item in items for bad in item.bad]
 
 

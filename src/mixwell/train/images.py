@@ -46,11 +46,11 @@ class Encoded(NamedTuple):
 
     Attributes:
         name: What error messages call it.
-        content: The content of an image file, or the image itself.
+        content: The content of an image file, the image itself, or the error that occurred in its place.
     """
 
     name: str
-    content: bytes | Image.Image
+    content: bytes | Image.Image | Exception
 
 
 @cache
@@ -155,7 +155,7 @@ def summary(skipped: Counter[str]) -> str:
 
 def read(
     path: Path | str | Encoded,
-    content: bytes | Image.Image | None = None,
+    content: bytes | Image.Image | Exception | None = None,
     kinds: tuple[str, ...] | None = None,
     largest: int = 0,
 ) -> Image.Image:
@@ -176,6 +176,8 @@ def read(
     if isinstance(path, Encoded):
         path, content = path
     try:
+        if isinstance(content, Exception):
+            raise content
         if isinstance(content, Image.Image):
             return _rgb(_upright(content))
         with warnings.catch_warnings():

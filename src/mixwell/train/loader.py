@@ -145,14 +145,13 @@ class FolderLoader(Loader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         rows = [rows.tolist() for rows in self.rows()]
         for images, labels in self.read(self.files, self._seeds(), batch_sampler=rows):
-            yield self.erased(self.normalise(images)), labels
+            if len(images):
+                yield self.erased(self.normalise(images)), labels
+            elif self.generator is not None:
+                raise RunError(f"none of the {len(self.split)} training images can be read")
 
     def read(self, files: Dataset[Item], seeds: torch.Generator, **batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images and labels on the device, in batches.
-
-        Raises:
-            RunError: A training batch has no images.
-        """
+        """Yield uint8 images and labels on the device, in batches; a batch without readable images is empty."""
         loader = DataLoader(
             files,
             **batches,
@@ -164,10 +163,7 @@ class FolderLoader(Loader):
         )
         for images, labels, bad in loader:
             self.bad.add(bad)
-            if images is not None:
-                yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-            elif self.generator is not None:
-                raise RunError(f"none of the {len(self.split)} training images can be read")
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _seeds(self) -> torch.Generator:
         """Return the generator that seeds the workers; the default would be torch's global generator.
@@ -207,9 +203,18 @@ class StreamLoader(FolderLoader):
         )
 
     def once(self, order: int | None, seeds: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read the part of this process to its end."""
-        part = StreamImages(self.split, self.transform, self.process.rank, self.process.world, order)
-        return self.read(part, seeds, batch_size=self.config.batch_size)
+        """Read the part of this process to its end.
+
+        Raises:
+            RunError: It has no training images that can be read.
+        """
+        part, found = StreamImages(self.split, self.transform, self.process.rank, self.process.world, order), 0
+        for images, labels in self.read(part, seeds, batch_size=self.config.batch_size):
+            found += len(images)
+            if len(images):
+                yield images, labels
+        if not found and order is not None:
+            raise RunError(f"none of the {len(self.split)} training images can be read")
 
 
 def _ignore_interrupt(worker: int) -> None:

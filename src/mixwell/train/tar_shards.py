@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from random import Random
 
@@ -15,7 +14,7 @@ from mixwell.train.config import Config
 from mixwell.train.dataset import SPLITS, Source
 from mixwell.train.errors import RunError, first_line
 from mixwell.train.files import parsed, text
-from mixwell.train.images import BadImageError, Encoded, endings
+from mixwell.train.images import Encoded, endings
 from mixwell.train.paths import expand
 from mixwell.train.stream import Example, Stream, class_names, deal, shuffled
 
@@ -30,7 +29,7 @@ class TarShards(Stream):
         if seed is not None:
             Random(seed).shuffle(shards)
         mine, first, step = deal(shards, rank, world)
-        found = map(_example, islice(_samples(mine), first, None, step))
+        found = _examples(mine, first, step)
         return found if seed is None else shuffled(found, seed)
 
 
@@ -58,12 +57,20 @@ def webdataset(config: Config) -> Source:
     return Source(splits, classes, 3, IMAGENET, str(root))
 
 
-def _samples(shards: list[str]) -> Iterator[tuple[str, tarfile.TarFile, dict[str, tarfile.TarInfo]]]:
-    """Yield the name, the open tar file and the members of each sample by their endings; they follow each other."""
+def _examples(shards: list[str], first: int, step: int) -> Iterator[Example]:
+    """Yield every ``step``-th sample of some tar files, and the error in place of the rest of a damaged one."""
+    number = 0
     for shard in shards:
-        with _readable(shard), tarfile.open(shard, "r:") as file:
-            for name, members in groupby(filter(tarfile.TarInfo.isfile, file), lambda member: _parts(member.name)[0]):
-                yield f"{name} in {shard}", file, {_parts(member.name)[1]: member for member in members}
+        try:
+            with tarfile.open(shard, "r:") as file:
+                members = filter(tarfile.TarInfo.isfile, file)
+                for name, group in groupby(members, lambda member: _parts(member.name)[0]):
+                    parts = {_parts(member.name)[1]: member for member in group}
+                    if number % step == first:
+                        yield _example(f"{name} in {shard}", file, parts)
+                    number += 1
+        except (OSError, tarfile.TarError) as error:
+            yield Encoded(shard, error), -1
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -78,22 +85,11 @@ def _parts(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.lower()
 
 
-def _example(sample: tuple[str, tarfile.TarFile, dict[str, tarfile.TarInfo]]) -> Example:
-    name, file, members = sample
-    image = next((ending for ending in members if f".{ending}" in endings()), "")
-    with _readable(str(file.name)):
-        files = [file.extractfile(members[key]) if key in members else None for key in (image, "cls")]
-        content, label = (found.read() if found else b"" for found in files)
+def _example(name: str, file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> Example:
+    image = next((ending for ending in parts if f".{ending}" in endings()), "")
+    found = [file.extractfile(parts[ending]) if ending in parts else None for ending in (image, "cls")]
+    content, label = (part.read() if part else b"" for part in found)
     return Encoded(name, content), int(label) if label.strip().isdigit() else -1
-
-
-@contextmanager
-def _readable(shard: str) -> Iterator[None]:
-    """Name the shard that is damaged."""
-    try:
-        yield
-    except (OSError, tarfile.TarError) as error:
-        raise BadImageError(shard, first_line(error)) from None
 
 
 def _stated(path: Path) -> dict[str, int]:
