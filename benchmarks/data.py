@@ -3,8 +3,9 @@
 Part one is a data set in memory (CIFAR: 32 pixels), which mixwell keeps on the device as uint8 and augments there a
 batch at a time. Part two is a folder of JPEG files, which workers decode and crop. The peer is the pipeline of
 torchvision's manual: transforms v2 of one image at a time, normalization included, in a ``DataLoader``. The rows of a
-table take turns, and each figure is the median of ``--rounds`` calls. ``whole loader`` times a pass over the images,
-with the start of the workers.
+table take turns for ``--rounds`` rounds, and each figure is the median of all calls, with the quartiles. ``whole
+loader`` times a pass over the images, with the start of the workers. ``--cpu-time`` counts the processor time of this
+process instead of the time that passes, which is less disturbed on a busy machine but does not see the workers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from mixwell.train.loader import ArrayLoader, FolderLoader, Loader, ProcessInfo
 Row = tuple[str, int, Callable[[], object]]  # name, number of images, and what to time
 MEAN, STD = mw.IMAGENET.mean, mw.IMAGENET.std
 CLASSES = 10
+TURN = 0.1  # seconds of calls of one row before the next has its turn
 
 
 class Tensors(Dataset[tuple[Tensor, int]]):
@@ -67,24 +69,27 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def timed(rows: list[Row], rounds: int) -> dict[str, list[float]]:
-    """Return images per second of every row in every round; the rows take turns."""
+def timed(rows: list[Row], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Return images per second of every call; the rows take turns, of a tenth of a second or one call each."""
     found: dict[str, list[float]] = {name: [] for name, _, _ in rows}
-    for round_ in range(rounds + 1):
+    clock = process_time if args.cpu_time else perf_counter
+    for round_ in range(args.rounds + 1):
         for name, count, call in rows:
-            start = perf_counter()
-            call()
-            wait()
-            if round_:  # the first round finds code and memory
-                found[name].append(count / (perf_counter() - start))
+            end = clock() + TURN
+            while (start := clock()) < end:
+                call()
+                wait()
+                if round_:  # the first round finds code and memory
+                    found[name].append(count / (clock() - start))
     return found
 
 
-def table(title: str, rows: list[Row], rounds: int) -> None:
+def table(title: str, rows: list[Row], args: argparse.Namespace) -> None:
     """Time rows, and print the median of each with the lowest and highest figure."""
-    print(f"\n{title}\n{'':50}{'images/s':>12}{'lowest':>12}{'highest':>12}", flush=True)
-    for name, rates in timed(rows, rounds).items():
-        print(f"{name:50}{statistics.median(rates):12,.0f}{min(rates):12,.0f}{max(rates):12,.0f}", flush=True)
+    print(f"\n{title}\n{'':50}{'images/s':>10}{'quartiles':>20}{'calls':>7}", flush=True)
+    for name, rates in timed(rows, args).items():
+        low, median, high = statistics.quantiles(rates, n=4) if len(rates) > 1 else rates * 3
+        print(f"{name:50}{median:10,.0f}{f'{low:,.0f} - {high:,.0f}':>20}{len(rates):7}", flush=True)
 
 
 def peer_steps(crop: v2.Transform) -> v2.Compose:
@@ -149,7 +154,7 @@ def in_memory(args: argparse.Namespace, device: torch.device) -> None:
             ("whole loader: mixwell", len(ours) * batch, lambda: run(ours)),
             *peer_loaders("torchvision", Tensors(images, labels, peer), batch, args.workers),
         ],
-        args.rounds,
+        args,
     )
 
 
@@ -217,7 +222,7 @@ def in_files(args: argparse.Namespace, device: torch.device, root: Path) -> None
               for workers, each in loaders.items()],
             *peer_loaders("torchvision", peer, batch, args.workers),
         ],
-        args.rounds,
+        args,
     )  # fmt: skip
 
 
@@ -231,7 +236,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time, with no workers and one thread")
     args = parser.parse_args(argv)
+    if args.cpu_time:
+        args.workers, args.threads = [0], 1
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}, {os.cpu_count()} cores")

@@ -90,7 +90,7 @@ class Loader(ABC):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as float32, with mean zero and standard deviation one over the data set."""
-        return torch.sub(images, self.mean).div_(self.std)
+        return images.float().sub_(self.mean).div_(self.std)
 
     def erased(self, images: Tensor) -> Tensor:
         """Fill a random box of some training images with noise, if the config asks for it."""
