@@ -15,6 +15,7 @@ import itertools
 import os
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import perf_counter, process_time
@@ -74,13 +75,15 @@ def timed(rows: list[Row], args: argparse.Namespace) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name, _, _ in rows}
     clock = process_time if args.cpu_time else perf_counter
     for round_ in range(args.rounds + 1):
-        for name, count, call in rows:
-            end = clock() + TURN
-            while (start := clock()) < end:
+        for name, images, call in rows:
+            end, now = clock() + TURN, 0.0
+            while now < end:
+                start = clock()
                 call()
                 wait()
+                now = clock()
                 if round_:  # the first round finds code and memory
-                    found[name].append(count / (clock() - start))
+                    found[name].append(images / max(now - start, 1e-9))
     return found
 
 
@@ -240,6 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.cpu_time:
         args.workers, args.threads = [0], 1
+    warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)  # of torchvision.io, since 0.29
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {device}, {os.cpu_count()} cores")
