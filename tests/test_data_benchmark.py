@@ -26,5 +26,5 @@ def test_every_stage_has_a_figure(capsys: pytest.CaptureFixture[str]) -> None:
     names = [name for name, *_ in rows]
     for stage in ("decode", "crop, flip", "batch (collate)", "normalize", "erase", "CutMix on uint8", "whole loader"):
         assert any(stage in name for name in names), stage
-    assert sum("whole loader: mixwell" in name for name in names) == 3 and len(names) == 13 + 19
+    assert sum("whole loader: mixwell" in name for name in names) == 3 and len(names) == 14 + 19
     assert all(int(rate.replace(",", "")) > 0 for _, rate, *_ in rows)

@@ -70,8 +70,9 @@ class Stream(Split, ABC):
         return []
 
     def digest(self) -> str:
-        """Return a hash of the names of the shards and the number of images."""
-        return hashlib.blake2b("\n".join([*self.names, str(self.length)]).encode(), digest_size=8).hexdigest()
+        """Return a hash of the file names of the shards and the number of images."""
+        names = [Path(name).name for name in self.names]
+        return hashlib.blake2b("\n".join([*names, str(self.length)]).encode(), digest_size=8).hexdigest()
 
     def head(self) -> Split:
         """Return the first images."""
