@@ -226,13 +226,14 @@ def evaluation_loader(
     split: Split, data: DataSet, config: Config, process: ProcessInfo, bad: BadImages | None = None
 ) -> Loader:
     """Return a loader that yields each image of a split once, in order."""
-    return _kind(split, config)(split, data, config, process, None, bad)
+    return _kind(split, config.image_size)(split, data, config, process, None, bad)
 
 
-def _kind(split: Split, config: Config) -> type[Loader]:
+def _kind(split: Split, size: int, at_once: bool = True) -> type[Loader]:
+    """Return the loader of a split: of images in memory of that size whole batches may be augmented at once."""
     if isinstance(split, Stream):
         return StreamLoader
-    return ArrayLoader if has_size(split, config.image_size) else FolderLoader
+    return ArrayLoader if has_size(split, size) and at_once else FolderLoader
 
 
 def loaders(
@@ -257,8 +258,7 @@ def loaders(
     if config.augment and data.channels != 3:
         raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
     bad = bad_images(config, run)
-    kind = _kind(data.train, config)
-    kind = FolderLoader if kind is ArrayLoader and config.augment else kind
+    kind = _kind(data.train, config.image_size, at_once=not config.augment)
     train = kind(data.train, data, config, process, torch.Generator().manual_seed(config.seed), bad)
     val = evaluation_loader(data.val, data, config, process, bad)
     test = val if data.test is data.val else evaluation_loader(data.test, data, config, process, bad)
