@@ -66,6 +66,10 @@ ORDER = [
             "images",
             "image_files",
             "dataset",
+            "stream",
+            "tar_shards",
+            "litdata_chunks",
+            "huggingface",
             "cifar_pickle",
             "cifar",
             "image_folder",
@@ -90,6 +94,7 @@ MAY_IMPORT = {
         "mixwell_cli",
         *("accelerate", "matplotlib", "numpy", "PIL", "ray", "rich", "safetensors", "scipy"),
         *("sklearn", "tensorboard", "timm", "torchvision", "yaml"),
+        *("datasets", "litdata"),  # imported when such a data set is read
     },
 }
 EVERYWHERE = {*sys.stdlib_module_names, "torch", "mixwell"}

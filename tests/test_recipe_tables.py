@@ -62,7 +62,7 @@ imagenet_deit        folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x1024 
 imagenet_(swin|pvt)  folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x1024 adamw     1e-3>1e-5,.05 20/5 .1
 imagenet_convnext    folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x4096 adamw     4e-3>1e-6,.05 20/0 .1
 inaturalist          inaturalist   224,0,.08,.875 -                    100x256  sgd       .1>0,1e-4     0/0  0
-places205            folder        224,0,.08,.875 -                    100x256  sgd       .1>0,1e-4     0/0  0
+places205            places205     224,0,.08,.875 -                    100x256  sgd       .1>0,1e-4     0/0  0
 """
 DATA_ROWS = [line.split() for line in DATA.strip().splitlines()[1:]]
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from mixwell import Normalization
 from mixwell.train import data as sets
 from mixwell.train import display
+from mixwell.train.augment import erase
 from mixwell.train.cli import main
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
@@ -113,6 +114,24 @@ def test_erasing_fills_one_box_with_noise(augment: str) -> None:
     values = torch.cat(inside)
     assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03
     torch.testing.assert_close(all_of(val)[0], data.val.images.float(), atol=1e-3, rtol=0)
+
+
+def test_erased_boxes_are_those_of_torchvision() -> None:
+    """Height, width and place of the boxes have the distributions that torchvision's transform draws from."""
+    stats = pytest.importorskip("scipy.stats", reason="SciPy is not installed")
+    from torchvision.transforms import v2
+
+    transform, image = v2.RandomErasing(1.0), torch.zeros(1, 24, 15)
+    peer = [transform.make_params([image]) for _ in range(3000)]
+    theirs = [[float(box[name]) for name in "hwij"] for box in peer if box["v"] is not None]
+    ours = []
+    for changed in erase(torch.zeros(3000, 1, 24, 15), 1.0)[:, 0] != 0:
+        rows, columns = changed.any(1).nonzero()[:, 0], changed.any(0).nonzero()[:, 0]
+        if len(rows):
+            ours.append([len(rows), len(columns), rows[0].item(), columns[0].item()])
+    assert abs(len(ours) - len(theirs)) < 30  # wide boxes do not fit into all images
+    for mine, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
+        assert stats.ks_2samp(mine, other).pvalue > 1e-4
 
 
 def test_erasing_leaves_resized_images_of_the_test_alone() -> None:

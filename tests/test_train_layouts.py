@@ -119,7 +119,19 @@ def inaturalist(root: Path) -> Expected:
     return expected
 
 
-LAYOUTS = [cub200, tiny_imagenet, aircraft, cars, inaturalist]
+def places205(root: Path) -> Expected:
+    root /= "places205"
+    files = {"train": ("a/abbey/gsun_0.jpg", "a/apartment_building/outdoor/1.jpg"), "val": ("a/abbey/gsun_2.jpg",)}
+    labels = {"a/abbey": 0, "a/apartment_building/outdoor": 1}
+    for split, paths in files.items():
+        lines = [f"{path} {labels[path.rpartition('/')[0]]}" for path in reversed(paths)]
+        text(root / "trainvalsplit_places205" / f"{split}_places205.csv", *lines)
+        for path in paths:
+            image(root / "data/vision/torralba/deeplearning/images256" / path)
+    return {split: [(path, path.rpartition("/")[0]) for path in reversed(paths)] for split, paths in files.items()}
+
+
+LAYOUTS = [cub200, tiny_imagenet, aircraft, cars, inaturalist, places205]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -142,7 +154,7 @@ def test_missing_files_are_sentences(tmp_path: Path, layout: Callable[[Path], Ex
     with pytest.raises(RunError, match=r"expected .* name the folder with --data"):
         load(config)
     layout(tmp_path)
-    lists = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".json", ".mat"))
+    lists = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".json", ".mat", ".csv"))
     for path in lists:
         content = path.read_bytes()
         for damaged in (b"", b"1\n", b"\xff\xfe", content[: len(content) // 2]):

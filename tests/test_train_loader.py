@@ -15,9 +15,10 @@ from PIL import Image
 
 from mixwell import Normalization
 from mixwell.train import data as sets
+from mixwell.train.augment import reflect
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
-from mixwell.train.loader import ArrayLoader, ProcessInfo, evaluation_loader, loaders, reflect
+from mixwell.train.loader import ArrayLoader, ProcessInfo, evaluation_loader, loaders
 
 CPU = torch.device("cpu")
 

@@ -118,7 +118,7 @@ def from_folder(folder: Path, count: int, size: int, seed: int = 0) -> Images:
 
 def from_split(split: Split, classes: list[str], count: int, largest: int) -> Images:
     """Return the first readable image of each of some classes of a data set, no larger than ``largest`` pixels."""
-    rows, pixels = [], []
+    rows, pixels, split = [], [], split.head()
     labels, names = split.one_label(classes)
     for label in labels.unique()[:count].tolist():
         row, image = _first((labels == label).nonzero()[:, 0].tolist(), split, largest)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mixwell.train import images
+from mixwell.train import checksums, images
 from mixwell.train.config import Config
 from mixwell.train.data import SETS
 from mixwell.train.dataset import SPLITS
@@ -18,8 +18,9 @@ from mixwell.train.files import save
 from mixwell.train.paths import expand
 
 ABOUT = """\
-Read every image of a data set once and report what a training run would find: the splits and classes, files that are
-not images, and images that cannot be read. The exit status is 0 if a run can use all of it, else 2.
+Read every image file of a data set once and report what a training run would find: the splits and classes, files that
+are not images, images that cannot be read, and files that differ from those that the authors publish (MD5 checksums of
+CIFAR, CUB-200-2011 and iNaturalist). The exit status is 0 if a run can use all of it, else 2.
 
   mixwell check DIR             DIR/train/CLASS/*.jpg, DIR/val, DIR/test; or any folder of images
   mixwell check DIR --list bad.txt
@@ -61,9 +62,10 @@ def describe(dataset: str, root: Path) -> tuple[list[str], list[Path]]:
     for name, read in source.splits.items():
         split = read()
         counts = split.counts(classes)
-        lines.append(f"{name}: {len(split)} images of {classes} classes, {min(counts)} to {max(counts)} of each")
+        each = f", {min(counts)} to {max(counts)} of each" if counts else ""
+        lines.append(f"{name}: {len(split)} images of {classes} classes{each}")
         paths += split.images if isinstance(split.images, list) else []
-    return [*lines, *filter(None, [images.summary(source.skipped)])], paths
+    return [*lines, *checksums.compare(dataset, root), *filter(None, [images.summary(source.skipped)])], paths
 
 
 def main(argv: Sequence[str]) -> None:

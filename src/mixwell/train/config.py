@@ -49,7 +49,9 @@ class Config:
     recipe: str = setting("custom", "name of the recipe that the other values come from")
     # data
     dataset: str = setting(
-        "digits", "digits, cifar10, cifar100, folder, csv, aircraft, cars, cub200, inaturalist or tiny_imagenet"
+        "digits",
+        "digits, cifar10, cifar100, folder, csv, aircraft, cars, cub200, inaturalist, places205, tiny_imagenet, "
+        "huggingface, huggingface_stream, webdataset or litdata",
     )
     data: str = setting("", "folder or CSV file of the data set (path; digits needs none)")
     subset: int = setting(0, "number of training images used, the same share of each class (images; 0 = all)")

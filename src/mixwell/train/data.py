@@ -14,9 +14,13 @@ from mixwell.train.cifar import cifar10, cifar100
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Source, Split
 from mixwell.train.errors import RunError
+from mixwell.train.huggingface import huggingface, huggingface_stream
 from mixwell.train.image_folder import folder
-from mixwell.train.layouts import aircraft, cars, cub200, inaturalist, tiny_imagenet
+from mixwell.train.layouts import aircraft, cars, cub200, inaturalist, places205, tiny_imagenet
 from mixwell.train.listing import csv_file
+from mixwell.train.litdata_chunks import litdata
+from mixwell.train.stream import Stream
+from mixwell.train.tar_shards import webdataset
 
 
 def stratified(labels: Tensor, count: int, classes: int, both: bool = False) -> tuple[Tensor, Tensor]:
@@ -69,7 +73,8 @@ def digits(config: Config) -> Source:
 SETS: dict[str, Callable[[Config], Source]] = {
     **{make.__name__: make for make in (digits, cifar10, cifar100, folder)},
     "csv": csv_file,
-    **{make.__name__: make for make in (aircraft, cars, cub200, inaturalist, tiny_imagenet)},
+    **{make.__name__: make for make in (aircraft, cars, cub200, inaturalist, places205, tiny_imagenet)},
+    **{make.__name__: make for make in (huggingface, huggingface_stream, webdataset, litdata)},
 }
 
 
@@ -117,6 +122,8 @@ def _read(source: Source, config: Config, name: str) -> dict[str, Split]:
     if "train" not in source.splits:
         raise RunError(f"no training images in {source.where}")
     train, held = source.splits["train"](), None
+    if isinstance(train, Stream) and (config.subset or config.val_split):
+        raise RunError(f"images of {config.dataset} are a stream and cannot be chosen: leave out subset and val_split")
     if config.subset:
         train = _subset(train, config.subset, source.classes)
     if config.val_split:

@@ -8,15 +8,26 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mixwell.normalization import Normalization
 from mixwell.train.errors import RunError
+from mixwell.train.images import Encoded
 
 SPLITS = ("train", "val", "test")
+
+
+class Rows(Protocol):
+    """N images that a package reads when they are asked for."""
+
+    def __getitem__(self, row: int) -> Path | Encoded: ...
+
+    def select(self, rows: list[int]) -> Rows:
+        """Return the given rows, in their order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,11 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        images: uint8 tensor of shape ``(N, C, H, W)``, or the paths of N image files.
+        images: uint8 tensor of shape ``(N, C, H, W)``, the paths of N image files, or N images in another place.
         labels: Class indices, int64, shape ``(N,)``; or 0 and 1 for several labels per image, shape ``(N, classes)``.
     """
 
-    images: Tensor | list[Path]
+    images: Tensor | list[Path] | Rows
     labels: Tensor
 
     def __len__(self) -> int:
@@ -36,8 +47,15 @@ class Split:
 
     def take(self, rows: Tensor) -> Split:
         """Return the given rows, in their order."""
-        images = self.images[rows] if isinstance(self.images, Tensor) else [self.images[i] for i in rows.tolist()]
+        if isinstance(self.images, Tensor):
+            return Split(self.images[rows], self.labels[rows])
+        chosen = rows.tolist()
+        images = [self.images[i] for i in chosen] if isinstance(self.images, list) else self.images.select(chosen)
         return Split(images, self.labels[rows])
+
+    def head(self) -> Split:
+        """Return a split whose images can be read in any order: this one, or the first images of a stream."""
+        return self
 
     def counts(self, classes: int) -> list[int]:
         """Return the number of images of each class."""

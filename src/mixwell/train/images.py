@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -29,6 +30,18 @@ class BadImageError(RunError):
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"cannot read the image {path}: {reason}")
         self.path, self.reason = str(path), reason
+
+
+class Encoded(NamedTuple):
+    """An image that is not a file of its own.
+
+    Attributes:
+        name: What error messages call it.
+        content: The content of an image file, the image itself, or the error that occurred in its place.
+    """
+
+    name: str
+    content: bytes | Image.Image | Exception
 
 
 @cache
@@ -144,7 +157,10 @@ def summary(skipped: Counter[str]) -> str:
 
 
 def read(
-    path: Path | str, content: bytes | None = None, kinds: tuple[str, ...] | None = None, largest: int = 0
+    path: Path | str | Encoded,
+    content: bytes | Image.Image | Exception | None = None,
+    kinds: tuple[str, ...] | None = None,
+    largest: int = 0,
 ) -> Image.Image:
     """Read an image file as 8-bit RGB, upright as its EXIF orientation says.
 
@@ -152,15 +168,23 @@ def read(
     scaled, see :func:`scaled`.
 
     Args:
-        path: The file.
-        content: Its content, if it is not on the disk.
+        path: The file, or an image from another place.
+        content: The content of the file, if it is not on the disk.
         kinds: Formats that are read, by their names in Pillow; ``None`` means all that Pillow can decode.
         largest: Largest number of pixels; 0 means Pillow's own limit.
 
     Raises:
         BadImageError: The file is missing, damaged, too large or not an image.
     """
+    if isinstance(path, Encoded):
+        path, content = path
     try:
+        if isinstance(content, Exception):
+            raise content
+        if isinstance(content, Image.Image):
+            content = content.copy()  # turned in place
+            _turn_upright(content)
+            return _rgb(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata, and about sizes below Pillow's limit
             with Image.open(path if content is None else BytesIO(content), formats=kinds or formats()) as image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mixwell.train import images
@@ -111,6 +111,23 @@ def inaturalist(config: Config) -> Source:
         except (KeyError, TypeError) as error:
             raise RunError(f"{paths[0]} is not an annotation file of iNaturalist: {error!r}") from None
     return listed(config, found, [names[key] for key in sorted(names)], root)
+
+
+def places205(config: Config) -> Source:
+    """Return Places205: scenes of 205 classes, each named as the folder of its images, such as ``a/abbey``.
+
+    Zhou et al., Learning Deep Features for Scene Recognition using Places Database, NIPS 2014.
+    """
+    lists = {split: f"trainvalsplit_places205/{split}_places205.csv" for split in SPLITS[:2]}
+    root, found, names = _root(config, "places205", *lists.values()), [], {}
+    images = root.joinpath("data", "vision", "torralba", "deeplearning", "images256")
+    for split, file in lists.items():
+        for path, label in _pairs(root / file):
+            name, where = str(PurePosixPath(path).parent), f"image {path} of {root / file}"
+            if not label.isdecimal() or names.setdefault(int(label), name) != name:
+                raise RunError(f"{where} has the label {label!r}: expected one whole number for each folder of images")
+            found.append(Entry(split, images / path, [name], where))
+    return listed(config, found, [names[label] for label in sorted(names)], root)
 
 
 def _root(config: Config, inner: str, *needed: str) -> Path:

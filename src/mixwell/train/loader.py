@@ -1,6 +1,6 @@
 """Batches of images: small images in memory are augmented on the device, all others by a ``DataLoader``.
 
-Both loaders draw the order of an epoch from their own generator, on the CPU, before the epoch starts; the one for small
+All loaders draw the order of an epoch from their own generator, on the CPU, before the epoch starts; the one for small
 images draws all crops and flips of the epoch as well. A checkpoint stores the generator's state between epochs.
 """
 
@@ -11,45 +11,21 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from mixwell.train.augment import crop_and_flip, erase, reflect
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Split
 from mixwell.train.errors import RunError
-from mixwell.train.image_files import ImageFiles, collate, has_size
+from mixwell.train.image_files import ImageFiles, Item, StreamImages, collate, has_size, transform
 from mixwell.train.images import BadImages
-
-
-def reflect(images: Tensor, pad: int) -> Tensor:
-    """Widen images of any dtype by ``pad`` pixels on each side, mirrored at the border without repeating it."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        inside = torch.arange(-pad, size + pad, device=images.device).abs()
-        images = images.index_select(dim, inside.minimum(2 * (size - 1) - inside))
-    return images
-
-
-def augment(padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, mirror: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut one window out of each chosen image, and mirror some.
-
-    Args:
-        padded: Images, shape ``(N, C, H + 2 * pad, W + 2 * pad)``.
-        rows: Which images, shape ``(B,)``.
-        top: First row of each window, shape ``(B,)``.
-        left: First column of each window, shape ``(B,)``.
-        mirror: Whether to mirror, bool, shape ``(B,)``.
-        size: Height and width of the windows.
-
-    Returns:
-        Images of shape ``(B, C, *size)`` and the dtype of ``padded``.
-    """
-    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (N, C, 2 pad + 1, 2 pad + 1, H, W), a view
-    crops = windows[rows, :, top, left]
-    return torch.where(mirror[:, None, None, None], crops.flip(-1), crops)
+from mixwell.train.stream import Stream, regroup
 
 
 @dataclass(frozen=True)
@@ -91,11 +67,6 @@ class Loader(ABC):
         self.device = process.device
         blank = torch.empty(1, data.channels, 1, 1, device=self.device)
         self.mean, self.std = (255 * numbers for numbers in data.normalization.tensors(blank))
-        self.erase = None
-        if config.erasing and generator is not None:
-            from torchvision.transforms import v2
-
-            self.erase = v2.RandomErasing(config.erasing, value="random")  # pyright: ignore[reportArgumentType]
         self.prepare(split, data)
 
     @abstractmethod
@@ -124,7 +95,7 @@ class Loader(ABC):
 
     def erased(self, images: Tensor) -> Tensor:
         """Fill a random box of some training images with noise, if the config asks for it."""
-        return images if self.erase is None else torch.stack([self.erase(image) for image in images])
+        return erase(images, self.config.erasing) if self.config.erasing and self.generator is not None else images
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,17 +114,18 @@ class ArrayLoader(Loader):
         self.labels = split.labels.to(self.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches, device, count = self.rows(), self.device, len(self.split)
         if self.generator is None:
-            for rows in batches:
-                rows = rows.to(device)
-                yield self.normalise(self.images[rows]), self.labels[rows]
+            mine, size = slice(self.process.rank, None, self.process.world), self.config.batch_size
+            for images, labels in zip(self.images[mine].split(size), self.labels[mine].split(size), strict=True):
+                if len(labels):  # a process may have none
+                    yield self.normalise(images), labels
             return
+        batches, device, count = self.rows(), self.device, len(self.split)
         # Drawn for every image of the split, so that the draws do not depend on the number of processes.
         shift = torch.randint(2 * self.config.crop + 1, (2, count), generator=self.generator).to(device)
         mirror = ((torch.rand(count, generator=self.generator) < 0.5) & self.config.flip).to(device)
         for rows in torch.stack(batches).to(device):
-            images = augment(self.images, rows, shift[0, rows], shift[1, rows], mirror[rows], self.size)
+            images = crop_and_flip(self.images, rows, shift[0, rows], shift[1, rows], mirror[rows], self.size)
             yield self.erased(self.normalise(images)), self.labels[rows]
 
 
@@ -165,26 +137,34 @@ class FolderLoader(Loader):
 
     def prepare(self, split: Split, data: DataSet) -> None:
         """See :meth:`Loader.prepare`."""
-        fill = tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
-        self.files = ImageFiles(split, self.config, self.generator is not None, fill)
+        self.files = ImageFiles(split, self.config, self.generator is not None, self.fill(data))
+
+    def fill(self, data: DataSet) -> tuple[int, ...]:
+        """Return the mean colour of the data set, 0 to 255."""
+        return tuple(self.mean.expand(data.channels, 1, 1).flatten().round().int().tolist())
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = [rows.tolist() for rows in self.rows()]
+        for images, labels in self.read(self.files, self._seeds(), batch_sampler=rows):
+            if len(images):
+                yield self.erased(self.normalise(images)), labels
+            elif self.generator is not None:
+                raise RunError(f"none of the {len(self.split)} training images can be read")
+
+    def read(self, files: Dataset[Item], seeds: torch.Generator, **batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images and labels on the device, in batches; a batch without readable images is empty."""
         loader = DataLoader(
-            self.files,
-            batch_sampler=[rows.tolist() for rows in self.rows()],
+            files,
+            **batches,
             num_workers=self.config.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            generator=self._seeds(),
+            generator=seeds,
             worker_init_fn=_ignore_interrupt,
         )
         for images, labels, bad in loader:
             self.bad.add(bad)
-            if images is not None:
-                images = self.erased(self.normalise(images.to(self.device, non_blocking=True)))
-                yield images, labels.to(self.device, non_blocking=True)
-            elif self.generator is not None:
-                raise RunError(f"none of the {len(self.split)} training images can be read")
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _seeds(self) -> torch.Generator:
         """Return the generator that seeds the workers; the default would be torch's global generator.
@@ -197,6 +177,47 @@ class FolderLoader(Loader):
         return torch.Generator().manual_seed(drawn + 1_000_003 * self.process.rank)
 
 
+class StreamLoader(FolderLoader):
+    """Reads a stream, of which every process and worker has a part, and cuts it into batches of one size.
+
+    A process whose part is too short for the batches of an epoch reads its part of another order after it.
+    """
+
+    split: Stream
+
+    def prepare(self, split: Split, data: DataSet) -> None:
+        """See :meth:`Loader.prepare`."""
+        self.transform = transform(split, self.config, self.generator is not None, self.fill(data))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches():
+            yield self.erased(self.normalise(images)), labels
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return the batches of an epoch as uint8."""
+        if self.generator is None:
+            return regroup(self.once(None, self._seeds()), self.config.batch_size)
+        order, seeds = int(torch.randint(2**31, (), generator=self.generator)), self._seeds()
+        blocks = (block for again in count() for block in self.once(order + again, seeds))
+        return islice(
+            regroup(blocks, self.config.batch_size // (self.process.world * self.config.accumulate)), len(self)
+        )
+
+    def once(self, order: int | None, seeds: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read the part of this process to its end.
+
+        Raises:
+            RunError: It has no training images that can be read.
+        """
+        part, found = StreamImages(self.split, self.transform, self.process.rank, self.process.world, order), 0
+        for images, labels in self.read(part, seeds, batch_size=self.config.batch_size):
+            found += len(images)
+            if len(images):
+                yield images, labels
+        if not found and order is not None:
+            raise RunError(f"none of the {len(self.split)} training images can be read")
+
+
 def _ignore_interrupt(worker: int) -> None:
     """Ignore Ctrl-C in a worker process: its parent ends it, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -206,8 +227,14 @@ def evaluation_loader(
     split: Split, data: DataSet, config: Config, process: ProcessInfo, bad: BadImages | None = None
 ) -> Loader:
     """Return a loader that yields each image of a split once, in order."""
-    kind = ArrayLoader if has_size(split, config.evaluation_size) else FolderLoader
-    return kind(split, data, config, process, None, bad)
+    return _kind(split, config.evaluation_size)(split, data, config, process, None, bad)
+
+
+def _kind(split: Split, size: int, at_once: bool = True) -> type[Loader]:
+    """Return the loader of a split: of images in memory of that size whole batches may be augmented at once."""
+    if isinstance(split, Stream):
+        return StreamLoader
+    return ArrayLoader if has_size(split, size) and at_once else FolderLoader
 
 
 def loaders(
@@ -231,9 +258,11 @@ def loaders(
         raise RunError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images: lower it")
     if config.augment and data.channels != 3:
         raise RunError(f"augment needs images of 3 channels, and these have {data.channels}: leave augment out")
+    if config.repeats > 1 and isinstance(data.train, Stream):
+        raise RunError("repeats needs images that are drawn by index, and a stream is read in order: leave repeats out")
     bad = bad_images(config, run)
     at_once = not config.augment and config.repeats == 1  # copies of an image have different crops
-    kind = ArrayLoader if has_size(data.train, config.image_size) and at_once else FolderLoader
+    kind = _kind(data.train, config.image_size, at_once)
     train = kind(data.train, data, config, process, torch.Generator().manual_seed(config.seed), bad)
     val = evaluation_loader(data.val, data, config, process, bad)
     test = val if data.test is data.val else evaluation_loader(data.test, data, config, process, bad)

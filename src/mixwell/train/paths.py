@@ -37,5 +37,8 @@ def file_name(text: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Return an absolute path, for a run that may be resumed from another folder; ``timm/TAG`` is not a path."""
-    return path if not path or path.startswith("timm/") else str(expand(path).absolute())
+    """Return an absolute path, for a run that may be resumed from another folder.
+
+    ``timm/TAG`` and ``hf://datasets/NAME`` are not paths and stay as they are.
+    """
+    return path if not path or path.startswith(("timm/", "hf://")) else str(expand(path).absolute())

@@ -3,7 +3,7 @@
 CIFAR: 32 pixels, reflected crop of 4 pixels and flip; transformers at 224 pixels. Tiny-ImageNet: 64 pixels, with the
 networks of CIFAR; the released runs of ResNeXt-50 had two GPUs of 50 images each. CUB-200, Aircraft and Cars: 224
 pixels, from torchvision's ImageNet weights by way of timm; without a network, ``--weights resnet18.pth`` names a file.
-ImageNet and Places205: a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
+ImageNet: a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
 
 Batches are those of all processes together. Warm-up begins at its first step's share of the peak and not at 1e-5 of it.
 RandAugment is timm's, of 15 operations and not 14. Random crops are cut from the whole image, not from one that was
@@ -99,5 +99,5 @@ BASES: dict[str, Config] = {
     **_bases("imagenet", _A3, "resnet50 efficientnet_b0 mobilenet_v2", suffix="_rsb_a3"),
     **_bases("inaturalist2017", replace(_IMAGENET, dataset="inaturalist"), "resnet18 resnet50 resnext101"),
     **_bases("inaturalist2018", replace(_IMAGENET, dataset="inaturalist"), "resnet50 resnext101"),
-    **_bases("places205", _IMAGENET, "resnet18 resnet50"),
+    **_bases("places205", replace(_IMAGENET, dataset="places205"), "resnet18 resnet50"),
 }
