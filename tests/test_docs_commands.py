@@ -268,31 +268,22 @@ def test_sweeps(shell: dict[str, str]) -> None:
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
+def cluster(folder: Path) -> Iterator[str]:
     """The address of a Ray cluster of this machine alone, in a session of its own."""
-    pytest.importorskip("ray")
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ray") as short:
-        words = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-        words += ["--disable-usage-stats", f"--temp-dir={short}", "--node-ip-address=127.0.0.1"]
-        start = [sys.executable, "-m", "ray.scripts.scripts", "start", *words]
-        head = subprocess.Popen(start, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ray, port, log = pytest.importorskip("ray"), free_port(), folder / "head.txt"
+    words = ["--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    with tempfile.TemporaryDirectory(prefix="ray") as short, log.open("w") as file:
+        start = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, f"--temp-dir={short}"]
+        head = subprocess.Popen(start, start_new_session=True, stdout=file, stderr=file)
         try:
-            wait_for_port(head, port)
-            yield f"127.0.0.1:{port}"
+            deadline = time.monotonic() + 300
+            while "runtime started" not in log.read_text():
+                assert head.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield f"{ray.util.get_node_ip_address()}:{port}"
         finally:
             head.terminate()
             head.wait(60)
-
-
-def wait_for_port(process: subprocess.Popen[Any], port: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None
-        with socket.socket() as trial:
-            if trial.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
