@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _LISTS = ("stages", "layers", "blocks")
 _DEPTH = 2  # a model inside a user's module, inside that of torch.compile
@@ -91,6 +93,17 @@ def classifier_of(model: nn.Module, num_classes: int | None = None) -> tuple[str
             'computes the logits, as in classifier="head".'
         )
     return candidates[-1]
+
+
+def computes_logits(output: Any, logits: Tensor) -> bool:
+    """Return whether a layer's output is the logits, or at least a map of as many classes that is pooled later."""
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] != logits.shape[1]:
+        return False
+    if output is logits or output.dim() > 2:
+        return True
+    if output.shape != logits.shape or torch.compiler.is_compiling():
+        return output.shape == logits.shape
+    return output.detach().float().allclose(logits.detach().float(), rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def outputs_of(layer: nn.Module) -> int | None:

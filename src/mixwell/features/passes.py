@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mixwell.features.layers import classifier_of, middle_layer, module_of
+from mixwell.features.layers import classifier_of, computes_logits, middle_layer, module_of
 from mixwell.features.maps import as_maps
 
 Change = Callable[[Tensor], Tensor]
@@ -155,7 +155,7 @@ class FeatureHook:
         """
         if self._guessed and logits is not None:
             self._guessed, output, self._output = False, self._output, None
-            if not _computes(output, logits):
+            if not computes_logits(output, logits):
                 raise ValueError(
                     f"{self.name!r} looked like the classifier, but its output is not what the model returns: name "
                     'the layer that computes the logits, as in classifier="head.fc".'
@@ -253,10 +253,7 @@ class MapHook(FeatureHook):
 
 @contextmanager
 def reading(hook: AbstractContextManager[Any] | None) -> Iterator[None]:
-    """Do the same as ``with hook``, or nothing with None, in a form that ``torch.compile`` can trace in every version.
-
-    Before torch 2.15, the compiler enters only context managers that are created in the code that it traces.
-    """
+    """Do the same as ``with hook``, which ``torch.compile`` cannot trace before torch 2.15; with None, do nothing."""
     if hook is not None:
         hook.__enter__()
     try:
@@ -279,17 +276,6 @@ def attached(*hooks: FeatureHook) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.__exit__()
-
-
-def _computes(output: Any, logits: Tensor) -> bool:
-    """Return whether a layer's output is the logits, or at least a map of as many classes that is pooled later."""
-    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] != logits.shape[1]:
-        return False
-    if output is logits or output.dim() > 2:
-        return True
-    if output.shape != logits.shape or torch.compiler.is_compiling():
-        return output.shape == logits.shape
-    return output.detach().float().allclose(logits.detach().float(), rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 @contextmanager
