@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +23,7 @@ SMALLER = "lower --batch_size or --image_size, or add --accumulate 2"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A list of many images with boxes, which are all one small file, on a machine with 8 GiB."""
-    monkeypatch.setattr(errors.psutil, "virtual_memory", lambda: SimpleNamespace(total=8 * 2**30))
+    monkeypatch.setattr(errors, "memory", lambda: 8 * 2**30)
     for k in range(70):
         Image.new("RGB", (8, 8), (k, 0, 90)).save(tmp_path / f"{k}.png")
     rows = [f"{k % 70}.png,{k % 70 % 2},train,1,1,5,5" for k in range(4200)]
@@ -78,6 +77,7 @@ def test_sentence_of_python_and_torch() -> None:
     """A lack of memory that only shows when memory is allocated gets the same advice; other errors keep theirs."""
     import torch
 
+    assert 2**28 < errors.memory() < 2**60
     check_memory(100, 224)
     for allocate in (lambda: bytearray(2**62), lambda: torch.empty(2**60)):
         with pytest.raises(RunError, match=r"^out of memory: lower x$"), enough_memory("lower x"):

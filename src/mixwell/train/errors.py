@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import difflib
 import errno
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-import psutil
 import torch
 
 import mixwell
@@ -101,11 +101,19 @@ def check_memory(images: int, side: int) -> None:
     Raises:
         MemoryError: They are larger than the memory of the machine or container.
     """
-    needed, there = 15 * images * side**2, psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
-        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    needed, there = 15 * images * side**2, memory()
     if needed > there:
         raise MemoryError(f"{images} images of {side} x {side} pixels take {needed >> 30} GiB of {there >> 30} GiB")
+
+
+def memory() -> int:
+    """Return the memory of this machine or container (bytes); a number beyond every machine where it is unknown."""
+    found = 2**60
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 def closest(name: str, choices: Iterable[str]) -> str:
