@@ -16,7 +16,7 @@ WORKERS := -n $(JOBS) --dist worksteal --durations 10
 PYTEST := $(BIN)/python -m pytest $(WORKERS)
 OLDEST := .venv-oldest/bin/python
 # Plans and policies, hooks, losses, and every method, eager and compiled.
-OLDEST_TESTS := $(patsubst %,tests/test_%.py,compiled contract_apply contract_replay hooks undisturbed layers schedule \
+OLDEST_TESTS := $(patsubst %,tests/test_%.py,compiled contract_replay hooks undisturbed layers schedule \
 	methods losses typecheck sumix_step automix adautomix hiddenmix alignmix regmixup gridloss)
 
 .PHONY: help setup demo test test-all test-oldest check pages docs docs-serve bench leaderboard lock clean

@@ -224,7 +224,7 @@ class AugMix(Method):
         rows = slice(len(images))
         mixed = MixedBatch(three[rows], plan.source_labels(labels), plan.weights, plan)
         if self.label.needs:
-            fields.update(self.observer.clean_fields(images), **self.observer.mixed_fields(three, rows))
+            fields = {**fields, **self.observer.clean_fields(images), **self.observer.mixed_fields(three, rows)}
         mixed = relabelled(mixed, self.label, logits[0], fields)
         divergence = jensen_shannon(torch.stack(logits))
         total = self.loss(logits[0], mixed) + self.weight * divergence

@@ -104,7 +104,7 @@ class SUMix(Method):
             logits, uncertainty = self._predict(mixed.images)
         fields = {"images": images, "labels": labels, "masks": masks, "boxes": boxes, **self.policy_arguments}
         if self.label.needs - {"clean_logits"}:
-            fields.update(self.observer.clean_fields(images), **self.observer.mixed_fields(mixed.images))
+            fields = {**fields, **self.observer.clean_fields(images), **self.observer.mixed_fields(mixed.images)}
         terms = sumix_terms(
             mixed,
             logits,
