@@ -39,9 +39,9 @@ def test_the_papers_recipe():
     assert (config.policy, config.method, config.decay_all) == ("CutMix(alpha=0.2)", "SUMix", True)
 
 
-def test_every_field_is_explained_and_about_thirty():
+def test_every_field_is_explained_and_about_forty():
     fields = dataclasses.fields(Config)
-    assert 30 <= len(fields) <= 40
+    assert 30 <= len(fields) <= 45
     assert all(field.metadata["help"] for field in fields)
     assert {type(getattr(Config(), name)) is kind for name, kind in Config.types().items()} == {True}
 
