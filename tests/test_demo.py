@@ -19,7 +19,7 @@ from mixwell.train import demo, sweep, trials
 from mixwell.train.errors import RunError
 
 
-def one_by_one(todo: Sequence[trials.Trial], _: object) -> dict[str, str]:
+def one_by_one(todo: Sequence[trials.Trial], *_: object) -> dict[str, str]:
     """Train in this process instead of through Ray."""
     for trial in todo:
         assert trials._train(trial.config.json(), str(trial.run))[1] == ""

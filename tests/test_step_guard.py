@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mixwell import CutMix, Method, Mixing, RegMixup, StepGuard, SUMix
 from mixwell.models import mini_resnet
+from mixwell.step_guard import _all_finite
 from mixwell.train.cli import main
 from mixwell.train.loader import ArrayLoader
 from steps import Net, data, process_group, second_process
@@ -234,3 +235,13 @@ def test_a_run_goes_on_without_its_first_weights(tmp_path: Path) -> None:
     assert train(tmp_path / "run", "--epochs", "1", "--weights", str(weights)) == 0
     weights.unlink()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [6e4, -6e4, float("nan"), float("inf"), -float("inf")])
+def test_one_bad_value_among_many(dtype: torch.dtype, value: float) -> None:
+    """Large gradients of any type are finite, and so is their sum; one NaN or Inf is found."""
+    gradient = torch.full((70_000,), 100.0, dtype=dtype)
+    gradient[12_345] = value
+    others = [torch.ones(2, dtype=dtype), torch.full((9,), 1e30)]
+    assert bool(_all_finite([gradient, *others, torch.tensor(1.0)])) == math.isfinite(value)
