@@ -8,7 +8,7 @@ import binascii
 import functools
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,34 @@ element.addEventListener("change", (event) => take(event.target.files[0]));
 element.addEventListener("dragover", (event) => event.preventDefault());
 element.addEventListener("drop", (event) => { event.preventDefault(); take(event.dataTransfer.files[0]); });
 """.replace("LIMIT", str(LARGEST_FILE))
+
+
+class Guard:
+    """Middleware: refuses large requests and the routes in ``CLOSED``, and forbids the page to load from elsewhere."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        status = 404 if scope["path"].startswith(CLOSED) else 0
+        if chunked or not length.isdigit() or int(length) > LARGEST_REQUEST:
+            status = 413
+        if status:
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def answer(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, answer)
 
 
 def uploaded(value: Any) -> Picture | None:
@@ -184,30 +212,16 @@ def page(network: Network | None = None, source: str = "") -> Any:
 
 
 def application(network: Network | None = None, source: str = "", host: str = LOOPBACK[0]) -> Any:
-    """Return the page as an ASGI application that serves only loopback names, unless it is bound elsewhere.
-
-    It refuses large requests and the routes in ``CLOSED``, and forbids the page to load anything from elsewhere.
-    """
+    """Return the page as an ASGI application that serves only loopback names, unless it is bound elsewhere."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
-    from fastapi import FastAPI, Request, Response
+    from fastapi import FastAPI
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if host in LOOPBACK:  # a page elsewhere must not reach this one under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
-
-    @app.middleware("http")
-    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "0")
-        if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > LARGEST_REQUEST:
-            return Response(status_code=413)
-        if request.url.path.startswith(CLOSED):
-            return Response(status_code=404)
-        response = await answer(request)
-        response.headers["content-security-policy"] = POLICY
-        return response
-
+    app.add_middleware(Guard)
     css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     return gr.mount_gradio_app(
         app, page(network, source), "/", server_name=host, show_error=False, ssr_mode=False, footer_links=[], css=css,
