@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import field
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from mixwell.batch import Batch, MixedBatch
 from mixwell.normalization import Normalization
 from mixwell.policies import CutMix, FMix
-from mixwell.policy import BatchPolicy, Policy
+from mixwell.policy import BatchPolicy, Policy, simple_policies
 from mixwell.typecheck import PositiveInt
 from mixwell.value import Value
 
@@ -53,7 +52,7 @@ class AnyShape(Value):
     dims: PositiveInt
 
     def __post_init__(self) -> None:
-        for part in _parts(self.policy):
+        for part in simple_policies(self.policy):
             _check(part, self.dims)
 
     def __call__(
@@ -93,16 +92,6 @@ class AnyShape(Value):
         if mixed.stride() != inputs.stride():  # channels last, where it is not that of the images
             mixed = torch.empty_like(inputs).copy_(mixed)
         return MixedBatch(mixed, plan.source_labels(labels), plan.weights, plan)
-
-
-def _parts(policy: BatchPolicy) -> Iterator[BatchPolicy]:
-    """Yield the policies that a composition holds, or the policy itself."""
-    inner = getattr(policy, "policies", getattr(policy, "policy", None))
-    if inner is None:
-        yield policy
-        return
-    for part in inner.values() if isinstance(inner, Mapping) else inner if isinstance(inner, tuple) else (inner,):
-        yield from _parts(part)
 
 
 def _check(policy: BatchPolicy, dims: int) -> None:
