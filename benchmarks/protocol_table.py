@@ -7,10 +7,15 @@ compares with plain training and with CutMix, and whether it earns a row (p < 0.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from paired import CUTMIX, PLAIN, Record, Table, holm, load, table_of
+
+import mixwell as mw
+from mixwell.report.paired import Comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVEL = 0.01
@@ -71,6 +76,44 @@ def measure_lines(table: Table, columns: dict[str, tuple[str, int]]) -> list[str
     complete = [group for group in table.groups if all(group.has(measure) for measure, _ in columns.values())]
     complete.sort(key=lambda group: group.mean("test_nll"))
     return lines + [cells(table.name(each), *(each.text(*column) for column in columns.values())) for each in complete]
+
+
+EFFECTS = (  # setting, its place among them, and the two values
+    ("kappa", 1, 1.0, 0.5),
+    ("gamma (the regulariser)", 2, 0.5, 0.0),
+    ("similarity", 0, "agreement", "distance"),
+    ("similarity", 0, "released", "distance"),
+)
+ABLATION = (
+    "All combinations of similarity, `kappa` and `gamma` of SUMix over `CutMix(alpha=1.0)`. The effect of a setting is "
+    "the difference of two of its values in top-1, averaged over the values of the others and paired by seed."
+)
+
+
+def ablation_lines(table: Table) -> list[str]:
+    """Return the main effects of the settings of SUMix over CutMix."""
+    runs: dict[tuple[Any, ...], dict[int, Record]] = {}
+    for group in table.groups:
+        method, _, policy = (part.strip() for part in group.method.partition("|"))
+        if method.startswith("SUMix(") and policy == CUTMIX and group.epochs == table.epochs:
+            settings = {"label": mw.SemanticShare(), "gamma": 0.5} | mw.parse(method).keywords
+            label = settings["label"]
+            if isinstance(label, mw.SemanticShare):
+                runs[label.similarity, label.kappa, settings["gamma"]] = group.runs
+    seeds = sorted(set.intersection(*map(set, runs.values()))) if runs else []
+    lines = [cells("setting", "values", "effect [95 % CI]", "p", "combinations", "seeds"), cells(*["---"] * 6)]
+    for name, place, value, other in EFFECTS:
+        pairs = [
+            (found, runs[rest])
+            for key, found in runs.items()
+            if key[place] == value and (rest := (*key[:place], other, *key[place + 1 :])) in runs
+        ]
+        means = [
+            statistics.mean(a[seed]["test_top1"] - b[seed]["test_top1"] for a, b in pairs) for seed in seeds if pairs
+        ]
+        if test := Comparison.of(means):
+            lines.append(cells(name, f"{value} minus {other}", test, number(test.p), len(pairs), len(seeds)))
+    return lines
 
 
 def run_lines(table: Table) -> list[str]:
@@ -148,6 +191,9 @@ def page(records: list[Record]) -> str:
         ["## Corruption and occlusion"],
         [CORRUPTION],
         measure_lines(table, CHANGES),
+        ["## Ablation of SUMix"],
+        [ABLATION],
+        ablation_lines(table),
         ["## Every run"],
         ["Test top-1, %."],
         run_lines(table),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import pickle
 import sys
@@ -213,6 +214,20 @@ def test_table_agrees_with_scipy() -> None:
     adjusted = sorted(min(1, count * p) for count, p in zip((2, 1), sorted(t.pvalue for t in tests[:2]), strict=True))
     assert all(f"{p:.4f} | " in text for p in adjusted)
     assert f"| {np.mean(PLAIN):.2f} ± {np.std(PLAIN, ddof=1):.2f} |" in text
+
+
+def test_effects_of_an_ablation() -> None:
+    """Effects that were put into the accuracies of all twelve combinations come out."""
+    effects = {"kappa=1.0": 0.5, "gamma=0.0": -2.0, "similarity='agreement'": 1.0, "similarity='released'": 4.0}
+    found = records()
+    for similarity, kappa, gamma in itertools.product(("", *[*effects][2:]), ("", "kappa=1.0"), ("", "gamma=0.0")):
+        label = ", ".join(filter(None, (similarity, kappa)))
+        method = f"SUMix({gamma}{', ' if gamma and label else ''}{f'label=SemanticShare({label})' if label else ''})"
+        gain = sum(effects.get(part, 0.0) for part in (similarity, kappa, gamma))
+        found += [record(f"{method} | CutMix(alpha=1.0)", seed, 40.0 + seed**2 + gain) for seed in range(5)]
+    lines = protocol_table.ablation_lines(paired.table_of(found))[2:]
+    assert [line.split(" | ")[2] for line in lines] == [f"{e:+.2f} [{e:+.2f}, {e:+.2f}]" for e in (0.5, 2.0, 1.0, 4.0)]
+    assert [line.split(" | ")[4] for line in lines] == ["6", "6", "4", "4"]
 
 
 def test_holm_agrees_with_its_definition() -> None:
