@@ -84,7 +84,7 @@ COMPILE := scripts/uv pip compile pyproject.toml --universal --python-version 3.
 
 lock:  ## pin the newest versions that pyproject.toml admits, and the oldest ones for test-oldest
 	$(COMPILE) --all-extras --fork-strategy fewest --output-file requirements.lock
-	printf '%s\n' 'pytest>=8.3' 'pytest-xdist>=3.6' 'torchvision>=0.22' | $(COMPILE) - --extra exact \
+	printf '%s\n' 'pytest>=8.3' 'pytest-xdist>=3.6' 'safetensors>=0.4' 'torchvision>=0.22' | $(COMPILE) - --extra exact \
 		--resolution lowest-direct --output-file requirements-oldest.lock
 
 clean:  ## remove everything that make has made, results of runs excepted
