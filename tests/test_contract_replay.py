@@ -143,6 +143,8 @@ def test_nothing_waits_for_the_device(policy: BatchPolicy, monkeypatch: pytest.M
 )
 def test_pairings_and_ratios_do_not_wait(policy: BatchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do the parts that policies are made of."""
+    if policy == mw.MixUp(alpha=mw.Beta(0.05)) and torch.__version__.startswith("2.7"):
+        pytest.skip("torch 2.7 cannot draw from a gamma distribution on the meta device")
     case = Case((5, 3, 8, 8), torch.float32, "contiguous")
     never_read(case.images(), case.labels(), monkeypatch, lambda *batch: call(policy, *batch))
 
