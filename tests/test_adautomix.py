@@ -172,6 +172,7 @@ def test_one_clean_pass_of_the_teacher() -> None:
     assert len(rows) == 2  # one clean, one mixed
 
 
+@pytest.mark.slow  # test_compiled.py has a smaller network
 def test_compiled_agrees() -> None:
     x, y = data(size=32)
     found = []

@@ -192,6 +192,7 @@ def test_bfloat16_is_stable() -> None:
     assert all(p.isfinite().all() for p in method.parameters())
 
 
+@pytest.mark.slow  # test_compiled.py has a smaller network
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch about images with a graph
 def test_compiled_agrees() -> None:
     """With the classifier compiled in place, as the training program does, and with everything in one."""

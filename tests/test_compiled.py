@@ -45,7 +45,7 @@ CUT, UP = CutMix(alpha=Constant(0.3), pairing=Roll()), MixUp(alpha=Constant(0.3)
 CASES: dict[str, tuple[int, Callable[[nn.Module], Method]]] = {
     "CutMix": (1, lambda net: Mixing(net, CutMix())),
     "OneOf": (4, lambda net: Mixing(net, OneOf([MixUp(), Sometimes(FMix(), p=0.5), ResizeMix(), NoMix()]))),
-    "SnapMix": (11, lambda net: Mixing(net, SnapMix(pairing=Roll()))),
+    "SnapMix": (12, lambda net: Mixing(net, SnapMix(pairing=Roll()))),
     "SaliencyMix": (1, lambda net: Mixing(net, SaliencyMix())),
     "schedule": (2, lambda net: Mixing(net, MixUp(alpha=Linear(0.1, 2.0)))),
     "SemanticShare": (1, lambda net: Mixing(net, CUT, label=SemanticShare())),

@@ -31,6 +31,14 @@ every_plan = pytest.mark.parametrize("name", PLANS)
 every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 
 
+def often(policies: list[BatchPolicy]) -> Any:
+    """Parametrize a test with policies; all but the first of a class are slow."""
+    kinds = [type(policy) for policy in policies]
+    marks = [[pytest.mark.slow] if kind in kinds[:index] else [] for index, kind in enumerate(kinds)]
+    cases = [pytest.param(policy, marks=mark) for policy, mark in zip(policies, marks, strict=True)]
+    return pytest.mark.parametrize("policy", cases, ids=repr)
+
+
 def applied(plan: Plan, images: Tensor) -> Tensor:
     """Apply a plan, as a function to compile."""
     return plan.apply(images)
@@ -78,7 +86,7 @@ def test_compiled_code_agrees(names: list[str], device: torch.device, request: p
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-@pytest.mark.parametrize("policy", [p for p in POLICIES if getattr(p, "uses_saliency", False)] + [CHOICE], ids=repr)
+@often([p for p in POLICIES if getattr(p, "uses_saliency", False)] + [CHOICE])
 def test_saliency_maps_compile_in_one_graph(policy: BatchPolicy, device: torch.device) -> None:
     """Drawing with given maps, too, and with the same seed the result is the same."""
     images, labels, results = torch.rand(4, 3, 8, 8, device=device), torch.arange(4, device=device), []
@@ -131,7 +139,7 @@ def never_read(images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch, 
             do(images.to("meta").contiguous(memory_format=layout), labels.to("meta"))
 
 
-@every_policy
+@often(POLICIES)
 def test_nothing_waits_for_the_device(policy: BatchPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing, applying and labelling read no tensor on the host, also for large images."""
     for case in (FLOAT, Case((4, 3, 160, 160), torch.float32, "contiguous")):

@@ -73,6 +73,7 @@ def test_check(tmp_path: Path) -> None:
     assert {("copy", "uint8"), ("CutMix per sample, mixwell, new", "bfloat16")} <= mixing
 
 
+@pytest.mark.slow
 def test_train(tmp_path: Path, packed: Path) -> None:
     """All runs end, with one data file missing and said to be."""
     (tmp_path / gpu_data.NAMES[1]).write_bytes((packed / gpu_data.NAMES[1]).read_bytes())

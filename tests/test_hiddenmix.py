@@ -193,6 +193,7 @@ def test_gradient_flows_to_both_sources(model: Net, images: Tensor, labels: Tens
     assert (images.grad.abs().amax((1, 2, 3)) > 0).sum() == 2
 
 
+@pytest.mark.slow  # test_compiled.py has a smaller network
 @pytest.mark.parametrize("whole", [True, False])
 def test_compiled(whole: bool, model: Net, images: Tensor, labels: Tensor, compiled: Callable) -> None:
     """Compiled as a whole, or only its model, a method gives the loss and the gradients of the plain one."""

@@ -78,7 +78,5 @@ def test_a_policy_that_reports_no_share(label: mw.LabelPolicy, fields: dict) -> 
 
 
 def test_a_label_policy_is_no_similarity() -> None:
-    with pytest.raises(
-        TypeError, match=r"but got ActivationShare\(\): it computes label weights itself, so pass it to"
-    ):
+    with pytest.raises(TypeError, match=r"must be a str or a Similarity, but got ActivationShare\(\)"):
         mw.SemanticShare(similarity=ActivationShare())

@@ -81,6 +81,7 @@ def test_contract(
     keep(law, replace(policy, scope="sample", margin=0.0), cases=SOME_CASES, device=device)
 
 
+@pytest.mark.slow
 def test_with_everything(policy: mw.LearnedMask, device: torch.device) -> None:
     """Any pairing, ratio, label policy and method goes with it, and the ends of the ratio are exact."""
     for pairing in PAIRINGS:

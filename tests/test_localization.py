@@ -185,6 +185,7 @@ def test_maps_of_the_object_find_its_box(tmp_path: Path, splits: tuple[str, ...]
         dict(suite_objects.localization(subject))
 
 
+@pytest.mark.slow
 def test_birds(shared: Path, tmp_path: Path) -> None:
     """On 1,389 birds a box in the centre has about 60 % MaxBoxAcc; maps of 5 x 5 cells are not better."""
     import csv

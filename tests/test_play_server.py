@@ -72,6 +72,7 @@ def mixed_of(html: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(raw)))
 
 
+@pytest.mark.slow
 def test_concurrent_users_see_their_own_pictures(address: str) -> None:
     """200 requests at once: each gets the mean of the two colours that it sent."""
     colours = [((k, 255 - k, (7 * k) % 256), ((3 * k) % 256, k, 255 - k)) for k in range(200)]

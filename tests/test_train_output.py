@@ -83,7 +83,10 @@ TRAIN = " ".join([SHELL, "train digits --epochs 12 --warmup 0 --threads 1", *TIN
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 @pytest.mark.parametrize(
     ("redirection", "out"),
-    [("| head -1", "epoch"), ("<&- >&- 2>&-", ""), ("2> /dev/full > /dev/full", "")],
+    [
+        ("| head -1", "epoch"),
+        *(pytest.param(r, "", marks=pytest.mark.slow) for r in ("<&- >&- 2>&-", "2> /dev/full > /dev/full")),
+    ],
 )
 def test_losing_the_output_does_not_end_a_run(redirection, out, tmp_path):
     """The run goes on to its end, its files are complete, and its exit status is 0."""

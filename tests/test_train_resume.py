@@ -99,7 +99,9 @@ def train_and_die(args: list[str]) -> None:
     main(args)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(
+    "name", ["AutoMix", *(pytest.param(n, marks=pytest.mark.slow) for n in LEARNED if n != "AutoMix")]
+)
 def test_a_killed_block_goes_on(name: str, tmp_path: Path):
     """Killed in the middle of an epoch, a training of a block ends bit-equal, the file of its block included."""
     args = ["train", "digits", "--epochs", str(EPOCHS), *TINY, "--policy", RAMP, "--method", LEARNED[name]]

@@ -141,7 +141,7 @@ def test_every_image_once(tmp_path: Path, make: Format) -> None:
         assert seen == Counter(range(COUNT)), (world, workers)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", FORMATS)
 def test_epochs(tmp_path: Path, make: Format, workers: int) -> None:
     """An epoch has batches of one size and no image twice; its order follows from the seed and the epoch."""
