@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest $(WORKERS)
 OLDEST := .venv-oldest/bin/python
 # Plans and policies, hooks, losses, and every method, eager and compiled; without what starts processes.
 OLDEST_TESTS := $(patsubst %,tests/test_%.py,compiled contract_replay hooks undisturbed layers schedule \
-	methods losses typecheck sumix_step automix adautomix hiddenmix alignmix regmixup gridloss)
+	methods losses typecheck sumix_step automix adautomix hiddenmix alignmix regmixup gridloss graphcut)
 OLDEST_WHICH := not two_processes and not distributed and not torchvision_models
 
 .PHONY: help setup demo test test-all test-oldest check pages docs docs-serve bench leaderboard lock clean

@@ -46,7 +46,7 @@ def _cut(unary: np.ndarray, vertical: np.ndarray, horizontal: np.ndarray, pair: 
     """Label one image: node (k, cell) is on the source's side where the label is k or more."""
     slopes = np.diff(unary, axis=0)
     k, nodes = len(slopes), slopes.size
-    node = np.arange(nodes).reshape(slopes.shape)
+    node = np.arange(nodes, dtype=np.int32).reshape(slopes.shape)  # 32 bits: all that maximum_flow of SciPy 1.14 takes
     source, sink = nodes, nodes + 1
     tails, heads = [node, np.full_like(node, source)], [np.full_like(node, sink), node]
     capacity = [np.maximum(slopes, 0), np.maximum(-slopes, 0)]
