@@ -90,7 +90,7 @@ def _source(config: Config, streaming: bool, read: Callable[[Any, str, str], Spl
     except Exception as error:  # it has one for each kind of file
         raise RunError(f"cannot load the data set {where}: {first_line(error)}") from None
     tables = dict(found) if isinstance(found, dict) else {"train": found}
-    splits = {name: table for name in SPLITS for key, table in tables.items() if key.startswith(name)}
+    splits = {name: table for name in SPLITS for key, table in tables.items() if str(key).startswith(name)}
     if not splits:
         raise RunError(f"{where} has the splits {', '.join(map(str, tables))}: expected train, validation and test")
     features = next(iter(splits.values())).features or {}
