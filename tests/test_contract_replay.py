@@ -132,7 +132,7 @@ def dirichlet_without_numbers(parameters: Tensor, generator: torch.Generator | N
 
 
 def never_read(images: Tensor, labels: Tensor, monkeypatch: pytest.MonkeyPatch, do: Callable[..., object]) -> None:
-    """Do something with tensors that have no numbers, so that whoever wants to read one fails."""
+    """Call ``do`` with tensors on the meta device: they hold no values, so that reading one raises an error."""
     monkeypatch.setattr(torch, "_sample_dirichlet", dirichlet_without_numbers)
     for layout in (torch.contiguous_format, torch.channels_last):
         with NoWaitingCopies():

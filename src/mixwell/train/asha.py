@@ -83,9 +83,11 @@ class Halving:
         for trial in self.trials:
             for rung in self.asha.rungs(trial.config.epochs):
                 values = self.values.setdefault((trial.config.recipe, rung), {})
-                value = None if trial in values else trial.value(rung)
-                if value is None:
+                if trial in values:
                     continue
+                value = trial.value(rung)
+                if value is None:  # it has not come as far yet, so that later comparisons are not due either
+                    break
                 values[trial] = value
                 better = sum(other > value for other in values.values())
                 if better >= math.ceil(len(values) / self.asha.eta):

@@ -7,11 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-AREA, ASPECT, ATTEMPTS = (
-    (0.02, 0.33),
-    (0.3, 3.3),
-    10,
-)  # of the erased box, as in torchvision.transforms.v2.RandomErasing
+# Of the erased box, as in torchvision.transforms.v2.RandomErasing:
+AREA, ASPECT, ATTEMPTS = (0.02, 0.33), (0.3, 3.3), 10
 
 
 def reflect(images: Tensor, pad: int) -> Tensor:
