@@ -117,7 +117,7 @@ def stored(config: Config, run: Path, split: str) -> tuple[nn.Module, Split, Dat
     weights, classes = read_weights(path), stored_classes(path)
     data = load(config, only=split)
     images = match_classes(data.test, data.classes, classes)
-    check_memory(min(config.batch_size, len(images)), config.image_size)
+    check_memory(min(config.batch_size, len(images)), config.evaluation_size)
     data = replace(data, classes=classes)
     model = build.classifier(replace(config, weights=""), data)
     load_weights(model, weights, path)
