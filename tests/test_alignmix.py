@@ -234,6 +234,7 @@ def test_layouts_agree(settings: dict) -> None:
     assert align(features.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_compiled(compiled: None, device: torch.device) -> None:
     """A method whose model is compiled gives loss and gradients of the plain one."""
     model, (images, labels) = Net().to(device), data(device)

@@ -138,7 +138,7 @@ class Ignoring:
         return total / left / len(logits) * mixed.weights.sum()
 
 
-@pytest.mark.parametrize("ignored", [-100, 255, 2])
+@pytest.mark.parametrize("ignored", [-100, pytest.param(255, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("make", COMPARED, ids=str)
 def test_ignored_labels(make: Callable[..., Method], ignored: int) -> None:
     """With every label policy, a source whose label the loss ignores adds nothing to the loss and to any gradient."""

@@ -53,18 +53,19 @@ CASES: dict[str, tuple[int, Callable[[nn.Module], Method]]] = {
     "SUMix": (2, lambda net: SUMix(net, CUT, num_classes=10)),
     "SUMix with features": (2, lambda net: SUMix(net, CUT, num_classes=10, label=ActivationShare())),
     "AutoMix": (2, lambda net: AutoMix(net, UP)),
-    "AutoMix with features": (9, lambda net: AutoMix(net, UP, label=ActivationShare())),
+    "AutoMix with features": (2, lambda net: AutoMix(net, UP, label=ActivationShare())),
     "SAMix": (2, lambda net: SAMix(net, UP)),
-    "AdAutoMix": (3, lambda net: AdAutoMix(net, UP, sources=3)),
-    "HiddenMix": (9, lambda net: HiddenMix(net, UP)),
-    "AlignMix": (9, lambda net: AlignMix(net, UP)),
+    "AdAutoMix": (2, lambda net: AdAutoMix(net, UP, sources=3)),
+    "HiddenMix": (2, lambda net: HiddenMix(net, UP)),
+    "AlignMix": (7, lambda net: AlignMix(net, UP)),
     "RegMixup": (1, lambda net: RegMixup(net, UP)),
-    "AugMix": (9, AugMix),
-    "GridLoss": (9, lambda net: GridLoss(net, CUT, num_classes=10)),
-    "RegionLoss": (9, lambda net: RegionLoss(net, CUT, num_classes=10)),
-    "PerturbedMixing": (9, lambda net: PerturbedMixing(net, CUT)),
+    "AugMix": (2, AugMix),
+    "GridLoss": (1, lambda net: GridLoss(net, CUT, num_classes=10)),
+    "RegionLoss": (1, lambda net: RegionLoss(net, CUT, num_classes=10)),
+    "PerturbedMixing": (5, lambda net: PerturbedMixing(net, CUT)),
 }
 RECENT = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15)
+QUICK = {"CutMix", "SemanticShare", "SUMix", "AutoMix"} if RECENT else CASES.keys()  # old versions fail more often
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def fresh() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the compiler itself
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CASES])
 def test_method(name: str, fresh: None) -> None:
     """Two training steps: the second has another progress, and what the first one checked is not checked again."""
     limit, make = CASES[name]

@@ -57,6 +57,7 @@ def test_compiles_in_one_graph(name: str, layout: str, device: torch.device) -> 
     check_same(mixed, plan.apply(images), plan)
 
 
+@pytest.mark.slow
 def test_compiles_for_every_type_and_with_gradients(device: torch.device) -> None:
     """Bytes and gradients go through compiled graphs as well."""
     for name in KINDS:
@@ -71,7 +72,8 @@ def test_compiles_for_every_type_and_with_gradients(device: torch.device) -> Non
         torch.testing.assert_close(gradient, expected)
 
 
-@pytest.mark.parametrize("names", [KINDS, pytest.param(list(PLANS), marks=pytest.mark.slow)], ids=["some", "every"])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [KINDS, list(PLANS)], ids=["some", "every"])
 def test_compiled_code_agrees(names: list[str], device: torch.device, request: pytest.FixtureRequest) -> None:
     """The code that the compiler writes agrees with eager for every kind of plan."""
     if device.type == "cpu":

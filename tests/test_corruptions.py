@@ -62,6 +62,7 @@ def test_small_images_equal_slow_versions(name: str, severity: int) -> None:
     compare(photographs(32), name, severity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("severity", [1, 3, 4, 5])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_large_images_equal_slow_versions(name: str, severity: int) -> None:

@@ -143,6 +143,7 @@ def test_train(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(folders) == 3 and all(summary(each.name)[0] == 2 for each in folders)
 
 
+@pytest.mark.slow
 def test_two_processes(shell: dict[str, str]) -> None:
     """The first command of the page; all others are slow."""
     done(bash("docs/scale.md")[0], shell)

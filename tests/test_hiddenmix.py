@@ -254,6 +254,7 @@ def _train_on(rank: int, world: int, meet: str) -> None:
         assert all(g.equal(both[0]) for g in both) and bool(grads.abs().sum() > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2])
 def test_distributed(world: int, tmp_path) -> None:
     """In one process and in two, which draw different layers, gradients are exchanged and agree."""

@@ -71,6 +71,7 @@ def keep(law: Callable[..., None], policy: mw.LearnedMask, **known: Any) -> None
     law(policy, **{name: value for name, value in known.items() if name in wanted})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__.removeprefix("test_"))
 def test_contract(
     law: Callable[..., None],

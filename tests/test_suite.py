@@ -223,6 +223,7 @@ def test_published_folder_of_files(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert "class 'ant' is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mini_resnet", "timm/vit_tiny_patch16_224(img_size=32, patch_size=8)"])
 def test_grey_digits_without_held_out_images(model: str, tmp_path: Path) -> None:
     """One channel, no validation images, colour files for the other parts, a transformer."""

@@ -77,6 +77,7 @@ def test_several_labels_per_image():
         assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path, capsys):
     """Train over gloo with two processes, which share 897 images to measure on; then measure with one."""
     run = tmp_path / "run"

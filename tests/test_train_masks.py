@@ -182,6 +182,7 @@ def test_the_file_of_a_run_is_its_block(runs: dict[str, Path]) -> None:
         assert repr(mixwell.parse(text)) == text
 
 
+@pytest.mark.slow
 def test_a_finished_block_mixes_for_another_student(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_losing_the_output_does_not_end_a_run(redirection, out, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_result_that_is_lost_is_an_error(tmp_path):
     """What is only printed, and not in a file, is lost on a full disk; a reader that has seen enough is no error."""

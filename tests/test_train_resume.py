@@ -62,6 +62,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment(undisturbed: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "mixwell.train.cli", *ARGS, "--out", str(run)]

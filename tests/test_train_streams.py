@@ -164,7 +164,7 @@ def test_epochs(tmp_path: Path, make: Format, workers: int) -> None:
     assert numbers(pair(replace(settings, seed=1), data)[0], data) != first
 
 
-@pytest.mark.parametrize("make", FORMATS)
+@pytest.mark.parametrize("make", [webdataset, *(pytest.param(make, marks=pytest.mark.slow) for make in FORMATS[1:])])
 def test_processes_share_an_epoch(tmp_path: Path, make: Format) -> None:
     settings = config(make, tmp_path, batch_size=8, accumulate=2)
     data = sets.load(settings)

@@ -33,6 +33,7 @@ def init(**settings):
 """
 
 
+@pytest.mark.slow
 def test_every_epoch_is_logged(tmp_path: Path) -> None:
     """The tracker gets the settings, and the values of metrics.jsonl."""
     (tmp_path / "trackio").mkdir()
