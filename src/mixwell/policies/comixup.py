@@ -17,6 +17,7 @@ from mixwell.saliency import InputGradient
 from mixwell.typecheck import NonNegativeFloat, PositiveFloat, PositiveInt, Within
 
 FORBIDDEN = 1e12  # cost of a place in a group that has no image
+FINEST = 32  # cells per side from which the most salient place of an image is found
 
 
 class CoMixup(BatchPolicy):
@@ -49,8 +50,8 @@ class CoMixup(BatchPolicy):
         anneals all grids together and comes within 0.1 % of the least energy for the published ``beta``. In their code
         a cell can also show the mean of two images, once an output has two or more; here it shows one image, and labels
         are exactly the shares of the area. As in their code, an output that equals another is moved away from it before
-        the last sweep ends. Their ImageNet and CIFAR recipes add the loss of the unmixed images:
-        :class:`PerturbedMixing` has it as ``clean_lam``. A mixed image has as many sources as its group has images,
+        the last sweep ends. Their recipes add the loss of the unmixed images, which :class:`PerturbedMixing` has as
+        ``clean_lam``. A mixed image has as many sources as its group has images,
         most of them with weight 0, so that methods and label policies for two sources refuse it.
 
     Source: Kim et al., *Co-Mixup: Saliency Guided Joint Mixup with Supermodular Diversity*, ICLR 2021
@@ -98,7 +99,7 @@ class CoMixup(BatchPolicy):
     def _preference(self, batch: Batch, known: Tensor) -> Tensor:
         """Draw how much each group prefers each of its images, shape ``(groups, m)``, rows summing to one."""
         parameters = torch.full(known.shape[::-1], self.alpha, dtype=torch.float64, device=batch.source_device)
-        drawn = batch.send(torch._sample_dirichlet(parameters, batch.generator)) * known.t()
+        drawn = (batch.send(torch._sample_dirichlet(parameters, batch.generator)) + 1e-8) * known.t()
         return (drawn / drawn.sum(1, keepdim=True)).float()
 
     def costs(self, maps: Tensor, preference: Tensor, known: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class CoMixup(BatchPolicy):
             known: Which images there are, shape ``(m, groups)``, bool.
         """
         gain = self.blocks**2 * summing_to_one(on_grid(maps.flatten(0, 1), self.blocks)).flatten(1)
-        gain = gain.unflatten(0, known.shape).permute(2, 1, 0) + self.eta * (preference + 1e-8).log()
+        gain = gain.unflatten(0, known.shape).permute(2, 1, 0) + self.eta * preference.clamp_min(1e-8).log()
         return torch.where(known.t(), -gain, FORBIDDEN)
 
     def likeness(self, maps: Tensor, known: Tensor) -> Tensor:
@@ -118,12 +119,12 @@ class CoMixup(BatchPolicy):
 
         The distance is that between windows of a quarter of each side in which the images are most salient.
         """
-        window = tuple(-(-side // 4) for side in maps.shape[2:])
-        smooth = F.avg_pool2d(maps.flatten(0, 1)[:, None], window, stride=1)[:, 0]
-        place = smooth.flatten(1).argmax(1).view(known.shape).t()  # (groups, m)
-        steps = [(at[:, :, None] - at[:, None]).abs() for at in (place // smooth.shape[2], place % smooth.shape[2])]
-        here = known.t()
-        distance = (steps[0] + steps[1]) * (here[:, :, None] & here[:, None])
+        height, width = (min(side, FINEST) for side in maps.shape[2:])
+        smooth = F.adaptive_avg_pool2d(maps.flatten(0, 1)[:, None], (height, width))
+        smooth = F.avg_pool2d(smooth, (-(-height // 4), -(-width // 4)), stride=1)[:, 0]
+        peak = smooth.flatten(1).argmax(1).view(known.shape).t()
+        place, here = torch.stack((peak // smooth.shape[2], peak % smooth.shape[2]), 2), known.t()  # (groups, m, 2)
+        distance = (place[:, :, None] - place[:, None]).abs().sum(3) * (here[:, :, None] & here[:, None])
         scale = here.sum(1)[:, None, None] / distance.sum((1, 2), keepdim=True).clamp_min(1)
         same = torch.eye(len(known), device=maps.device)
         return (1 - self.omega) * same + self.omega * scale * distance
