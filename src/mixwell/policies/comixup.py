@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import torch
@@ -51,8 +52,9 @@ class CoMixup(BatchPolicy):
         a cell can also show the mean of two images, once an output has two or more; here it shows one image, and labels
         are exactly the shares of the area. As in their code, an output that equals another is moved away from it before
         the last sweep ends. Their recipes add the loss of the unmixed images, which :class:`PerturbedMixing` has as
-        ``clean_lam``. A mixed image has as many sources as its group has images,
-        most of them with weight 0, so that methods and label policies for two sources refuse it.
+        ``clean_lam``. A mixed image has as many sources as its group has images, most of them with weight 0, so that
+        methods and label policies for two sources refuse it. ``torch.compile`` unrolls all steps of the solver: compile
+        the model and not the policy.
 
     Source: Kim et al., *Co-Mixup: Saliency Guided Joint Mixup with Supermodular Diversity*, ICLR 2021
     (arXiv:2102.03065).
@@ -92,7 +94,8 @@ class CoMixup(BatchPolicy):
         maps = pairs.saliency_a.index_select(0, members.clamp_max(len(batch) - 1).flatten())
         maps, preference = maps.unflatten(0, members.shape), self._preference(batch, known)
         cell = (batch.rand(*members.shape) * self.blocks**2).long()
-        with torch.autocast(batch.device.type, enabled=False):
+        kind = batch.device.type
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):  # meta tensors have no autocast
             shown = self.solve(self.costs(maps, preference, known), self.likeness(maps, known), known, cell)
         return self._plan(pairs, shown, preference)
 
