@@ -121,12 +121,8 @@ class MogaNet(nn.Module):
         """Return the layer that turns the pooled feature into logits."""
         return self.head
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, shape ``(B, num_features, h, w)``."""
-        return self.stages(x)
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x).mean((2, 3)))
+        return self.head(self.stages(x).mean((2, 3)))
 
 
 def moganet_tiny(num_classes: int, in_chans: int = 3, **settings: Any) -> MogaNet:

@@ -59,10 +59,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Embed the patches of a map and apply blocks to them.
-
-    The output is a map ``(B, width, h, w)`` or, with a class token, tokens ``(B, 1 + h * w, width)``.
-    """
+    """Embedded patches of a map, and blocks; returns a map or, in the last stage, tokens behind a class token."""
 
     def __init__(self, inputs: int, width: int, patch: int, grid: int, blocks: Sequence[Block], *, last: bool) -> None:
         super().__init__()
@@ -137,12 +134,8 @@ class PVT(nn.Module):
         """Return the layer that turns the class token into logits."""
         return self.head
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last tokens, the class token first, shape ``(B, 1 + h * w, num_features)``."""
-        return self.norm(self.stages(x))
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.forward_features(x)[:, 0])
+        return self.head(self.norm(self.stages(x))[:, 0])
 
 
 def pvt_tiny(num_classes: int, in_chans: int = 3, **settings: Any) -> PVT:
