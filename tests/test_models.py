@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+import mixwell as mw
 from mixwell import models
+from mixwell.features.attention import AttentionHook
+from mixwell.train.config import Config
 
 torchvision = pytest.importorskip("torchvision")
 
@@ -98,13 +101,13 @@ def test_same_function_as_pvt_of_transformers():
     for parameter in theirs.parameters():  # no constants
         parameter.add_(0.05 * torch.randn_like(parameter))
     ours, images = copy_of_pvt(theirs, "pvt_tiny(depths=(1, 2, 1, 1))"), torch.randn(2, 3, 224, 224)
-    wanted = theirs(images).logits
-    assert wanted.std() > 0.1
-    torch.testing.assert_close(ours(images), wanted, atol=1e-4, rtol=1e-4)
-    for module in ours.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False
-    torch.testing.assert_close(ours(images), wanted, atol=1e-4, rtol=1e-4)
+    output = theirs(images, output_attentions=True)
+    assert output.logits.std() > 0.1
+    torch.testing.assert_close(ours(images), output.logits, atol=1e-4, rtol=1e-4)
+    with (hook := AttentionHook(ours)):  # computes attention explicitly
+        torch.testing.assert_close(ours(images), output.logits, atol=1e-4, rtol=1e-4)
+    by_class = output.attentions[-1].mean(1)[:, 0, 1:].unflatten(1, (7, 7))
+    torch.testing.assert_close(hook.take(images), by_class, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["pvt_tiny", "moganet_tiny"])
@@ -117,8 +120,49 @@ def test_parts_of_the_large_networks(name):
     assert maps[3].shape == ((2, 7, 512) if name == "pvt_tiny" else (2, 256, 2, 3))
     model.train()(images).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pvt_tiny", "moganet_tiny"])
+def test_large_networks_compile(name):
+    model, images = models.build(f"{name}(depths=(1, 1, 1, 1))", 7).eval(), torch.randn(2, 3, 64, 96)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), model(images))
+
+
+def test_help_names_all_networks():
+    text = Config.__dataclass_fields__["model"].metadata["help"]
+    assert all(name in text for name in models.NAMES)
+
+
+METHODS = [
+    lambda model: mw.SUMix(model, mw.CutMix(), num_classes=5),
+    lambda model: mw.AutoMix(model, num_classes=5),
+    lambda model: mw.SAMix(model, num_classes=5),
+    lambda model: mw.AdAutoMix(model, num_classes=5),
+    lambda model: mw.HiddenMix(model, num_classes=5),
+    lambda model: mw.AlignMix(model, num_classes=5),
+    lambda model: mw.RegionLoss(model, mw.SMMix(cells=2), num_classes=5),
+    lambda model: mw.Mixing(model, mw.CutMix(), label=mw.SaliencyShare(mw.ClassActivation()), num_classes=5),
+]
+BY_ATTENTION = [
+    lambda model: mw.Mixing(model, mw.CutMix(), label=mw.AttentionShare(), num_classes=5),
+    lambda model: mw.Mixing(model, mw.MaskMix(patch=16), label=mw.ProgressiveAttentionShare(), num_classes=5),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("moganet_tiny", make) for make in METHODS] + [("pvt_tiny", make) for make in METHODS + BY_ATTENTION],
+)
+def test_methods_on_the_large_networks(name, make):
+    """Layers, channels, feature maps and attention are found without being named."""
+    torch.manual_seed(0)
+    method = make(models.build(f"{name}(depths=(1, 1, 1, 1), drop_path_rate=0.1)", 5))
+    method(torch.rand(4, 3, 64, 64), torch.arange(4))["loss"].backward()
+    assert all(p.grad is not None for p in method.model.parameters())
+    teacher = getattr(method, "teacher", None)
+    assert teacher is None or teacher.layer == "stages.2"
 
 
 def test_positions_of_pvt_are_resized_smoothly():
