@@ -205,7 +205,7 @@ def test_stochastic_depth():
     assert kept.unique().tolist() == [0, pytest.approx(4 / 3)]
     assert torch.equal(kept.amin((1, 2)), kept.amax((1, 2)))  # whole images
     assert kept.mean().item() == pytest.approx(1, abs=0.03)
-    assert drop_rates((1, 1), 0.0) == [[0.0], [0.0]] and drop_rates((1,), 0.5) == [[0.0]]
+    assert drop_rates((2, 1, 1, 1), 0.4) == [[0.0, 0.1], [0.2], [pytest.approx(0.3)], [0.4]]
 
 
 def test_kaiming_initialisation_keeps_the_scale():
@@ -244,6 +244,8 @@ def test_settings_of_timm_models():
         ("timm/resnet18().fc", "Expected NAME"),
         ("timm/resnet19(a=1)", "timm has no model 'resnet19': did you mean"),
         ("pvt_tiny(depth=3)", "mixwell cannot create pvt_tiny with {'depth': 3}: .*unexpected"),
+        ("moganet_tiny(depths=(1, 1, 1))", r"depths must be four numbers of blocks, at least 1, but got \(1, 1, 1\)"),
+        ("pvt_tiny(depths=(1, 1, 0, 1))", "depths must be four numbers of blocks"),
         ("resnet18(drop_path_rate=0.1)", "mixwell cannot create resnet18 with .*unexpected"),
         ("pvt_tiny(depths=__import__('os'))", "Expected NAME"),
     ]:

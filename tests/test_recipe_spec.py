@@ -172,17 +172,15 @@ OF_MERGEMIX = {  # its ViT-B has the architecture of DeiT-B
 def of_mergemix(spec: str) -> Iterator[tuple[str, int, float]]:
     """Yield every accuracy of section 5.5 on CIFAR-100 and ImageNet: recipe, epochs and top-1."""
     text = section(spec, "### 5.5 Results")
-    rows = [("cifar100", 200, *row) for row in next(tables(text))[1]]
-    columns, longer, imagenet = (
-        rows[0][3:],
-        re.search(r"^600 ep \((.*?)\): (.*)\.$", text, re.MULTILINE),
-        re.search(r"^ImageNet-1k DeiT-S 300 ep: (.*) \(", text, re.MULTILINE),
-    )
-    assert longer and imagenet and longer[1] == "/".join(columns[:4])
-    rows += [("cifar100", 600, *re.split("[ /]", part)) for part in longer[2].split("; ")]
-    rows += [("imagenet", 300, part.split()[0], "-", part.split()[1]) for part in imagenet[1].split(", ")]
-    for data, epochs, method, *cells in rows[1:]:
-        for column, cell in zip(columns, cells, strict=False):
+    [columns, *rows] = next(tables(text))[1]
+    longer = re.search(r"^600 ep \((.*?)\): (.*)\.$", text, re.MULTILINE)
+    imagenet = re.search(r"^ImageNet-1k DeiT-S 300 ep: (.*) \(", text, re.MULTILINE)
+    assert longer and imagenet and longer[1] == "/".join(columns[1:5])
+    found = [("cifar100", 200, row) for row in rows]
+    found += [("cifar100", 600, re.split("[ /]", part)) for part in longer[2].split("; ")]
+    found += [("imagenet", 300, part.replace(" ", " - ").split()) for part in imagenet[1].split(", ")]
+    for data, epochs, (method, *cells) in found:
+        for column, cell in zip(columns[1:], cells, strict=False):
             if cell != "-" and not ABSENT.search(method):
                 training = TRAININGS_OF_MERGEMIX.get(method, method.lower())
                 second = "nolam_" if (column, method) == ("DeiT-S", "AdAutoMix") else ""

@@ -30,9 +30,14 @@ class StochasticDepth(nn.Module):
 def drop_rates(depths: Sequence[int], last: float) -> list[list[float]]:
     """Return the probability of every block by stage, evenly spaced from 0 to that of the last block.
 
+    Raises:
+        ValueError: There are not four stages of at least one block.
+
     Example:
-        >>> drop_rates((1, 2), 0.5)
-        [[0.0], [0.25, 0.5]]
+        >>> drop_rates((1, 1, 1, 2), 0.5)
+        [[0.0], [0.125], [0.25], [0.375, 0.5]]
     """
-    steps, rates = max(sum(depths) - 1, 1), iter(range(sum(depths)))
+    if len(depths) != 4 or min(depths) < 1:
+        raise ValueError(f"depths must be four numbers of blocks, at least 1, but got {depths}")
+    steps, rates = sum(depths) - 1, iter(range(sum(depths)))
     return [[last * next(rates) / steps for _ in range(depth)] for depth in depths]
