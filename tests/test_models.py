@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,6 +196,43 @@ def test_context_of_moganet():
         seen = gradient.abs().sum((0, 1)).nonzero()
         reach.append(int(seen.amax() - seen.amin() + 1))
     assert reach == [5, 13, 23] and layer.parts == (2, 6, 8)
+
+
+@torch.no_grad()
+def test_block_of_moganet_on_one_place():
+    """A map of one place, where convolutions are matrices and the global mean is the map: the formulas in NumPy."""
+    from mixwell.models.moganet import Block
+
+    torch.manual_seed(0)
+    block, x = Block(8, 2, 0.0).eval(), torch.randn(1, 8, 1, 1)
+    for parameter in block.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+
+    def values(layer):
+        size = layer.kernel_size[0] // 2
+        matrix, bias = layer.weight[:, :, size, size].double().numpy(), layer.bias.double().numpy()
+        return lambda v: (matrix[:, 0] * v if layer.groups > 1 else matrix @ v) + bias
+
+    def norm(layer, v):
+        return v / np.sqrt(1 + layer.eps) * layer.weight.double().numpy() + layer.bias.double().numpy()
+
+    def silu(v):
+        return v / (1 + np.exp(-v))
+
+    def gelu(v):
+        return v * np.vectorize(lambda u: 0.5 * (1 + math.erf(u / math.sqrt(2))))(v)
+
+    v, moga, ca = x.flatten().double().numpy(), block.spatial, block.channel
+    n = norm(block.norm1, v)
+    y = silu(values(moga.proj)(n))
+    low = values(moga.low)(y)  # shares 1 : 3 : 4 of 8 channels
+    value = values(moga.value)(np.r_[low[:1], values(moga.middle)(low[1:4]), values(moga.high)(low[4:])])
+    n = n + values(moga.out)(silu(values(moga.gate)(y)) * silu(value))
+    v = v + block.scale1.double().numpy() * n
+    h = gelu(values(ca.conv)(values(ca.fc1)(norm(block.norm2, v))))
+    h = h + ca.decompose.double().numpy() * (h - gelu(values(ca.gather)(h)))
+    v = v + block.scale2.double().numpy() * values(ca.fc2)(h)
+    np.testing.assert_allclose(block(x).flatten().numpy(), v, rtol=1e-3, atol=1e-3)
 
 
 def test_stochastic_depth():
