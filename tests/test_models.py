@@ -96,6 +96,7 @@ def copy_of_pvt(theirs: nn.Module, name: str) -> nn.Module:
     return ours.eval()
 
 
+@pytest.mark.slow  # imports transformers
 @torch.no_grad()
 def test_same_function_as_pvt_of_transformers():
     transformers = pytest.importorskip("transformers")
