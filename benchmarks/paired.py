@@ -85,7 +85,7 @@ def load(path: Path) -> list[Record]:
 
 
 def table_of(records: Iterable[Record]) -> Table:
-    """Group compared runs by method; the number of epochs of plain training is the protocol's.
+    """Group compared runs by method; the protocol's number of epochs is that of most plain runs, the least of equals.
 
     Raises:
         ValueError: Runs differ in settings other than the number of epochs.
@@ -103,7 +103,7 @@ def table_of(records: Iterable[Record]) -> Table:
     plain = [group for group in groups if group.method == PLAIN]
     if not plain:
         raise ValueError(f"There is no run of {PLAIN} to compare with.")
-    return Table(groups, max(plain, key=lambda group: len(group.runs)).epochs)
+    return Table(groups, max(plain, key=lambda group: (len(group.runs), -group.epochs)).epochs)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

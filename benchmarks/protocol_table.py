@@ -78,6 +78,29 @@ def measure_lines(table: Table, columns: dict[str, tuple[str, int]]) -> list[str
     return lines + [cells(table.name(each), *(each.text(*column) for column in columns.values())) for each in complete]
 
 
+EQUAL_TIME = (
+    "Methods whose training takes at least as many CPU seconds as a longer training with another method, compared with "
+    "that training."
+)
+
+
+def equal_time_lines(table: Table) -> list[str]:
+    """Return every group beside longer trainings that took no more time."""
+    longer = [group for group in table.groups if group.epochs > table.epochs]
+    lines = [
+        cells("method", "CPU seconds", "compared with", "CPU seconds", "top-1 minus its top-1 [95 % CI]", "p"),
+        cells("---", "---:", "---", *["---:"] * 3),
+    ]
+    for group in sorted(table.groups, key=lambda group: -group.mean("test_top1")):
+        for other in sorted(longer, key=lambda other: -other.mean("test_top1")):
+            cost, theirs = group.mean("cpu_seconds"), other.mean("cpu_seconds")
+            test = group.against(other) if group.epochs < other.epochs and theirs <= cost else None
+            if test:
+                names = table.name(group), f"{cost:.0f}", table.name(other), f"{theirs:.0f}"
+                lines.append(cells(*names, test, number(test.p)))
+    return lines
+
+
 EFFECTS = (  # setting, its place among them, and the two values
     ("kappa", 1, 1.0, 0.5),
     ("gamma (the regulariser)", 2, 0.5, 0.0),
@@ -185,6 +208,9 @@ def page(records: list[Record]) -> str:
         ["## Protocol B: few images, from scratch"],
         protocol_lines(table, compared[0]["settings"]),
         accuracy_lines(table),
+        ["## At equal time"],
+        [EQUAL_TIME],
+        equal_time_lines(table),
         ["## Likelihood, calibration, robustness and cost"],
         [MEASURES],
         measure_lines(table, OTHERS),

@@ -230,6 +230,23 @@ def test_effects_of_an_ablation() -> None:
     assert [line.split(" | ")[4] for line in lines] == ["6", "6", "4", "4"]
 
 
+def test_longer_trainings_of_equal_time() -> None:
+    """A method is compared with longer trainings that took no more time than it, and with no others."""
+    found = [run | {"cpu_seconds": 180.0} for run in records() if run["method"] == "MixUp(alpha=1.0)"]
+    longer = {
+        ("NoMix()", 240): (OTHER, 170.0),
+        ("CutMix(alpha=1.0)", 240): (CUTMIX, 200.0),
+        ("NoMix()", 80): (PLAIN, 60.0),
+    }
+    for (method, epochs), (values, seconds) in longer.items():
+        found += [
+            record(method, seed, value + 0.1 * seed, epochs) | {"cpu_seconds": seconds}
+            for seed, value in enumerate(values)
+        ]
+    (line,) = protocol_table.equal_time_lines(paired.table_of(found))[2:]
+    assert line.startswith("| `MixUp(alpha=1.0)` | 180 | plain, 240 epochs | 170 | -0.20 ")
+
+
 def test_holm_agrees_with_its_definition() -> None:
     """The smallest p-value is multiplied by the count, the next by one less, and none falls below one before it."""
     assert paired.holm([0.03, 0.01, 0.04, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
