@@ -76,11 +76,14 @@ def test_a_row_has_an_image_for_each_source() -> None:
 
 
 def test_sources_without_weight_are_left_out() -> None:
-    """Of more than two sources only those that the image shows have a line; of two, both."""
+    """Of more than two sources only those that an image shows have a line, and are drawn in a row; of two, both."""
     blank = torch.zeros(3, 1, 8, 8)
     three = Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b", "c"), (0.4, 0.0, 0.6))
-    two = replace(three, names=("a", "b"), weights=(1.0, 0.0))
+    two = replace(three, sources=blank[:2], share=blank[:2, 0], names=("a", "b"), weights=(1.0, 0.0))
     assert label(three, 140).height == label(two, 140).height
+    assert picture.sources(three).height == picture.sources(two).height
+    row = [("", three), ("", replace(three, weights=(0.4, 0.6, 0.0)))]
+    assert picture.row(row, 64).height > picture.row(row[:1], 64).height
     assert (str(three), str(two)) == ("a 0.40, c 0.60", "a 1.00, b 0.00")
 
 

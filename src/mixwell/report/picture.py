@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -114,7 +115,7 @@ def label(sample: Sample, width: int, size: int = 14) -> Image.Image:
     rows = [
         row
         for row in zip(itertools.cycle(SOURCES), sample.names, sample.weights, strict=False)
-        if row[2] or len(sample.names) == 2  # of many sources, most are not in the image
+        if _shown(sample, row[2])
     ]
     rows += [(UNLABELLED, "no label", rest)] * (rest >= 0.005)
     lines = [bar(sample.weights, width)]
@@ -122,6 +123,11 @@ def label(sample: Sample, width: int, size: int = 14) -> Image.Image:
         number = text(f"{weight:.2f}", size, bold=True)
         lines.append(beside(_named(colour, name, width - number.width - 4, size), number, gap=4))
     return below(*lines, gap=3)
+
+
+def _shown(sample: Sample, weight: float) -> bool:
+    """Return whether to show a source with this weight: of more than two, most are not in the image."""
+    return weight > 0 or len(sample.names) == 2
 
 
 def _named(colour: str, name: str, width: int, size: int) -> Image.Image:
@@ -138,7 +144,7 @@ def row(columns: Sequence[Column], side: int = 0, clean: bool = True, size: int 
         clean: Draw the clean images of the first sample on the left.
         size: Font size (pixels).
     """
-    sample = columns[0][1]
+    sample = replace(columns[0][1], weights=tuple(map(sum, zip(*(each.weights for _, each in columns), strict=True))))
     width = max(side or sample.mixed.shape[2], MIN_COLUMN)
     lines = 1 + max(caption.count("\n") for caption, _ in columns)
     parts = [sources(sample, lines, side, size)] if clean else []
@@ -158,7 +164,8 @@ def sources(sample: Sample, lines: int = 1, side: int = 0, size: int = 14) -> Im
     parts = []
     for k, (pixels, name) in enumerate(zip(sample.sources, sample.names, strict=True)):
         caption = _named(SOURCES[k % len(SOURCES)], f"{'partner' if k else 'anchor'}: {name}", width, size)
-        parts.append(below(caption, tile(pixels, side)))
+        if _shown(sample, sample.weights[k]):
+            parts.append(below(caption, tile(pixels, side)))
     return below(*[text("", size)] * (lines - 1), below(*parts, gap=6))
 
 
