@@ -38,8 +38,9 @@ def test_equals_dense_targets(rows: int, classes: int, sources: int, smoothing: 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_second_derivatives(smoothing: float) -> None:
-    """A penalty on the gradient has the derivatives that autograd finds for dense targets."""
+    """A penalty on the gradient has the derivatives that autograd finds for dense targets, in any memory layout."""
     mixed, logits = batch(5, 4), torch.randn(5, 4, requires_grad=True)
+    mixed = mw.MixedBatch(mixed.images, mixed.labels.T.contiguous().T, mixed.weights.T.contiguous().T, mixed.plan)
     found = []
     for loss in (mw.cross_entropy(2 * logits, mixed, smoothing), dense(2 * logits, mixed, smoothing)):
         (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
