@@ -139,6 +139,7 @@ class Policy(BatchPolicy):
     scope: Scope = "batch"
 
     uses_saliency: ClassVar[bool] = False
+    reads_images: ClassVar[bool] = False  # whether masks depend on what the images show, other than by saliency
     any_dims: ClassVar[bool] = False  # whether plan() makes masks over pairs.space of any number of dimensions
     weights_sum_to_one: ClassVar[bool] = True
 
