@@ -65,7 +65,7 @@ def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dty
         policy = replace(policy, alpha=mw.Constant(0.4))  # further ratios; the first is given
     images = Case(shape, dtype, "contiguous").images(seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    given = {"model": fixed_classifier(), "normalization": mw.Normalization(0.0, 1.0)}
+    given: dict[str, Any] = {"model": fixed_classifier(), "normalization": mw.Normalization(0.0, 1.0)}
     batch = Recording(images, torch.arange(b) % 3, generator=generator, **given)
     partner = torch.randperm(b)
     lam = torch.rand(1 if policy.scope == "batch" else b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ from mixwell.saliency.base import with_teacher
 from mixwell.typecheck import NonNegativeFloat, PositiveFloat, PositiveInt, Within
 
 STEP = 1e-4, 2000.0  # smallest and largest step along the gradient
+LEAST = 1e-7  # smaller shares are 0: where another share is 1 in float32, the pixel is exactly that of its source
 
 
 class SuperMix(Policy):
@@ -97,17 +99,17 @@ class SuperMix(Policy):
         for _ in range(self.sources - 2):
             partners.append(pairs.partner[partners[-1]])
         weights = self._weights(pairs).expand(len(pairs), -1)
-        images = [_inputs(pairs.batch)]
-        images += [images[0].index_select(0, partner) for partner in partners]
+        images = _inputs(pairs.batch)
         network = self._network(pairs.batch)
         with undisturbed(network), frozen_parameters(network):
-            weight = next(network.parameters(), images[0])
+            weight = next(network.parameters(), images)
 
             def teacher(mixed: Tensor) -> Tensor:
                 return logits_of(network(mixed.to(weight.dtype))).float()
 
-            target = soft_target(teacher(images[0]), partners, weights)
-            shares = self.optimise(teacher, images, target)
+            target = soft_target(teacher(images), partners, weights)
+            sources = torch.stack([images, *(images.index_select(0, partner) for partner in partners)], 1)
+            shares = self.optimise(teacher, sources, target)
         pure = (weights == 1).any(1)[:, None, None, None]
         shares = torch.where(pure, weights[:, :, None, None], shares)
         drawn = Pairs(torch.stack(partners, 1), pairs.lam, pairs.size, batch=pairs.batch)
@@ -115,25 +117,25 @@ class SuperMix(Policy):
         plan.weights = weights
         return plan
 
-    def optimise(self, teacher: Callable[[Tensor], Tensor], images: Sequence[Tensor], target: Tensor) -> Tensor:
+    def optimise(self, teacher: Callable[[Tensor], Tensor], sources: Tensor, target: Tensor) -> Tensor:
         """Find the share of each source in every pixel.
 
         Args:
             teacher: Maps images ``(B, C, H, W)`` to logits ``(B, N)``.
-            images: The K sources of every mixed image, shape ``(B, C, H, W)`` each.
+            sources: The sources of every mixed image, shape ``(B, K, C, H, W)``.
             target: Share of every class in the mixed image, shape ``(B, N)``.
 
         Returns:
             Shape ``(B, K, H, W)``, float32, summing to one over K.
         """
-        size = images[0].shape[2:]
-        masks = target.new_zeros(len(target), len(images), self.cells, self.cells)
+        size = sources.shape[3:]
+        masks = target.new_zeros(*sources.shape[:2], self.cells, self.cells)
         unfinished = torch.ones_like(target[:, 0], dtype=torch.bool)
         for step in range(self.max_iter):
             with torch.enable_grad():
                 masks.requires_grad_()
                 shares = normalised(masks, size)
-                predicted = teacher(torch.stack([shares[:, k : k + 1] * x for k, x in enumerate(images)]).sum(0))
+                predicted = teacher((shares[:, :, None] * sources).sum(1))
                 loss = objective(shares, predicted, target, self.sparsity)
             if step:
                 unfinished = unfinished & ~recognised(predicted.detach(), target)
@@ -142,7 +144,7 @@ class SuperMix(Policy):
             (gradient,) = torch.autograd.grad(loss, masks, torch.ones_like(loss))
             masks = torch.where(unfinished[:, None, None, None], self.newton_step(masks, gradient, loss), masks)
             masks = masks.detach()
-        return normalised(masks.detach(), size)
+        return F.threshold(normalised(masks.detach(), size), LEAST, 0.0)
 
     def newton_step(self, masks: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
         """Return masks ``(B, K, h, w)`` at which the loss ``(B,)``, if it were linear, would be 0."""
@@ -157,18 +159,19 @@ class SuperMix(Policy):
         if others == 1 or isinstance(self.alpha, Ratio):
             rest = torch.full_like(anchor, 1 / others).expand(-1, others)
         else:  # given the first weight, the others are a Dirichlet draw of the rest
-            rest = pairs.ratio(self._dirichlet)
+            rest = pairs.ratio(partial(_dirichlet, self.alpha, others))
         return torch.cat((anchor, (1 - anchor) * rest), 1)
-
-    def _dirichlet(self, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        parameters = torch.full((n, self.sources - 1), float(self.alpha), dtype=torch.float64, device=device)
-        return torch._sample_dirichlet(parameters, generator).float()
 
     def _network(self, batch: Batch) -> nn.Module:
         network = batch.model if self.teacher is None else self.teacher
         if not isinstance(network, nn.Module):
             raise ValueError("SuperMix needs a network: call the policy with model=..., or give it a teacher.")
         return unwrapped(network)
+
+
+def _dirichlet(alpha: float, parts: int, n: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Draw symmetric Dirichlet weights, shape ``(n, parts)``."""
+    return torch._sample_dirichlet(torch.full((n, parts), alpha, dtype=torch.float64, device=device), generator).float()
 
 
 def _inputs(batch: Batch) -> Tensor:
@@ -198,9 +201,9 @@ def soft_target(logits: Tensor, partners: Sequence[Tensor], weights: Tensor) -> 
     return (weights[:, :, None] * classes).sum(1)
 
 
-def normalised(masks: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def normalised(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Return shares ``(B, K, H, W)`` of sources: interpolated masks ``(B, K, h, w)``, as sigmoids over their sum."""
-    return F.logsigmoid(F.interpolate(masks, tuple(size), mode="bilinear", align_corners=False)).softmax(1)
+    return F.logsigmoid(F.interpolate(masks, list(size), mode="bilinear", align_corners=False)).softmax(1)
 
 
 def objective(shares: Tensor, predicted: Tensor, target: Tensor, sparsity: float) -> Tensor:
