@@ -22,8 +22,8 @@ ELSEWHERE = {
 
 # Policies whose cost depends on the images.
 VARYING = {
-    "SuperMix": "At most 51 forward and 50 backward passes of the model or of the teacher per batch: `max_iter` of each, "
-    "and a forward pass over the unmixed images. On a CPU, a batch whose images are all finished ends earlier."
+    "SuperMix": "At most 51 forward and 50 backward passes of the model, or of the teacher, per batch: `max_iter` of "
+    "each, and one forward pass over the unmixed images. On a CPU, a batch ends when all its images are finished."
 }
 
 

@@ -33,7 +33,7 @@ ILLUSTRATIVE: tuple[mw.BatchPolicy, ...] = (
 )
 PROGRESS = (0.0, 0.5, 1.0)  # at which schedules are drawn
 RATIOS = (0.3, 0.5, 0.7)
-ACROSS = 9 * (MIN_COLUMN + GAP)  # width of the gallery (pixels)
+ACROSS = 10 * (MIN_COLUMN + GAP)  # width of the gallery (pixels)
 
 
 def drawable(images: Images) -> tuple[list[mw.BatchPolicy], list[str]]:
