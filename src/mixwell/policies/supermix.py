@@ -38,7 +38,8 @@ class SuperMix(Policy):
     classes are those of the target.
 
     This is expensive: at most ``max_iter + 1`` forward and ``max_iter`` backward passes of the teacher per batch. On a
-    CPU the batch ends with its last image; on other devices, which are never waited for, all passes are run.
+    CPU a batch stops when all its images are finished; on other devices all steps are run, as reading whether they are
+    finished would make the host wait.
 
     Args:
         alpha: Parameter of the Dirichlet distribution of the weights of the sources; a distribution is that of the
@@ -58,11 +59,11 @@ class SuperMix(Policy):
         ValueError: A setting is out of range or, when called, there is neither a model nor a teacher.
 
     Note:
-        The authors write a data set of mixed images beforehand and keep only those that are finished, batch by batch,
-        as soon as 30 % are; here every image is used, and each stops by itself. They
-        compare K classes even where two sources have the same class, and where ``5 * sigma`` is even their kernel is
-        not centred. Label weights are the drawn ones, as published, whatever the share of the pixels; the labels are
-        the true ones. A weight of 1 gives the source itself.
+        The authors write a data set of mixed images beforehand: they end a batch when 30 % of its images are finished,
+        and keep only these. Here every image is used, and each stops by itself. They compare K classes even where two
+        sources have the same class, and where ``5 * sigma`` is even their kernel is not centred. Label weights are the
+        drawn ones, as published, whatever the shares of the pixels; the labels are the true ones. A weight of 1 gives
+        the source itself.
 
     Source: Dabouei et al., *SuperMix: Supervising the Mixing Data Augmentation*, CVPR 2021 (arXiv:2003.05034).
 
