@@ -7,7 +7,7 @@ are those of the authors where they are published; the others are those of the n
   not on MixUp as its code does.
 * TokenMix takes its label weights from the class activation of the classifier itself, unless
   ``label=SaliencyShare(ClassActivation(teacher=...), normalize=False)`` names a teacher; AttentiveMix likewise. So
-  does SuperMix, unless ``SuperMix(teacher=...)`` names a pretrained network.
+  does SuperMix, unless a ``SuperMix(teacher=...)`` is built in Python.
 * The probability, temperature and grid of Saliency Grafting are the defaults of the policy, as none are published.
 * TL-Align needs a transformer that attends between the same tokens in all blocks.
 """
