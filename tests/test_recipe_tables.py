@@ -120,13 +120,14 @@ cutmix       .2      .2                 2                         1    1        
 fmix         .2      .2                 1                         1    .2              1                    .2              .2                         1    .2
 saliencymix  .2      .2                 .2                        1    .2              1                    .2              .2                         1    .2
 puzzlemix    1       1                  2                         1    1               1                    1               1                          1    1
+comixup      -       2                  -                         2    -               2                    -               -                          -    -
 manifoldmix  2       2                  2                         .2   .5              .2                   .2              .2                         .2   .2
 attentivemix 2       2                  2                         2    -               2                    2               2                          -    -
 gridmixup    .2      .2                 1                         .2   -               .2                   -               -                          -    -
 """  # noqa: E501  (a table)
 KINDS = {
     "mixup": "MixUp", "cutmix": "CutMix", "fmix": "FMix", "saliencymix": "SaliencyMix", "puzzlemix": "PuzzleMix",
-    "manifoldmix": "MixUp", "attentivemix": "AttentiveMix", "gridmixup": "GridMixup",
+    "comixup": "CoMixup", "manifoldmix": "MixUp", "attentivemix": "AttentiveMix", "gridmixup": "GridMixup",
 }  # fmt: skip
 
 

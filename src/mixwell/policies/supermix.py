@@ -24,6 +24,7 @@ from mixwell.policy import Policy, Scope
 from mixwell.ratio import Beta, Ratio, as_ratio
 from mixwell.saliency.base import with_teacher
 from mixwell.typecheck import NonNegativeFloat, PositiveFloat, PositiveInt, Within
+from mixwell.value import set_field
 
 STEP = 1e-4, 2000.0  # smallest and largest step along the gradient
 LEAST = 1e-7  # smaller shares are 0: where another share is 1 in float32, the pixel is exactly that of its source
@@ -85,6 +86,10 @@ class SuperMix(Policy):
     max_iter: PositiveInt = 50
 
     reads_images: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_field(self, "two_sources", self.sources == 2)
 
     def __repr__(self) -> str:
         return with_teacher(super().__repr__(), self.teacher)

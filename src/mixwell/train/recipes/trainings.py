@@ -3,6 +3,8 @@
 ``{alpha}`` is the parameter of the Beta distribution, which depends on the data set: see ``published.csv``. Settings
 are those of the authors where they are published; the others are those of the network's plain training. What differs:
 
+* Co-Mixup trains on mixed images only; the authors add the loss of the unmixed ones, as
+  ``method=PerturbedMixing(p=0.0, clean_lam=1.0)`` does.
 * MergeMix mixes labels by pixels and not by random numbers, and trains on the unmixed images as the publication says,
   not on MixUp as its code does.
 * TokenMix takes its label weights from the class activation of the classifier itself, unless
@@ -28,6 +30,7 @@ _POLICIES = {
     "saliencymix": "SaliencyMix(alpha={alpha})",
     "resizemix": "ResizeMix()",
     "puzzlemix": "PuzzleMix(alpha={alpha})",
+    "comixup": "CoMixup(alpha={alpha})",
     "smoothmix": "SmoothMix()",
     "attentivemix": "AttentiveMix(alpha={alpha}, top=None)",
     "gridmixup": "GridMixup(alpha={alpha})",
