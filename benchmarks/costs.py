@@ -37,6 +37,7 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "policies" / "costs.json"
 SHAPES = (((128, 3, 32, 32), "mini_resnet"), ((64, 3, 224, 224), "timm/resnet18"))
 METHODS = ("HiddenMix", "AlignMix", "AugMix", "GridLoss", "PerturbedMixing", "RegMixup", "RegionLoss")
 CLASSES = 100
+VARYING = {"SuperMix"}  # policies whose number of passes depends on the images and on how well the model knows them
 LEAST = 2  # rounds, however slow
 
 Call = Callable[[], object]
@@ -81,7 +82,7 @@ def policies(model: nn.Module, name: str, side: int, folder: Path) -> dict[str, 
         type(policy).__name__: policy for policy in (*EXAMPLES, mw.LearnedMask(str(path)), mw.MaskMix(patch=side // 4))
     }
     made: dict[str, mw.BatchPolicy] = {}
-    for each in mw.names("policy"):
+    for each in sorted(set(mw.names("policy")) - VARYING):
         try:
             policy = special.get(each) or mw.parse(each)
             policy.draw(torch.rand(2, 3, side, side), torch.arange(2), model=model)

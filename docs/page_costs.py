@@ -20,6 +20,13 @@ ELSEWHERE = {
 }
 
 
+# Policies whose cost depends on the images.
+VARYING = {
+    "SuperMix": "At most 51 forward and 50 backward passes of the model, or of the teacher, per batch: `max_iter` of "
+    "each, and one forward pass over the unmixed images. On a CPU, a batch ends when all its images are finished."
+}
+
+
 class Costs:
     """The measured costs of policies and methods, as text.
 
@@ -54,7 +61,7 @@ class Costs:
         """Yield the paragraphs on a policy's cost."""
         cost = self.policies.get(name)
         if cost is None:
-            yield "Not measured."
+            yield VARYING.get(name, "Not measured.")
             return
         given = "given_ms" in cost["batches"][0]
         whose = "the model, or of the saliency teacher," if cost["forwards"] else "the model"

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from catalogue import CLASSES
-from mixwell import AnyShape, BatchPolicy, CoMixup, Greedy, MixedBatch, Normalization, Policy
+from mixwell import (
+    AnyShape,
+    BatchPolicy,
+    CoMixup,
+    Greedy,
+    MixedBatch,
+    Normalization,
+    Policy,
+    SaliencyGrafting,
+    SuperMix,
+)
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
@@ -118,7 +128,14 @@ def members(policy: BatchPolicy | AnyShape) -> list[Policy | CoMixup]:
 
 def follows_pixels(policy: BatchPolicy | AnyShape) -> bool:
     """Tell whether label weights are the sources' shares of the pixels."""
+    if any(isinstance(each, SaliencyGrafting | SuperMix) for each in members(policy)):
+        return False
     return all(each.weights_sum_to_one and getattr(each, "correct_lam", True) for each in members(policy))
+
+
+def sees(policy: BatchPolicy | AnyShape) -> bool:
+    """Tell whether masks depend on what the images show."""
+    return any(each.uses_saliency or each.reads_images for each in members(policy))
 
 
 def sums_to_one(policy: BatchPolicy | AnyShape) -> bool:

@@ -11,6 +11,7 @@ import torch
 import mixwell as mw
 from reference_puzzlemix import puzzlemix
 from reference_saliency import BY_SALIENCY
+from reference_supermix import supermix
 from slow_plans import Box, Drawn, Mixed, around, blended, masked, pasted, pushed
 
 
@@ -202,5 +203,6 @@ REFERENCES: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.MaskMix: maskmix,
     mw.TokenMix: tokenmix,
     mw.PuzzleMix: puzzlemix,
+    mw.SuperMix: supermix,
     **BY_SALIENCY,
 }

@@ -48,6 +48,34 @@ def attentivemix(policy: mw.AttentiveMix, d: Drawn) -> Mixed:
     return masked(d.images, d.sources, [float(np.mean(mask)) for mask in masks], masks)
 
 
+def saliencygrafting(policy: mw.SaliencyGrafting, d: Drawn) -> Mixed:
+    """Park et al. 2022, cell by cell."""
+    cells, number = policy.cells, policy.cells**2
+    masks, weights, ratios = [], [], []
+    for row, lam in enumerate(d.lam):
+        own, other = (peaks_of(d.maps[source], cells) for source in d.sources[row])
+        powers = [math.exp((value / max(other) - 1) / policy.temperature) for value in other]
+        pasted = [
+            power / sum(powers) > 1 / number and d.numbers[0][row][cell // cells][cell % cells] >= lam
+            for cell, power in enumerate(powers)
+        ]
+        shown = math.hypot(*(0.0 if p else v for p, v in zip(pasted, own, strict=True))) / math.hypot(*own)
+        grafted = math.hypot(*(v if p else 0.0 for p, v in zip(pasted, other, strict=True))) / math.hypot(*other)
+        weights.append([shown / (shown + grafted), grafted / (shown + grafted)])
+        ratios.append(1 - sum(pasted) / number)
+        masks.append([[float(not pasted[y * cells + x]) for x in range(cells)] for y in range(cells)])
+    return masked(d.images, d.sources, ratios, masks)._replace(weights=torch.tensor(weights))
+
+
+def peaks_of(maps: list[list[float]], cells: int) -> list[float]:
+    """Return the largest value of every cell, or interpolate where a side has fewer values than cells."""
+    sides = len(maps), len(maps[0])
+    if min(sides) < cells:
+        return [value for line in resized(maps, (cells, cells), "bilinear") for value in line]
+    rows, columns = ([(i * n // cells, -(-(i + 1) * n // cells)) for i in range(cells)] for n in sides)
+    return [max(max(line[left:right]) for line in maps[top:bottom]) for top, bottom in rows for left, right in columns]
+
+
 def smmix(policy: mw.SMMix, d: Drawn) -> Mixed:
     """Chen et al. 2023, with every window's sum added up."""
     (high, wide), cells = d.size, policy.cells
@@ -138,4 +166,5 @@ BY_SALIENCY: dict[type[mw.Policy], Callable[..., Mixed]] = {
     mw.SMMix: smmix,
     mw.GuidedMix: guidedmix,
     mw.SnapMix: snapmix,
+    mw.SaliencyGrafting: saliencygrafting,
 }

@@ -187,11 +187,11 @@ def test_nothing_waits_for_a_gpu(policy: BatchPolicy, device: torch.device) -> N
     if device.type != "cuda":
         pytest.skip("torch tells of waiting on CUDA only")
     images, labels = FLOAT.images(device), FLOAT.labels(device)
-    maps = images.mean(1).abs()
-    policy.draw(images, labels, saliency=maps).apply(images)  # the first time may set things up
+    given = {"saliency": images.mean(1).abs(), "model": fixed_classifier(device)}
+    policy.draw(images, labels, **given).apply(images)  # the first time may set things up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        policy.draw(images, labels, saliency=maps).apply(images)
+        policy.draw(images, labels, **given).apply(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -10,7 +10,7 @@ import torch
 
 import mixwell as mw
 import test_contract as laws
-from cases import Case, follows_pixels, members, mix
+from cases import Case, follows_pixels, mix, sees
 from catalogue import POLICIES
 from test_contract_replay import NoWaitingCopies, dirichlet_without_numbers
 
@@ -102,7 +102,7 @@ def test_policies_are_used_or_refused_when_built(kind: str) -> None:
     """Every policy of the catalogue that cannot mix a kind is refused in one sentence, also inside a composition."""
     taken = {repr(made.policy) for name, made in MIXES if name == kind}
     for policy in POLICIES:
-        salient = any(each.uses_saliency for each in members(policy))
+        salient = sees(policy)
         if repr(policy) in taken:
             assert not salient
             continue
@@ -114,7 +114,7 @@ def test_policies_are_used_or_refused_when_built(kind: str) -> None:
     assert {type(policy) for policy in (made.policy for name, made in MIXES if name == kind)} >= {mw.MixUp, mw.FMix}
 
 
-BLIND = [policy for policy in POLICIES if not any(each.uses_saliency for each in members(policy))]
+BLIND = [policy for policy in POLICIES if not sees(policy)]
 
 
 @pytest.mark.parametrize("policy", BLIND, ids=repr)

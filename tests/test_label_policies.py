@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import mixwell as mw
+from cases import follows_pixels
 from catalogue import POLICIES
 from mixwell.labels import (
     ActivationShare,
@@ -38,7 +39,7 @@ def mixed_by(policy: mw.BatchPolicy, seed: int = 0) -> tuple[mw.MixedBatch, Tens
 
 def by_pixels() -> list[mw.BatchPolicy]:
     """Return the policies whose label weights are shares of pixels."""
-    return [policy for policy in POLICIES if "SnapMix" not in repr(policy)]
+    return [policy for policy in POLICIES if follows_pixels(policy)]
 
 
 every_policy = pytest.mark.parametrize("policy", by_pixels(), ids=repr)

@@ -24,7 +24,7 @@ from mixwell.report import samples
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NAMES = tuple(make_pages.FOLDER_OF)
-UNDRAWN = {"LearnedMask", *method_pictures.NO_PICTURE}
+UNDRAWN = {"LearnedMask", "SuperMix", *method_pictures.NO_PICTURE}
 NEEDS = "run 'make pages'"
 
 

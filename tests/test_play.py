@@ -51,7 +51,7 @@ OFFERED = [name for name in mw.names("policy") if name not in ("LearnedMask", "O
 @pytest.mark.parametrize(
     "policy",
     [
-        *(n for n in OFFERED if n != "MaskMix"),
+        *(n for n in OFFERED if n not in ("MaskMix", "SuperMix")),
         "MaskMix(patch=8)",
         "OneOf([MixUp(), CutMix(box='inside')])",
         "Sometimes(FMix())",
@@ -63,6 +63,13 @@ def test_the_line_gives_the_same_pixels(policy: str) -> None:
     exec(found.line, made)  # noqa: S102
     assert torch.equal(made["mixed"], found.sample.mixed)
     assert found.sample.mixed.shape == (3, SIDE, SIDE)
+
+
+def test_supermix_asks_for_a_model() -> None:
+    """With one, the page shows its mask."""
+    with pytest.raises(RunError, match="SuperMix needs a network"):
+        shown("SuperMix()")
+    assert shown("SuperMix(max_iter=2)", network=network()).sample.share.shape == (2, SIDE, SIDE)
 
 
 def test_the_line_with_pictures_and_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,11 +61,12 @@ def check(plan: mw.Plan, images: Tensor, expected: slow_plans.Mixed, far: float 
 def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dtype, seed: int) -> None:
     """Given partners, ratios, numbers and maps, a policy does what its publication says."""
     b, _, height, width = shape
-    if isinstance(policy, mw.SnapMix):
-        policy = replace(policy, alpha=mw.Constant(0.4))  # its second ratio; the first is given
+    if isinstance(policy, mw.SnapMix | mw.SuperMix):
+        policy = replace(policy, alpha=mw.Constant(0.4))  # further ratios; the first is given
     images = Case(shape, dtype, "contiguous").images(seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    batch = Recording(images, torch.arange(b) % 3, generator=generator, normalization=mw.Normalization(0.0, 1.0))
+    given: dict[str, Any] = {"model": fixed_classifier(), "normalization": mw.Normalization(0.0, 1.0)}
+    batch = Recording(images, torch.arange(b) % 3, generator=generator, **given)
     partner = torch.randperm(b)
     lam = torch.rand(1 if policy.scope == "batch" else b)
     lam[-1] = {0: 0.0, 1: 1.0}.get(seed, lam[-1])
@@ -74,6 +75,7 @@ def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dty
     once = torch.minimum(torch.arange(b), partner) if policy.scope == "pair" else None
     pairs = Pairs(partner, lam, (height, width), batch=batch, once=once)
     gridded = mw.GridMix | mw.GridMixup | mw.AttentiveMix | mw.PuzzleMix | mw.MaskMix | mw.TokenMix | mw.SMMix
+    gridded |= mw.SaliencyGrafting
     if min(height, width) < 6 and isinstance(policy, gridded):
         pytest.skip("has more cells than the image has pixels")
     plan = policy.plan(pairs)
@@ -82,7 +84,7 @@ def test_policy_equals_reference(policy: mw.Policy, shape: Any, dtype: torch.dty
     sources = torch.stack((torch.arange(b), partner), 1).tolist()
     drawn = slow_plans.Drawn(images, sources, lam.expand(b).tolist(), numbers, maps.tolist())
     expected = reference.REFERENCES[type(policy)](policy, drawn)
-    check(plan, images, expected, 1e-3 if getattr(policy, "fit", False) else 1e-6)
+    check(plan, images, expected, 1e-3 if getattr(policy, "fit", False) or isinstance(policy, mw.SuperMix) else 1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -93,7 +95,7 @@ def test_plan_equals_reference(name: str, shape: Any, dtype: torch.dtype) -> Non
     images = Case(shape, dtype, "contiguous").images()
     plan = PLANS[name](images)
     expected = slow_plans.of_plan(plan, images)
-    labelled_otherwise = "correct_lam" in name or "SnapMix" in name
+    labelled_otherwise = any(word in name for word in ("correct_lam", "SnapMix", "SaliencyGrafting", "SuperMix"))
     check(plan, images, expected._replace(weights=plan.weights) if labelled_otherwise else expected)
 
 

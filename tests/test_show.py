@@ -179,7 +179,7 @@ def test_images_of_different_classes_first(folder: Path) -> None:
 
 
 def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``show all`` draws every policy that needs no file, names the others, and stays small."""
+    """``show all`` draws every policy that needs neither file nor network, names the others, and stays small."""
     show.main(["all", "--out", str(tmp_path / "all.png")])
     assert (tmp_path / "all.png").stat().st_size < 1_000_000
     with Image.open(tmp_path / "all.png") as image:
@@ -189,7 +189,8 @@ def test_gallery(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {name for name in names("policy") if f"\n{name}(" not in f"\n{told}"} == set(
         re.findall(r"^not drawn: (\w+):", left_out, re.MULTILINE)
     )
-    assert "LearnedMask: LearnedMask needs the file" in left_out and left_out.count("\n") == 1
+    assert "LearnedMask: LearnedMask needs the file" in left_out and "SuperMix: SuperMix needs a network" in left_out
+    assert left_out.count("\n") == 2
 
 
 def test_gallery_leaves_few_gaps() -> None:

@@ -102,10 +102,12 @@ from mixwell.policies import MergeMix as MergeMix
 from mixwell.policies import MixUp as MixUp
 from mixwell.policies import PuzzleMix as PuzzleMix
 from mixwell.policies import ResizeMix as ResizeMix
+from mixwell.policies import SaliencyGrafting as SaliencyGrafting
 from mixwell.policies import SaliencyMix as SaliencyMix
 from mixwell.policies import SMMix as SMMix
 from mixwell.policies import SmoothMix as SmoothMix
 from mixwell.policies import SnapMix as SnapMix
+from mixwell.policies import SuperMix as SuperMix
 from mixwell.policies import Switch as Switch
 from mixwell.policies import TokenMix as TokenMix
 from mixwell.policies import random_mix as random_mix

@@ -35,6 +35,7 @@ class BatchPolicy(Value, ABC):
 
     uses_saliency: ClassVar[bool] = False
     weights_sum_to_one: ClassVar[bool] = True
+    reads_images: ClassVar[bool] = False  # whether masks depend on what the images show, other than by saliency
     two_sources: ClassVar[bool] = True  # False if a mixed image can have more; those of members do not count
 
     @abstractmethod

@@ -64,6 +64,7 @@ class LearnedMask(Policy):
     margin: UpToHalf = 0.08
     encoder: nn.Module | None = field(default=None, repr=False, compare=False)
 
+    reads_images: ClassVar[bool] = True
     looks_as_trained: ClassVar[bool] = True  # at normalised images, or at bytes: a picture shows pixels in [0, 1]
 
     def __post_init__(self) -> None:

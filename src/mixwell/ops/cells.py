@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def on_grid(maps: Tensor, cells: int) -> Tensor:
-    """Resize maps ``(B, h, w)`` to ``cells`` per side: larger ones are averaged, smaller ones interpolated."""
+def on_grid(maps: Tensor, cells: int, pool: Callable[[Tensor, int], Tensor] = F.adaptive_avg_pool2d) -> Tensor:
+    """Resize maps ``(B, h, w)`` to ``cells`` per side: larger ones are pooled, smaller ones interpolated."""
     if tuple(maps.shape[1:]) == (cells, cells):
         return maps
     if min(maps.shape[1:]) >= cells:
-        return F.adaptive_avg_pool2d(maps[:, None], cells)[:, 0]
+        return pool(maps[:, None], cells)[:, 0]
     return F.interpolate(maps[:, None], (cells, cells), mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -28,6 +30,24 @@ def top_cells(maps: Tensor, count: Tensor | int) -> Tensor:
     """
     rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(1)
     return (rank < (count[:, None] if isinstance(count, Tensor) else count)).view(maps.shape)
+
+
+def salient_cells(maps: Tensor, temperature: float) -> Tensor:
+    """Mark the cells whose softmax over a temperature exceeds its mean.
+
+    Args:
+        maps: Non-negative maps, shape ``(B, h, w)``, not all zero; each is divided by its peak first.
+        temperature: The lower, the fewer cells.
+
+    Returns:
+        Shape ``(B, h, w)``, bool; no cell of a uniform map.
+
+    Example:
+        >>> salient_cells(torch.tensor([[[1.0, 2.0, 4.0]]]), temperature=1.0)
+        tensor([[[False, False,  True]]])
+    """
+    powers = ((maps / maps.amax((1, 2), keepdim=True) - 1) / temperature).exp()
+    return powers > powers.mean((1, 2), keepdim=True)
 
 
 def divided(maps: Tensor, other: Tensor, least: float = 1e-12) -> Tensor:

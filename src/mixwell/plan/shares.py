@@ -190,12 +190,12 @@ class SharePlan(Plan):
         return images.requires_grad or self._shares.requires_grad
 
     def _mix(self, images: Tensor) -> Tensor:
-        dtype = images.dtype if images.is_floating_point() else torch.float32
+        dtype = torch.promote_types(images.dtype, torch.float32)  # rounded shares of half precision would not add up
         shares = scaled(self._shares, images.shape[2:]).to(dtype)
         mixed = shares[:, :1] * images.to(dtype)
         for k in range(1, 1 + len(self.partners)):
             mixed = torch.addcmul(mixed, shares[:, k : k + 1], self._source(images, k).to(dtype))
-        return mixed if images.is_floating_point() else mixed.round_().to(images.dtype)
+        return (mixed if images.is_floating_point() else mixed.round_()).to(images.dtype)
 
     def _mix_batch(self, images: Tensor, out: Tensor) -> None:
         out.copy_(self._mix(images))

@@ -14,10 +14,12 @@ from mixwell.policies.presets import random_mix as random_mix
 from mixwell.policies.presets import switch_mix as switch_mix
 from mixwell.policies.puzzlemix import PuzzleMix as PuzzleMix
 from mixwell.policies.resizemix import ResizeMix as ResizeMix
+from mixwell.policies.saliencygrafting import SaliencyGrafting as SaliencyGrafting
 from mixwell.policies.saliencymix import SaliencyMix as SaliencyMix
 from mixwell.policies.smmix import SMMix as SMMix
 from mixwell.policies.smoothmix import SmoothMix as SmoothMix
 from mixwell.policies.snapmix import SnapMix as SnapMix
+from mixwell.policies.supermix import SuperMix as SuperMix
 from mixwell.policies.switch import Switch as Switch
 from mixwell.policies.switch import until as until
 from mixwell.policies.tokenmix import TokenMix as TokenMix

@@ -14,7 +14,7 @@ from mixwell.checks import classes_of
 from mixwell.features.isolation import undisturbed
 from mixwell.features.layers import classifier_of, module_of, unwrapped
 from mixwell.features.maps import as_maps
-from mixwell.saliency.base import Saliency, network_for
+from mixwell.saliency.base import Saliency, network_for, with_teacher
 from mixwell.typecheck import PositiveInt
 
 _REDUCTIONS = {
@@ -30,11 +30,7 @@ class NetworkSaliency(Saliency):
     teacher: nn.Module | None = field(default=None, kw_only=False, repr=False)
 
     def __repr__(self) -> str:
-        name, settings = super().__repr__().split("(", 1)
-        if self.teacher is None:
-            return f"{name}({settings}"
-        shown = f"teacher=<{type(self.teacher).__name__}>"  # weights cannot be written in text, nor be read back
-        return f"{name}({shown}{'' if settings == ')' else ', '}{settings}"
+        return with_teacher(super().__repr__(), self.teacher)
 
     def _network(self, model: nn.Module | None, images: Tensor) -> nn.Module:
         """Return the teacher, or the classifier."""

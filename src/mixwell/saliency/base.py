@@ -56,6 +56,19 @@ def network_for(source: Saliency, network: nn.Module | None, images: Tensor) -> 
     return network
 
 
+def with_teacher(written: str, teacher: nn.Module | None) -> str:
+    """Return the text of a value with the class of its teacher, whose weights cannot be written in text.
+
+    Example:
+        >>> with_teacher("Activation(size=224)", nn.Linear(2, 2))
+        'Activation(teacher=<Linear>, size=224)'
+    """
+    if teacher is None:
+        return written
+    name, settings = written.split("(", 1)
+    return f"{name}(teacher=<{type(teacher).__name__}>{'' if settings == ')' else ', '}{settings}"
+
+
 def check_fit(maps: Tensor, size: tuple[int, int]) -> None:
     """Raise unless given maps ``(B, h, w)`` fit images of this height and width, see :func:`in_proportion`."""
     (height, width), (h, w) = size, maps.shape[1:]

@@ -8,7 +8,9 @@ are those of the authors where they are published; the others are those of the n
 * MergeMix mixes labels by pixels and not by random numbers, and trains on the unmixed images as the publication says,
   not on MixUp as its code does.
 * TokenMix takes its label weights from the class activation of the classifier itself, unless
-  ``label=SaliencyShare(ClassActivation(teacher=...), normalize=False)`` names a teacher; AttentiveMix likewise.
+  ``label=SaliencyShare(ClassActivation(teacher=...), normalize=False)`` names a teacher; AttentiveMix likewise. So
+  does SuperMix, unless a ``SuperMix(teacher=...)`` is built in Python.
+* The probability, temperature and grid of Saliency Grafting are the defaults of the policy, as none are published.
 * TL-Align needs a transformer that attends between the same tokens in all blocks.
 """
 
@@ -32,6 +34,8 @@ _POLICIES = {
     "smoothmix": "SmoothMix()",
     "attentivemix": "AttentiveMix(alpha={alpha}, top=None)",
     "gridmixup": "GridMixup(alpha={alpha})",
+    "saliencygrafting": "SaliencyGrafting()",
+    "supermix": "SuperMix(alpha={alpha}, cells=16, sigma=2.0)",
     "mixup_cutmix": "switch_mix()",
 }
 _WITH_SUMIX = ("mixup", "cutmix", "fmix", "saliencymix", "resizemix", "puzzlemix")
