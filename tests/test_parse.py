@@ -11,6 +11,7 @@ import torch
 
 import mixwell
 from mixwell import (
+    AnyShape,
     Beta,
     Constant,
     CutMix,
@@ -56,6 +57,8 @@ VALUES = [
     SemanticShare(similarity=Released(sign=-1, reference=True), kappa=0.5),
     SemanticShare(similarity="agreement"),
     TwoHotTargets(clamp=False),
+    AnyShape(CutMix(alpha=0.2), dims=3),
+    AnyShape(OneOf([MixUp(), Sometimes(FMix(), p=0.5)]), dims=1),
 ]
 
 
