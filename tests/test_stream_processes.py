@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+import test_train_streams
+
 pytest.importorskip("accelerate")
 pytest.importorskip("torchvision")
 from mixwell.train import checkpoint, loop
@@ -22,8 +24,8 @@ from mixwell.train.cli import main
 from steps import free_port
 from test_train_resume import EPOCHS, metrics, same
 from test_train_streams import FORMATS, PACKAGES, Format
-from test_train_streams import offline as offline  # a fixture
 
+offline = test_train_streams.offline  # a fixture
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="forks")]
 TRAIN, VAL = [[*range(start, start + 6)] for start in (0, 6, 12, 18)], [[*range(7)], [*range(7, 13)]]
 WORDS = ["train", "folder", "--model", "mini_resnet", "--image_size", "8", "--batch_size", "8", "--accumulate", "2",
