@@ -128,6 +128,16 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {lower[close[0]]}?" if close else ""
 
 
+def one_line(text: object) -> str:
+    r"""Return text with control characters escaped, such as a line break in the name of a file.
+
+    Example:
+        >>> print(one_line("a\nb"))
+        a\nb
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
 def full_disk(error: OSError) -> bool:
     """Return whether there is no room for more bytes: the disk is full, or a quota or file-size limit is reached."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
