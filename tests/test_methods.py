@@ -140,6 +140,14 @@ def test_wrong_use_is_refused(make, error, sentence) -> None:
 
 
 @pytest.mark.parametrize("name", mixwell.names("method"))
+def test_parts_follow_the_model(name: str) -> None:
+    """Heads and blocks that a method adds have the dtype and the device of the model."""
+    for like in (torch.zeros((), dtype=torch.bfloat16), torch.zeros((), device="meta")):
+        method = mixwell.parse(name)(mixwell.models.build("mini_resnet", 10).to(like), CutMix(), num_classes=10)
+        assert {(p.dtype, p.device) for p in method.parameters()} == {(like.dtype, like.device)}
+
+
+@pytest.mark.parametrize("name", mixwell.names("method"))
 @pytest.mark.parametrize("place", [(slice(None), 0), (slice(None), None)], ids=["(8,)", "(8, 1, 10)"])
 def test_logits_of_another_shape(name: str, place: tuple) -> None:
     """Models with one logit, or with further dimensions, are refused before a loss broadcasts them."""

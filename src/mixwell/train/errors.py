@@ -103,7 +103,9 @@ def check_memory(images: int, side: int) -> None:
     """
     needed, there = 15 * images * side**2, memory()
     if needed > there:
-        raise MemoryError(f"{images} images of {side} x {side} pixels take {needed >> 30} GiB of {there >> 30} GiB")
+        raise MemoryError(
+            f"{images} images of {side} x {side} pixels alone take {needed >> 30} GiB of {there >> 30} GiB"
+        )
 
 
 def memory() -> int:
