@@ -9,6 +9,8 @@ POLICY ?= CutMix(alpha=1.0)
 DATA ?= data
 RESULTS ?= results/protocol_b.jsonl
 export PYTHON POLICY DATA RESULTS
+# Empty means off: Python keeps compiled files, without which each of the many test processes compiles all imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
 STAMP := .venv/.stamp

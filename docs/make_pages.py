@@ -31,6 +31,8 @@ SHORTHANDS: dict[str, tuple[str, BatchPolicy]] = {
 }
 # Explanations of single pictures.
 REMARKS = {
+    "CoMixup": "The picture has a group of two images and one sweep. By default a group has up to 20 images, and "
+    "most mixed images show two to four of them.",
     "MergeMix": "The map is as coarse as the patches of a transformer: 16 x 16.",
     "PuzzleMix": "The picture has a smaller `transport_eps` than the default, because image contrast is spread over "
     "the whole image; with the default no cell would move. Some parts of the roof and of the petals "

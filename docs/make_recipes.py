@@ -11,7 +11,7 @@ from mixwell.train.recipes.small import SMALL
 
 PAGE = Path(__file__).resolve().parent / "recipes.md"
 MARKED = re.compile(r"(?<=<!-- recipes: written by make pages -->\n).*(?=<!-- end of recipes -->)", re.DOTALL)
-LEARNED = ("automix", "samix", "adautomix")
+LEARNED = ("automix", "samix")  # how names of trainings end whose settings depend on the base
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -37,7 +37,7 @@ def trainings() -> str:
     rows = [
         (f"`{name}`", f"`{changes.get('policy', 'none')}`", f"`{changes.get('method', 'Mixing')}`")
         for name, changes in TRAININGS.items()
-        if name not in LEARNED
+        if not name.endswith(LEARNED)
     ]
     return table(("name", "policy", "method"), rows)
 
@@ -77,7 +77,8 @@ def tables() -> str:
     )
     return (
         f"\n## Recipes to start with\n\n{small}\n## Data sets and networks\n\n{bases()}\n## Trainings\n\n{trainings()}"
-        "\n`automix`, `samix` and `adautomix` depend on data set and network: `mixwell recipes NAME` prints them.\n"
+        "\nAll trainings whose names end in `automix` or `samix` depend on data set and network: `mixwell recipes NAME`"
+        " prints them.\n"
         f"\n## Published accuracies\n{published()}"
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from catalogue import CLASSES
-from mixwell import AnyShape, BatchPolicy, Greedy, MixedBatch, Normalization, Policy
+from mixwell import AnyShape, BatchPolicy, CoMixup, Greedy, MixedBatch, Normalization, Policy
 
 LAYOUTS = ("contiguous", "channels_last", "strided")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8)
@@ -104,16 +104,16 @@ def with_settings(policy: BatchPolicy, **settings: Any) -> BatchPolicy | None:
         return None
     try:
         return replace(policy, **settings)  # type: ignore[type-var]
-    except ValueError:
+    except (TypeError, ValueError):
         return None
 
 
-def members(policy: BatchPolicy | AnyShape) -> list[Policy]:
-    """Return the policies over pairs that a policy is made of."""
+def members(policy: BatchPolicy | AnyShape) -> list[Policy | CoMixup]:
+    """Return the policies over pairs or groups that a policy is made of."""
     inner = getattr(policy, "policies", (getattr(policy, "policy", None),))
     inner = inner.values() if isinstance(inner, dict) else inner
     found = [each for member in inner if member is not None for each in members(member)]
-    return [policy, *found] if isinstance(policy, Policy) else found
+    return [policy, *found] if isinstance(policy, Policy | CoMixup) else found
 
 
 def follows_pixels(policy: BatchPolicy | AnyShape) -> bool:

@@ -308,6 +308,10 @@ def test_every_label_policy(policy: BatchPolicy, label: mw.LabelPolicy, device: 
         normalization=NOISE,
         boxes=torch.tensor([[0.0, 1.0, 6.0, 5.0]], device=device).expand(rows, 4),
     )
+    if label.two_sources and mixed.weights.shape[1] != 2:
+        with pytest.raises(ValueError, match=r"two sources|two-source"):
+            label(mixed, view)
+        return
     weights = label(mixed, view)
     assert weights.shape == mixed.weights.shape and weights.dtype == torch.float32
     assert bool((weights >= 0).all())
@@ -319,6 +323,10 @@ def test_every_label_policy(policy: BatchPolicy, label: mw.LabelPolicy, device: 
 @every_policy
 def test_every_method(policy: BatchPolicy, make: Callable[..., mw.Method], device: torch.device) -> None:
     """Any method trains on any policy: a finite loss, a gradient for every parameter, scalars to log."""
+    if not policy.two_sources and (make.func.two_sources or make.keywords.get("label", mw.PixelShare()).two_sources):
+        with pytest.raises(ValueError, match=r"needs images of two sources, but CoMixup.* mixes more: "):
+            make(fixed_classifier(device), policy, normalization=NOISE)
+        return
     method = make(fixed_classifier(device), policy, normalization=NOISE)
     torch.manual_seed(1)
     result = method(FLOAT.images(device), FLOAT.labels(device))

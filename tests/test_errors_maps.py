@@ -19,7 +19,7 @@ def test_saliency_that_is_no_number_is_refused(policy: mw.BatchPolicy, bad: floa
         policy(torch.rand(4, 3, 16, 16), torch.arange(4), saliency=maps)
 
 
-LOOKING = [mw.SaliencyMix(), mw.GuidedMix(), mw.AttentiveMix(), mw.SnapMix(), mw.PuzzleMix(blocks=2)]
+LOOKING = [mw.SaliencyMix(), mw.GuidedMix(), mw.AttentiveMix(), mw.SnapMix(), mw.PuzzleMix(blocks=2), mw.CoMixup()]
 
 
 @pytest.mark.parametrize("policy", LOOKING, ids=repr)

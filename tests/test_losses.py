@@ -109,6 +109,22 @@ def test_gradient_is_that_of_a_naive_form(kind: str) -> None:
     torch.testing.assert_close(gradient.double(), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_derivatives_with_any_memory_layout(smoothing: float) -> None:
+    """First and second derivatives are those of dense targets, also when labels and weights are transposed views."""
+    mixed = random_batch("indices", 3)
+    mixed = MixedBatch(mixed.images, mixed.labels.T.contiguous().T, mixed.weights.T.contiguous().T, mixed.plan)
+    assert not mixed.weights.is_contiguous() and not mixed.labels.is_contiguous()
+    logits, along = torch.randn(B, N, requires_grad=True), torch.randn(B, N)
+    found = []
+    for loss in (cross_entropy(logits, mixed, smoothing), F.cross_entropy(logits, mixed.targets(N, smoothing))):
+        (first,) = torch.autograd.grad(loss.square(), logits, create_graph=True)
+        (again,) = torch.autograd.grad(loss.square(), logits, retain_graph=True)
+        torch.testing.assert_close(again, first, **CLOSE)
+        found.append((first, *torch.autograd.grad((first * along).sum(), logits)))
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
 def test_every_sample_is_weighted_by_its_own_weights() -> None:
     """Exchanging the weights of two samples changes the loss, but not OpenMixup's, which knows their mean only."""
     labels, logits = torch.randint(N, (B, 2)), torch.randn(B, N)

@@ -75,6 +75,15 @@ def test_a_row_has_an_image_for_each_source() -> None:
     assert label(sample, 140).height - two.height == text("a").height + 3
 
 
+def test_sources_without_weight_are_left_out() -> None:
+    """Of more than two sources only those that the image shows have a line; of two, both."""
+    blank = torch.zeros(3, 1, 8, 8)
+    three = Sample(blank, blank[0], blank[:, 0], 0.3, ("a", "b", "c"), (0.4, 0.0, 0.6))
+    two = replace(three, names=("a", "b"), weights=(1.0, 0.0))
+    assert label(three, 140).height == label(two, 140).height
+    assert (str(three), str(two)) == ("a 0.40, c 0.60", "a 1.00, b 0.00")
+
+
 def test_long_words_are_shortened() -> None:
     """A name never runs into its neighbour."""
     short = fit("a very long name of a class " * 5, 120, 14)

@@ -51,6 +51,11 @@ def test_a_step(recipe: str, changes: list[str], cifar: Path, tmp_path: Path) ->
 SMALL = {  # the same families with few tokens and blocks: name, side of the images
     "deit_": ("timm/deit_tiny_patch16_224(img_size=64, depth=2)", 64),
     "swin_tiny": ("timm/swin_tiny_patch4_window7_224(img_size=112, depths=(1, 1, 1, 1), embed_dim=24)", 112),
+    "vit_base": ("timm/deit_tiny_patch16_224(img_size=64, depth=2)", 64),
+    "vit_large": ("timm/deit_tiny_patch16_224(img_size=64, depth=2)", 64),
+    "pvt_tiny": ("pvt_tiny(depths=(1, 1, 1, 1))", 64),
+    "pvt_small": ("pvt_tiny(depths=(1, 1, 1, 1))", 64),
+    "moganet": ("moganet_tiny(depths=(1, 1, 1, 1))", 64),
     "pvt_v2_b1": ("timm/pvt_v2_b0(depths=(1, 1, 1, 1))", 112),
     "convnext": ("timm/convnext_atto(patch_size=1)", 32),
 }
@@ -75,7 +80,7 @@ def steps() -> list[Any]:
 def test_every_recipe_takes_a_step(name: str, model: str, side: int) -> None:
     """Method, network and optimizer of every recipe go together; of a random choice of policies, each is tried."""
     config = replace(RECIPES[name](), model=model)
-    policy = re.sub("(TokenMix|SMMix)\\(", lambda found: f"{found[1]}(cells={side // 16}, ", config.policy)
+    policy = re.sub("(TokenMix|SMMix)\\((cells=7, )?", lambda found: f"{found[1]}(cells={side // 16}, ", config.policy)
     policy = policy.replace("MaskMix()", "MaskMix(patch=16)").replace(", )", ")")
     network = models.build(model, 5)
     method = build.method(replace(config, policy=policy), network, 5)

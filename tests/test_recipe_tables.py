@@ -27,6 +27,9 @@ MODELS = {
         **{name: f"timm/{name}" for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
         "resnext50": "timm/resnext50_32x4d", "resnext101": "timm/resnext101_32x4d",
         **{name: VIT.format(name) for name in ("deit_tiny", "deit_small", "deit_base")},
+        "vit_small": "timm/vit_base_patch16_224(depth=8, num_heads=8, mlp_ratio=3.0, drop_path_rate=0.1)",
+        "vit_large": VIT.format("vit_large"),
+        **{name: f"{name}(drop_path_rate=0.1)" for name in ("pvt_tiny", "pvt_small", "moganet_tiny")},
         "swin_tiny": f"timm/{SWIN}(drop_path_rate=0.2)", "pvt_v2_b1": "timm/pvt_v2_b1(drop_path_rate=0.1)",
         "convnext_tiny": f"timm/{CONVNEXT}(drop_path_rate=0.1)",
         "resnet50_rsb_a2": "timm/resnet50(drop_path_rate=0.05)", "resnet50_rsb_a3": "timm/resnet50",
@@ -40,7 +43,7 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.strip("d").replace(">", "/").replace(",", "/").split("/")]
 
 
-# Section 8.2, and "ResNet strikes back" as OpenMixup has it.
+# Sections 8.2 and 5.4 (ViT), "ResNet strikes back" as OpenMixup has it, and its configurations of PVT and MogaNet.
 # images: pixels, reflected crop, smallest area of a crop, center crop of the evaluation · training: epochs x batch
 # main: rate > lowest rate, weight decay · warm: epochs of warm-up / clip · label: smoothing, b = binary cross entropy
 DATA = """
@@ -48,7 +51,10 @@ name                 data-set      images         augment              training 
 cifar10_res          cifar10       32,4,.08,.875  -                    800x100  sgd       .1>0,1e-4     0/0  0
 cifar100_res         cifar100      32,4,.08,.875  -                    800x100  sgd       .1>0,1e-4     0/0  0
 cifar100_wrn         cifar100      32,4,.08,.875  -                    400x100  sgd       .03>0,1e-3    0/0  0
-cifar100_deit        cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     1e-3>1e-6,.05 20/5 .1
+cifar100_deit_[ts]   cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     1e-3>1e-6,.05 20/5 .1
+cifar100_deit_base   cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     5e-4>1e-6,.05 20/5 .1
+cifar100_vit_small   cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     5e-4>1e-6,.05 20/5 .1
+cifar100_vit_large   cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     2e-4>1e-6,.05 20/5 .1
 cifar100_swin        cifar100      224,0,.8,.875  rand-m7-n2-mstd0.5   200x100  adamw     5e-4>1e-6,.05 20/5 .1
 cifar100_convnext    cifar100      32,4,.08,.875  -                    200x100  adamw     1e-3>1e-4,.05 20/0 .1
 tiny_imagenet        tiny_imagenet 64,0,.08,1     -                    400x100  sgd       .2>0,1e-4     0/0  0
@@ -59,6 +65,8 @@ imagenet_\\w+_rsb_a2 folder        224,0,.08,.95  rand-m7-mstd0.5-inc1 300x2048 
 imagenet_\\w+_rsb_a3 folder        160,0,.08,.95  rand-m6-mstd0.5-inc1 100x2048 lamb      8e-3>1e-6,.02 5/0  b
 imagenet_res         folder        224,0,.08,.875 -                    100x256  sgd       .1>0,1e-4     0/0  0
 imagenet_deit        folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x1024 adamw     1e-3>1e-5,.05 5/5  .1
+imagenet_pvt_(t|s)   folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x1024 adamw     1e-3>1e-5,.05 5/0  .1
+imagenet_moganet     folder        224,0,.08,.9   rand-m7-mstd0.5-inc1 300x1024 adamw     1e-3>1e-6,.04 5/0  .1
 imagenet_(swin|pvt)  folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x1024 adamw     1e-3>1e-5,.05 20/5 .1
 imagenet_convnext    folder        224,0,.08,.875 rand-m9-mstd0.5-inc1 300x4096 adamw     4e-3>1e-6,.05 20/0 .1
 inaturalist          inaturalist   224,0,.08,.875 -                    100x256  sgd       .1>0,1e-4     0/0  0
@@ -82,7 +90,8 @@ def test_data_and_networks(name: str) -> None:
     assert config.weights == ("timm/tv_in1k" if config.batch_size == 16 else "")
     deit = config.optimizer == "adamw" and config.dataset == "folder"
     assert config.erasing == (0.25 if deit else 0)
-    assert (config.eval_size, config.repeats) == {"a2": (0, 3), "a3": (224, 1)}.get(name[-2:], (0, 1))
+    repeats = 3 if name.endswith(("_a2", "pvt_tiny", "pvt_small")) else 1
+    assert (config.eval_size, config.repeats) == (224 if name.endswith("_a3") else 0, repeats)
     assert (config.momentum, config.ema, config.accumulate) == (0.9, 0, 4 if "imagenet_convnext" in name else 1)
     network = re.sub(r"^(tiny_imagenet|[a-z]+\d*)_", "", name)
     special = {"cifar100_convnext_tiny": "timm/convnext_tiny(drop_path_rate=0.3, patch_size=1)"}
@@ -105,19 +114,20 @@ def test_policies_without_alpha() -> None:
 # Section 9: parameter of the Beta distribution in OpenMixup's tables; "-": no such row. ResizeMix draws the side of the
 # pasted image uniformly, SmoothMix its width.
 ALPHAS = """
-training     cifar10_ cifar100_(res|wrn) cifar100_(deit|swin|conv) tiny cub200|aircraft imagenet_res[a-z]+\\d+$ imagenet_.*_rsb imagenet_(deit|swin|conv) inat places
+training     cifar10_ cifar100_(res|wrn) cifar100_(deit|vit|swin|conv) tiny cub200|aircraft imagenet_res[a-z]+\\d+$ imagenet_.*_rsb imagenet_(deit|swin|conv|pvt|moga) inat places
 mixup        1       1                  .8                        1    .2              .2                   .2              .2                         .2   .2
 cutmix       .2      .2                 2                         1    1               1                    .2              .2                         1    .2
 fmix         .2      .2                 1                         1    .2              1                    .2              .2                         1    .2
 saliencymix  .2      .2                 .2                        1    .2              1                    .2              .2                         1    .2
 puzzlemix    1       1                  2                         1    1               1                    1               1                          1    1
+comixup      -       2                  -                         2    -               2                    -               -                          -    -
 manifoldmix  2       2                  2                         .2   .5              .2                   .2              .2                         .2   .2
 attentivemix 2       2                  2                         2    -               2                    2               2                          -    -
 gridmixup    .2      .2                 1                         .2   -               .2                   -               -                          -    -
 """  # noqa: E501  (a table)
 KINDS = {
     "mixup": "MixUp", "cutmix": "CutMix", "fmix": "FMix", "saliencymix": "SaliencyMix", "puzzlemix": "PuzzleMix",
-    "manifoldmix": "MixUp", "attentivemix": "AttentiveMix", "gridmixup": "GridMixup",
+    "comixup": "CoMixup", "manifoldmix": "MixUp", "attentivemix": "AttentiveMix", "gridmixup": "GridMixup",
 }  # fmt: skip
 
 
@@ -202,6 +212,9 @@ def test_published_results() -> None:
         ("imagenet_resnet101_samix", 300): 81.10, ("imagenet_resnet50_rsb_a3_mixup_cutmix", 100): 78.08,
         ("imagenet_mobilenet_v2_rsb_a2_samix", 300): 73.42, ("imagenet_deit_tiny_plain", 300): 73.91,
         ("imagenet_convnext_tiny_samix", 300): 82.35, ("imagenet_deit_base_tokenmix", 300): 82.90,
+        ("imagenet_pvt_tiny_samix", 300): 76.60, ("imagenet_pvt_small_smmix", 300): 81.03,
+        ("imagenet_moganet_tiny_manifoldmix", 300): 79.07, ("cifar100_vit_large_mergemix", 200): 76.19,
+        ("cifar100_vit_small_mixpro", 600): 80.02, ("cifar100_deit_base_mixup", 200): 69.66,
         ("tiny_imagenet_resnext50_smoothmix", 400): 69.65, ("aircraft_resnext50_fmix", 200): 84.10,
         ("cars_resnet18_adautomix", 200): 89.19, ("inaturalist2017_resnet18_fmix", 100): 52.01,
         ("inaturalist2018_resnext101_automix", 100): 70.49, ("places205_resnet50_cutmix", 100): 63.75,

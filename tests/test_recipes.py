@@ -47,6 +47,13 @@ cifar100_deit_small_automix  blocks.5:384  200x100   5e-4>1e-4,.05   5/10  .1   
 cifar100_deit_small_samix    blocks.5:384  200x100   7.5e-4>1e-4,.05 20/20 .1    2/.08    .99996/.25    7.5e-4>1e-4  1   Vf   nearest,k-1,drop.1
 cifar100_deit_small_adautomix blocks.5:384 200x100   5e-4>1e-4,.05   5/10  .1    1/.03    .99996/.25    1e-3>1e-4    .8  -    nearest,c,n3,b.3
 cifar100_deit_tiny_adautomix blocks.5:192  200x100   1e-3>1e-6,.05   5/5   .1    1/.03    .99996/.25    .05>.005     0   -    nearest,c,n3,b.3
+cifar100_deit_small_nolam_adautomix blocks.5:384 200x100 5e-4>1e-4,.05 5/10 .1   1/.03    .99996/.25    1e-3>1e-4    0   -    nearest,n3,b.3
+cifar100_deit_tiny_automix   blocks.5:192  200x100   1e-3>1e-6,.05   5/5   .1    2/.08    .99996/.25    .05>.005     1   1f   nearest,c
+cifar100_deit_base_automix   blocks.5:768  200x100   5e-4>0,.05      5/5   .1    2/.08    .99996/.25    5e-6>0       .5  1f   nearest,c
+cifar100_vit_small_automix   blocks.3:768  200x100   5e-4>1e-6,.05   5/5   .1    2/.08    .99996/.25    5e-5>5e-6    1   1f   nearest,c
+cifar100_vit_small_adautomix blocks.3:768  200x100   5e-4>1e-6,.05   5/5   .1    1/.03    .99996/.25    5e-5>5e-6    0   -    nearest,n3,b.3
+cifar100_vit_large_automix   blocks.11:1024 200x100  5e-4>0,.05      5/5   .1    2/.08    .99996/.25    5e-5>0       1   1f   nearest,c
+cifar100_vit_large_adautomix blocks.11:1024 200x100  5e-4>0,.05      5/5   .1    1/.03    .99996/.25    5e-5>0       0   -    nearest,c,n3,b.3
 cifar100_deit_base_adautomix blocks.5:768  200x100   5e-4>0,.05      5/5   .1    1/.03    .99996/.25    5e-5>5e-6    0   -    nearest,n3,b.3
 cifar100_swin_tiny_automix   layers.3.downsample:768 200x100 5e-4>1e-4,.05 20/10 .1 2/.08 .99996/.25    1e-3>1e-4    1   1f   nearest,c
 cifar100_swin_tiny_samix     layers.3.downsample:768 200x100 5e-4>1e-4,.05 20/20 .1 2/.08 .99996/.25    5e-4>1e-4    1   Vf   nearest,k-1,drop.1
@@ -73,6 +80,9 @@ aircraft_resnext50_automix   layer3:1024   200x16    1e-3>0,5e-4     0/0   0    
 aircraft_resnext50_samix     layer3:1024   200x16    1e-3>0,5e-4     0/0   0     2/.08d   .99996/.1     .01>5e-4     0   Vf   bilinear,k1,drop.1
 aircraft_resnext50_adautomix layer3:1024   200x16    1e-3>0,5e-4     0/0   0     1/.03    .99999/.1     .1>1e-3      0   -    bilinear,c,n3r,b.6
 imagenet_resnet50_automix    layer3:1024   100x256   .1>0,1e-4       0/0   0     2/.08    .99999/.1     .1>1e-3      0   1f   nearest,c
+imagenet_resnet50_bilinear_automix layer3:1024 100x256 .1>0,1e-4     0/0   0     2/.08    .99999/.1     .1>1e-3      0   Vf   bilinear,c
+imagenet_resnet50_nomomentum_automix layer3:1024 100x256 .1>0,1e-4   0/0   0     2/.08    .99999/.1     .1>1e-3,m0   0   1f   nearest,c
+imagenet_resnet50_nomomentum_samix layer3:1024 100x256 .1>0,1e-4     0/0   0     2/.08    .99999/.1     .1>1e-3,m0   0   Vf   bilinear,k-1,drop.1
 imagenet_resnet50_samix      layer3:1024   100x256   .1>0,1e-4       0/0   0     2/.08    .99999/.1     .1>1e-3      0   Vf   bilinear,k-1,drop.1
 imagenet_resnet50_adautomix  layer3:1024   100x256   .1>0,1e-4       0/0   0     1/.03    .99999/.1     .1>1e-3      0   -    bilinear,c,N,n2,b.1
 imagenet_resnet18_adautomix  layer3:256    100x256   .1>0,1e-4       0/0   0     1/.03    .99999/.1     .1>1e-3      0   -    bilinear,c,n2,b.1
@@ -103,15 +113,17 @@ places205_resnet50_automix   layer3:1024   100x256   .1>0,1e-4       0/0   0    
 places205_resnet18_samix     layer3:256    100x256   .1>0,1e-4       0/0   0     2/.08    .99999/.1     .1>1e-4      0   Vf   bilinear,k-1,drop.1
 places205_resnet50_samix     layer3:1024   100x256   .1>0,1e-4       0/0   0     2/.08    .99999/.1     .1>1e-4      0   Vf   bilinear,k-1,drop.1
 imagenet_deit_small_automix  blocks.5:384  300x1024  1e-3>1e-5,.05   5/5   .1    2/.08    .99999/.25    1e-3>1e-4    .8  1f   nearest,c
+imagenet_pvt_tiny_automix    stages.2:320  300x1024  1e-3>1e-5,.05   5/5   .1    2/.08    .99999/.25    1e-3>1e-4    .8  1f   nearest,c
 imagenet_swin_tiny_automix   layers.3.downsample:768 300x1024 1e-3>1e-5,.05 20/5 .1 2/.08 .99999/.25    1e-3>1e-4    .8  1f   nearest,c
 imagenet_convnext_tiny_automix stages.2:384 300x4096 4e-3>1e-6,.05   20/0  .1    2/.08    .99996/.25    4e-3>1e-4    .8  1f   nearest,c
 """  # noqa: E501  (a table)
-EMBEDDED = {(1, 1), (1, 197), (169,)}  # class token, positions, and Swin's (2 * 7 - 1) ** 2 relative positions
+# Class token, positions of ViT and of PVT's stages, and Swin's (2 * 7 - 1) ** 2 relative positions.
+EMBEDDED = {(1, 1), (1, 197), (1, 3136), (1, 784), (1, 196), (1, 50), (169,)}
 HEADS, *ROWS = [line.split() for line in OFFICIAL.strip().splitlines()]
 # Published accuracies without a released configuration: settings of the nearest data set and network.
 UNRELEASED = re.compile(
-    r"cifar10_resn|cars_\w+_samix|cub200_resnet50_s?a|_rsb_|imagenet_(deit|swin|convnext)_\w+_samix|"
-    r"imagenet_deit_(tiny|base)|imagenet_resne(xt|t)101_|cifar100_convnext_tiny_adautomix"
+    r"cifar10_resn|cars_\w+_samix|cub200_resnet50_s?a|_rsb_|imagenet_(deit|pvt|swin|convnext)_\w+_samix|"
+    r"imagenet_(deit_(tiny|base)|pvt_small|moganet)|imagenet_resne(xt|t)101_|cifar100_convnext_tiny_adautomix"
 )
 
 

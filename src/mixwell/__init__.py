@@ -85,11 +85,13 @@ from mixwell.plan import BlendPlan as BlendPlan
 from mixwell.plan import BoxPlan as BoxPlan
 from mixwell.plan import ChoicePlan as ChoicePlan
 from mixwell.plan import MaskPlan as MaskPlan
+from mixwell.plan import MosaicPlan as MosaicPlan
 from mixwell.plan import PatchPlan as PatchPlan
 from mixwell.plan import Plan as Plan
 from mixwell.plan import SharePlan as SharePlan
 from mixwell.plan import choose_per_sample as choose_per_sample
 from mixwell.policies import AttentiveMix as AttentiveMix
+from mixwell.policies import CoMixup as CoMixup
 from mixwell.policies import CutMix as CutMix
 from mixwell.policies import FMix as FMix
 from mixwell.policies import GridMix as GridMix

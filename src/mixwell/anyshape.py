@@ -96,11 +96,9 @@ class AnyShape(Value):
 
 def _check(policy: BatchPolicy, dims: int) -> None:
     """Raise unless a policy can mix inputs with masks of so many dimensions."""
-    if not isinstance(policy, Policy):  # NoMix
-        return
     if policy.uses_saliency or getattr(policy, "looks_as_trained", False):
         raise ValueError(f"{policy} computes masks from images: use MixUp(), CutMix() or FMix() for other inputs.")
-    if dims == 2:
+    if dims == 2 or not isinstance(policy, Policy):  # NoMix
         return
     if not policy.any_dims:
         raise ValueError(

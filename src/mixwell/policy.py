@@ -33,6 +33,10 @@ Scope = Literal["batch", "sample", "pair"]
 class BatchPolicy(Value, ABC):
     """Anything that mixes a batch: the sample policies, and the policies made of them."""
 
+    uses_saliency: ClassVar[bool] = False
+    weights_sum_to_one: ClassVar[bool] = True
+    two_sources: ClassVar[bool] = True  # False if a mixed image can have more; those of members do not count
+
     @abstractmethod
     def _draw(self, batch: Batch, partner: Tensor | None = None) -> Plan:
         """Draw a plan; ``partner`` is given where several policies share their pairs."""
@@ -120,6 +124,28 @@ class BatchPolicy(Value, ABC):
         )
         return MixedBatch(plan.apply(images, out), plan.source_labels(labels), plan.weights, plan)
 
+    def _maps(self, batch: Batch) -> Tensor | None:
+        maps = batch.saliency
+        source: SaliencySource | None = getattr(self, "saliency", None)
+        checked = maps is None and type(source).__module__.startswith("mixwell.")  # one of our sources
+        if maps is None and source is not None:
+            settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
+            maps = source(batch.model, batch.images, batch.labels, **settings)
+            check_saliency(maps, batch.images)
+        if maps is None:
+            return None
+        if on_host(maps) and not bool(maps.isfinite().all()):
+            raise ValueError("saliency maps must be finite, but hold NaN or Inf: check their source.")
+        maps = maps.float()
+        if not checked:
+            check_fit(maps, batch.size)
+            maps = maps.clamp_min(0)
+        return self._prepared(maps, batch)
+
+    def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
+        """Convert saliency maps ``(B, h, w)`` to the form that pairing and plan use."""
+        return maps
+
 
 class Policy(BatchPolicy):
     """A policy over pairs: a subclass implements ``plan(pairs)`` and inherits the rest.
@@ -138,15 +164,11 @@ class Policy(BatchPolicy):
     pairing: Pairing = Permutation()
     scope: Scope = "batch"
 
-    uses_saliency: ClassVar[bool] = False
     any_dims: ClassVar[bool] = False  # whether plan() makes masks over pairs.space of any number of dimensions
-    weights_sum_to_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_scope(self.scope, self.pairing)
-        source = getattr(self, "saliency", None)
-        if isinstance(source, type | BatchPolicy):
-            raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
+        check_source(getattr(self, "saliency", None))
         set_field(self, "_ratio", self._lam_ratio())
 
     def _lam_ratio(self) -> Ratio:
@@ -176,28 +198,6 @@ class Policy(BatchPolicy):
         lam = batch.send(lam)
         once = torch.minimum(torch.arange(n, device=batch.device), partner) if self.scope == "pair" else None
         return Pairs(partner, lam if once is None else lam[once], batch.size, batch=batch, once=once)
-
-    def _maps(self, batch: Batch) -> Tensor | None:
-        maps = batch.saliency
-        source: SaliencySource | None = getattr(self, "saliency", None)
-        checked = maps is None and type(source).__module__.startswith("mixwell.")  # one of our sources
-        if maps is None and source is not None:
-            settings = {"normalization": batch.normalization} if getattr(source, "uses_normalization", False) else {}
-            maps = source(batch.model, batch.images, batch.labels, **settings)
-            check_saliency(maps, batch.images)
-        if maps is None:
-            return None
-        if on_host(maps) and not bool(maps.isfinite().all()):
-            raise ValueError("saliency maps must be finite, but hold NaN or Inf: check their source.")
-        maps = maps.float()
-        if not checked:
-            check_fit(maps, batch.size)
-            maps = maps.clamp_min(0)
-        return self._prepared(maps, batch)
-
-    def _prepared(self, maps: Tensor, batch: Batch) -> Tensor:
-        """Convert saliency maps ``(B, h, w)`` to the form that pairing and plan use."""
-        return maps
 
 
 class NoMix(BatchPolicy):
@@ -316,6 +316,12 @@ def simple_policies(policy: BatchPolicy) -> list[BatchPolicy]:
     settings = [getattr(policy, f.name) for f in fields(policy)]
     members = [member for member in tree_leaves(settings) if isinstance(member, BatchPolicy)]
     return [simple for member in members for simple in simple_policies(member)] or [policy]
+
+
+def check_source(source: object) -> None:
+    """Raise if a saliency source is a class or a policy."""
+    if isinstance(source, type | BatchPolicy):
+        raise TypeError(f"saliency must be a source such as FineGrained(), or a callable, but got {source!r}.")
 
 
 def check_scope(scope: str, pairing: Pairing) -> None:

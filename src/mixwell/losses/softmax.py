@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mixwell.batch import MixedBatch
 from mixwell.typecheck import BelowOne, NonNegativeFloat, Within
@@ -138,7 +139,7 @@ def cross_entropy(
     plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
     # A compiler fuses the plain formula; torch.func and forward mode transform it.
     traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    traced = traced or torch.autograd.forward_ad._current_level >= 0
+    traced = traced or forward_ad._current_level >= 0
     if plain and not weights.requires_grad and not traced:
         try:  # torch checks the labels while it looks them up: checking them before takes a twentieth of the time
             return _weighted_cross_entropy(logits.float(), mixed.labels, weights, smoothing)
@@ -156,53 +157,48 @@ def cross_entropy(
 class WeightedCrossEntropy(torch.autograd.Function):
     """``mean_i sum_k w_ik CE(logits_i, y_ik)``, with label smoothing.
 
-    Autograd would keep the log-probabilities of all classes and fill a matrix of zeros with the gradients of the few
-    that are used. Here forward turns the log-probabilities into the gradient in place, and backward only scales it.
-    Second derivatives work.
+    Autograd would fill a matrix of zeros with the gradients of the few log-probabilities that are used. Here backward
+    turns probabilities into the gradient in place. Second derivatives work.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
         log_p = logits.log_softmax(1)
-        own = weights * ((smoothing - 1) / len(logits))  # what smoothing leaves to the labels, as factors of the score
-        total = own.sum(1, keepdim=True)
-        loss = torch.dot(log_p.gather(1, labels).flatten(), own.flatten())
-        spread = total * (smoothing / (1 - smoothing) / log_p.shape[1]) if smoothing else None  # to each of all classes
-        if spread is not None:
-            loss += torch.dot(log_p.sum(1), spread.flatten())
+        # The factors of the labels' scores: what smoothing leaves of their weights.
+        own = weights * ((smoothing - 1) / logits.shape[0])
+        loss = torch.dot(log_p.gather(1, labels).reshape(-1), own.reshape(-1))
+        if smoothing:
+            loss += torch.dot(log_p.sum(1), _spread(own, smoothing, log_p).reshape(-1))
         if ctx.needs_input_grad[0]:
-            gradient = _gradient(log_p.exp_(), labels, own, total, spread, smoothing)
-            ctx.save_for_backward(gradient, logits, labels, own, total, spread)
+            ctx.save_for_backward(log_p, logits, labels, own)
             ctx.smoothing = smoothing
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        gradient, logits, labels, own, total, spread = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: computed again, as a function of the logits
-            gradient = _gradient(logits.softmax(1).clone(), labels, own, total, spread, ctx.smoothing)
-        return gradient * grad, None, None, None
+        log_p, logits, labels, own = ctx.saved_tensors
+        own = own * grad
+        # create_graph=True: a function of the logits, and a copy, because autograd keeps what softmax returned
+        probabilities = logits.softmax(1).clone() if torch.is_grad_enabled() else log_p.exp()
+        gradient = probabilities.mul_(own.sum(1, keepdim=True).div_(ctx.smoothing - 1)).scatter_add_(1, labels, own)
+        if ctx.smoothing:
+            gradient.add_(_spread(own, ctx.smoothing, log_p))
+        return gradient, None, None, None
+
+
+def _spread(own: Tensor, smoothing: float, log_p: Tensor) -> Tensor:
+    """Return what smoothing gives to each of all classes, as a factor of their scores ``(B, 1)``.
+
+    Args:
+        own: Factors of the labels' scores, shape ``(B, K)``.
+        smoothing: Label smoothing.
+        log_p: Log-probabilities ``(B, N)``.
+    """
+    return own.sum(1, keepdim=True) * (smoothing / (1 - smoothing) / log_p.shape[1])
 
 
 # Function.apply without its support for torch.func, which takes a tenth of the time of a small loss.
 _weighted_cross_entropy: Callable[..., Tensor] = super(torch.autograd.Function, WeightedCrossEntropy).apply  # type: ignore[misc]
-
-
-def _gradient(
-    probabilities: Tensor, labels: Tensor, own: Tensor, total: Tensor, spread: Tensor | None, smoothing: float
-) -> Tensor:
-    """Turn probabilities ``(B, N)`` into the gradient in place.
-
-    Args:
-        probabilities: Softmax of the logits.
-        labels: Class indices ``(B, K)``.
-        own: Factors of the labels' scores, shape ``(B, K)``.
-        total: Their sum, shape ``(B, 1)``.
-        spread: Factor of the scores of all classes, or None without smoothing, shape ``(B, 1)``.
-        smoothing: Label smoothing.
-    """
-    gradient = probabilities.mul_(total * (1 / (smoothing - 1))).scatter_add_(1, labels, own)
-    return gradient if spread is None else gradient.add_(spread)
 
 
 def check_logits(logits: Tensor, mixed: MixedBatch) -> None:
@@ -225,7 +221,7 @@ def check_shape(logits: Tensor, mixed: MixedBatch) -> None:
         )
     if not hasattr(mixed, "weights"):
         raise TypeError(f"mixed must be the mixed batch that a policy returns, but got {type(mixed).__name__}.")
-    if logits.dim() != 2 or len(logits) != len(mixed.weights):
+    if logits.dim() != 2 or logits.shape[0] != mixed.weights.shape[0]:
         raise ValueError(f"logits must have shape ({len(mixed.weights)}, N), but got {tuple(logits.shape)}.")
 
 

@@ -84,6 +84,7 @@ class AdAutoMix(Method):
     """
 
     needs_after_step = True
+    two_sources = True
 
     beta: float
     plain: float

@@ -70,6 +70,8 @@ class AlignMix(Method):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
+    two_sources = True
+
     p: float
 
     def __init__(

@@ -88,6 +88,7 @@ class AutoMix(Method):
     """
 
     needs_after_step = True
+    two_sources = True
     default_block: ClassVar[PairAttention] = PairAttention()
     default_mask_loss: ClassVar[MaskLoss] = AreaHinge()
 

@@ -23,7 +23,7 @@ from mixwell.methods.loop import PASSES, STEPS, Loop, after_optimizer_step, hook
 from mixwell.mixers.predictor import MaskPredictor
 from mixwell.normalization import Normalization
 from mixwell.plan import BlendPlan, Plan
-from mixwell.policy import BatchPolicy
+from mixwell.policy import BatchPolicy, simple_policies
 from mixwell.typecheck import checked
 from mixwell.value import at
 
@@ -49,8 +49,10 @@ class Method(nn.Module, ABC):
 
     Raises:
         TypeError: The model is not an ``nn.Module``, or the policy cannot mix.
+        ValueError: The policy mixes more than two sources, but the method or its label policy needs two.
     """
 
+    two_sources: ClassVar[bool] = False  # True in methods that cannot use a policy that mixes more
     needs_after_step: ClassVar[bool] = False  # True in methods with a teacher; schedules are found among the settings
 
     policy: BatchPolicy  # these and all other settings hold the numbers of the current progress
@@ -81,6 +83,8 @@ class Method(nn.Module, ABC):
             raise TypeError(
                 f"policy must be an object such as CutMix(alpha=0.2) with the method {calls}, but got {policy!r}."
             )
+        if self.two_sources or label.two_sources:
+            _check_sources(policy, type(self).__name__ if self.two_sources else repr(label))
         self.model, self.normalization, self.progress = model, normalization, 0.0
         self._schedules: dict[str, Any] = {}
         self._loop = Loop()
@@ -257,6 +261,13 @@ def _checking(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **{**kwargs, **checked(self, settings, init)})
 
     return checking
+
+
+def _check_sources(policy: BatchPolicy, user: str) -> None:
+    """Raise if a policy, or one that it holds, mixes more than two sources."""
+    inside = simple_policies(policy) if isinstance(policy, BatchPolicy) else []
+    if several := [each for each in inside if not each.two_sources]:
+        raise ValueError(f"{user} needs images of two sources, but {several[0]} mixes more: use another policy.")
 
 
 def relabelled(mixed: MixedBatch, label: LabelPolicy, logits: Tensor, fields: dict[str, Any]) -> MixedBatch:

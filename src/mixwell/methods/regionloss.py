@@ -60,6 +60,8 @@ class RegionLoss(Method):
         >>> method(torch.rand(4, 3, 32, 32), torch.arange(4))["loss"].backward()
     """
 
+    two_sources = True
+
     region_weight: float
     consistency_weight: float
 

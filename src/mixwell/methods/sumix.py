@@ -66,6 +66,8 @@ class SUMix(Method):
         >>> method(torch.rand(4, 3, 8, 8), torch.arange(4))["loss"].backward()
     """
 
+    two_sources = True
+
     gamma: float
 
     def __init__(

@@ -8,5 +8,6 @@ from mixwell.plan.detection import MixedBoxes as MixedBoxes
 from mixwell.plan.detection import mix_boxes as mix_boxes
 from mixwell.plan.shares import BlendPlan as BlendPlan
 from mixwell.plan.shares import MaskPlan as MaskPlan
+from mixwell.plan.shares import MosaicPlan as MosaicPlan
 from mixwell.plan.shares import PatchPlan as PatchPlan
 from mixwell.plan.shares import SharePlan as SharePlan

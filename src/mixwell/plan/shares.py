@@ -201,6 +201,29 @@ class SharePlan(Plan):
         out.copy_(self._mix(images))
 
 
+class MosaicPlan(SharePlan):
+    """Every pixel shows one of K sources: a :class:`SharePlan` whose shares are 0 and 1, in one pass over the images.
+
+    Args:
+        pairs: See :class:`SharePlan`.
+        shares: See :class:`SharePlan`; in every cell that of one source is 1.
+        ratios: See :class:`SharePlan`.
+
+    Example:
+        >>> pairs = Pairs(torch.tensor([[1, 2], [2, 0], [0, 1]]), torch.tensor([1 / 3]), (2, 2))
+        >>> shares = torch.eye(3).view(1, 3, 1, 3).expand(3, 3, 2, 3)[..., :2]
+        >>> MosaicPlan(pairs, shares).apply(torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 2, 2))[:, 0, 0]
+        tensor([[0., 1.],
+                [1., 2.],
+                [2., 0.]])
+    """
+
+    def _mix(self, images: Tensor) -> Tensor:
+        shown = self.shares.argmax(1)
+        rows = self.sources.gather(1, shown.flatten(1)).view_as(shown)[:, None]
+        return images.gather(0, scaled(rows, images.shape[2:]).expand_as(images))
+
+
 def mean_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the mean of a mask (S, 1, h, w) scaled to a size, without scaling it."""
     values = mask[:, 0].float()
@@ -208,7 +231,8 @@ def mean_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
         return values.mean((1, 2))
     rows = _cell_sizes(values.shape[1], size[0], mask.device)
     columns = _cell_sizes(values.shape[2], size[1], mask.device)
-    return torch.einsum("shw,h,w->s", values, rows, columns) / (size[0] * size[1])
+    # No einsum: autocast would round it.
+    return (values * (rows[:, None] * columns)).sum((1, 2)) / (size[0] * size[1])
 
 
 def _cell_sizes(cells: int, side: int, device: torch.device) -> Tensor:

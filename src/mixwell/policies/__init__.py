@@ -1,6 +1,7 @@
 """One file per sample policy."""
 
 from mixwell.policies.attentivemix import AttentiveMix as AttentiveMix
+from mixwell.policies.comixup import CoMixup as CoMixup
 from mixwell.policies.cutmix import CutMix as CutMix
 from mixwell.policies.fmix import FMix as FMix
 from mixwell.policies.gridmix import GridMix as GridMix

@@ -28,12 +28,13 @@ ILLUSTRATIVE: tuple[mw.BatchPolicy, ...] = (
     mw.MergeMix(saliency=mw.SpectralResidual(max_size=16)),  # as coarse as the patches of a transformer
     mw.SMMix(saliency=CONTRAST, cells=8),
     mw.PuzzleMix(blocks=8, saliency=CONTRAST, transport_eps=0.05),  # contrast is spread out: 0.8 would move no block
+    mw.CoMixup(saliency=CONTRAST, sweeps=1),  # a group of two images would be moved apart until they are unmixed
     mw.SaliencyMix(saliency=CONTRAST),  # the default saliency peaks at the edge of the flower
     mw.SmoothMix(fit=True),  # by default alpha sets the width of the mask and not the ratio
 )
 PROGRESS = (0.0, 0.5, 1.0)  # at which schedules are drawn
 RATIOS = (0.3, 0.5, 0.7)
-ACROSS = 9 * (MIN_COLUMN + GAP)  # width of the gallery (pixels)
+ACROSS = 10 * (MIN_COLUMN + GAP)  # width of the gallery (pixels)
 
 
 def drawable(images: Images) -> tuple[list[mw.BatchPolicy], list[str]]:

@@ -111,7 +111,11 @@ def bar(weights: Sequence[float], width: int, height: int = 10) -> Image.Image:
 def label(sample: Sample, width: int, size: int = 14) -> Image.Image:
     """Draw the label of a sample: the bar of its weights, and one line for each source (and for weight left over)."""
     rest = 1 - sum(sample.weights)
-    rows = list(zip(itertools.cycle(SOURCES), sample.names, sample.weights, strict=False))
+    rows = [
+        row
+        for row in zip(itertools.cycle(SOURCES), sample.names, sample.weights, strict=False)
+        if row[2] or len(sample.names) == 2  # of many sources, most are not in the image
+    ]
     rows += [(UNLABELLED, "no label", rest)] * (rest >= 0.005)
     lines = [bar(sample.weights, width)]
     for colour, name, weight in rows:

@@ -58,7 +58,7 @@ class Sample:
     weights: tuple[float, ...]
 
     def __str__(self) -> str:
-        """Return the label as text; weights of the same class are added.
+        """Return the label as text; weights of the same class are added, and of many classes only those that occur.
 
         Example:
             >>> blank = torch.zeros(2, 1, 1, 1)
@@ -68,7 +68,7 @@ class Sample:
         total = dict.fromkeys(self.names, 0.0)
         for name, weight in zip(self.names, self.weights, strict=True):
             total[name] += weight
-        return ", ".join(f"{name} {weight:.2f}" for name, weight in total.items())
+        return ", ".join(f"{name} {weight:.2f}" for name, weight in total.items() if weight or len(total) < 3)
 
 
 @cache

@@ -71,7 +71,8 @@ class Config:
     # model and method
     model: str = setting(
         "mini_resnet",
-        "resnet18, resnext50_32x4d, wide_resnet28_8, mini_resnet, timm/NAME[(SETTING=VALUE)]",
+        "resnet18, resnext50_32x4d, wide_resnet28_8, mini_resnet (of 32 pixels), pvt_tiny, pvt_small, moganet_tiny (of "
+        "224 pixels), timm/NAME[(SETTING=VALUE)]",
     )
     weights: str = setting("", "pretrained weights to start from (path of a .safetensors or .pth file, or timm/TAG)")
     policy: str = setting("none", "mixing policy, such as 'CutMix(alpha=0.2)', or none (expression)")

@@ -10,12 +10,20 @@ settings:
   there are 384. Here masks have the size of the images, and channels are read off the network.
 * Runs of 600 epochs of Swin-T scale masks in one of two ways, chosen by chance; that is not offered. Those of
   ConvNeXt-T with SAMix have ``--lr 0.002``, and ``"lr": 0.001`` for the block.
+* AutoMix for ViT-L was released with the layer and the channels of a smaller network; here its block reads the middle
+  one of 24 blocks, as that of AdAutoMix.
 * Classes are those of the data set. The released AutoMix for Aircraft with ResNeXt-50 trains on CUB by mistake, and
   runs with DeiT have 1000 classes on CIFAR-100.
 * In half precision, queries and keys of ImageNet with DeiT-S were released with ``norm="layer"``.
 
-Settings for RSB, for SAMix with transformers on ImageNet and on Cars, for ResNet-50 on CUB with AutoMix and SAMix, and
-for ResNet-101 and ResNeXt-101 with AdAutoMix were not released: they are those of the nearest data set and network.
+``bilinear`` and ``nomomentum`` (ResNet-50 on ImageNet) and ``nolam`` (DeiT-S on CIFAR-100) are second configurations of
+the same network: masks scaled bilinearly with a reward for their variance, a block that learns without momentum, and
+one that does not receive the ratio and is trained in every step. The last was released beside the runs of MergeMix's
+tables, and has their accuracy.
+
+Settings for RSB, for SAMix with transformers on ImageNet and on Cars, for PVT-S and MogaNet, for ResNet-50 on CUB with
+AutoMix and SAMix, and for ResNet-101 and ResNeXt-101 with AdAutoMix were not released: they are those of the nearest
+data set and network.
 """
 
 from __future__ import annotations
@@ -144,6 +152,7 @@ _MERGED = "layers.3.downsample"  # 768 channels of 7 x 7 places, behind the merg
 _AVERAGE: Changes = {"momentum": Momentum(end=0.99996, warm=0.25)}
 _RATE: Changes = {"lr": 5e-4, "lr_min": 1e-4, "warmup": 5.0, "clip": 10.0}
 _SWIN: Changes = {"lr_min": 1e-4, "clip": 10.0}
+_LARGE: Changes = {"lr": 5e-4, "lr_min": 0.0, "warmup": 5.0}
 _SOURCES: Changes = {"upsampling": "nearest", "sources": 3, "beta": 0.3}
 _TOKEN_RECIPES = {
     "cifar100_deit_small_automix": _RATE | automix(**_block(1e-3, 1e-4), **_CONCAT, **_AVERAGE),
@@ -151,8 +160,18 @@ _TOKEN_RECIPES = {
     | samix(upsampling="nearest", **_block(7.5e-4, 1e-4), **_DROPOUT, **_AVERAGE),
     "cifar100_deit_small_adautomix": _RATE | adautomix(**_SOURCES, block_p=0.8, **_block(1e-3, 1e-4), **_AVERAGE),
     "cifar100_deit_tiny_adautomix": {"warmup": 5.0} | adautomix(**_SOURCES, **_block(0.05, 0.005), **_AVERAGE),
-    "cifar100_deit_base_adautomix": {"lr": 5e-4, "lr_min": 0.0, "warmup": 5.0}
+    "cifar100_deit_small_nolam_adautomix": _RATE
+    | adautomix(lam_concat=False, **_SOURCES, **_block(1e-3, 1e-4), **_AVERAGE),
+    "cifar100_deit_tiny_automix": {"warmup": 5.0} | automix(**_block(0.05, 0.005), **_CONCAT, **_AVERAGE),
+    "cifar100_deit_base_automix": {"lr_min": 0.0, "warmup": 5.0}
+    | automix(block_p=0.5, **_block(5e-6, 0.0), **_CONCAT, **_AVERAGE),
+    "cifar100_deit_base_adautomix": {"lr_min": 0.0, "warmup": 5.0}
     | adautomix(lam_concat=False, **_SOURCES, **_block(5e-5, 5e-6), **_AVERAGE),
+    "cifar100_vit_small_automix": {"warmup": 5.0} | automix(**_block(5e-5, 5e-6), **_CONCAT, **_AVERAGE),
+    "cifar100_vit_small_adautomix": {"warmup": 5.0}
+    | adautomix(lam_concat=False, **_SOURCES, **_block(5e-5, 5e-6), **_AVERAGE),
+    "cifar100_vit_large_automix": _LARGE | automix(**_block(5e-5, 0.0), **_CONCAT, **_AVERAGE),
+    "cifar100_vit_large_adautomix": _LARGE | adautomix(**_SOURCES, **_block(5e-5, 0.0), **_AVERAGE),
     "cifar100_swin_tiny_automix": _SWIN | automix(layer=_MERGED, **_block(1e-3, 1e-4), **_CONCAT, **_AVERAGE),
     "cifar100_swin_tiny_samix": {"lr_min": 1e-4, "clip": 20.0}
     | samix(upsampling="nearest", layer=_MERGED, **_block(5e-4, 1e-4), **_DROPOUT, **_AVERAGE),
@@ -205,10 +224,17 @@ _HIGHER = "inaturalist2017_resnet18 places205_resnet18 places205_resnet50"
 _HEAD = _block(0.1, 1e-3, **_TEACHER)
 _LOW_HEAD = _block(0.1, 1e-4, **_TEACHER)
 _TOKENS: Changes = {"momentum": Momentum(end=0.99999, warm=0.25), "block_p": 0.8, **_block(1e-3, 1e-4)}
+_PVT: Changes = {"clip": 5.0, "repeats": 1}
+_WITHOUT_MOMENTUM: Changes = {**_TEACHER, "block_group": {"lr": 0.1, "momentum": 0.0, "lr_min": 1e-3}}
 _WARMER: Changes = {**_TOKENS, **_AVERAGE, **_block(4e-3, 1e-4)}
 _LARGE_RECIPES = {
     **{f"imagenet_{name}_automix": automix(**_CONCAT, **_HEAD) for name in _RESNETS},
     **{f"imagenet_{name}_samix": samix(**_DROPOUT, **_HEAD) for name in _RESNETS},
+    "imagenet_resnet50_bilinear_automix": automix(
+        block=PairAttention(lam_concat=True, upsampling="bilinear"), **_REWARDED, **_FADING, **_HEAD
+    ),
+    "imagenet_resnet50_nomomentum_automix": automix(**_CONCAT, **_WITHOUT_MOMENTUM),
+    "imagenet_resnet50_nomomentum_samix": samix(**_DROPOUT, **_WITHOUT_MOMENTUM),
     **{f"imagenet_{name}_adautomix": adautomix(sources=2, beta=0.1, **_HEAD) for name in _RESNETS[:2]},
     **{f"imagenet_{name}_adautomix": adautomix(norm="batch", sources=2, beta=0.1, **_HEAD) for name in _RESNETS[2:]},
     **{f"imagenet_{name}_automix": automix(**_CONCAT, **_TEACHER) for name in _RSB},
@@ -218,6 +244,13 @@ _LARGE_RECIPES = {
         f"imagenet_deit_{size}_samix": samix(upsampling="nearest", **_DROPOUT, **_TOKENS)
         for size in ("tiny", "small", "base")
     },
+    **{f"imagenet_pvt_{size}_automix": _PVT | automix(**_CONCAT, **_TOKENS) for size in ("tiny", "small")},
+    **{
+        f"imagenet_pvt_{size}_samix": _PVT | samix(upsampling="nearest", **_DROPOUT, **_TOKENS)
+        for size in ("tiny", "small")
+    },
+    "imagenet_moganet_tiny_automix": automix(**_CONCAT, **_TOKENS),
+    "imagenet_moganet_tiny_samix": samix(**_DROPOUT, **_TOKENS),
     "imagenet_swin_tiny_automix": automix(layer=_MERGED, **_CONCAT, **_TOKENS),
     "imagenet_swin_tiny_samix": samix(upsampling="nearest", layer=_MERGED, **_DROPOUT, **_TOKENS),
     "imagenet_convnext_tiny_automix": automix(**_CONCAT, **_WARMER),

@@ -3,6 +3,8 @@
 ``{alpha}`` is the parameter of the Beta distribution, which depends on the data set: see ``published.csv``. Settings
 are those of the authors where they are published; the others are those of the network's plain training. What differs:
 
+* Co-Mixup trains on mixed images only; the authors add the loss of the unmixed ones, as
+  ``method=PerturbedMixing(p=0.0, clean_lam=1.0)`` does.
 * MergeMix mixes labels by pixels and not by random numbers, and trains on the unmixed images as the publication says,
   not on MixUp as its code does.
 * TokenMix takes its label weights from the class activation of the classifier itself, unless
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mixwell.train.recipes.bases import BASES
 from mixwell.train.recipes.learned import LEARNED
 
 Changes = dict[str, Any]
@@ -25,13 +28,14 @@ _POLICIES = {
     "saliencymix": "SaliencyMix(alpha={alpha})",
     "resizemix": "ResizeMix()",
     "puzzlemix": "PuzzleMix(alpha={alpha})",
+    "comixup": "CoMixup(alpha={alpha})",
     "smoothmix": "SmoothMix()",
     "attentivemix": "AttentiveMix(alpha={alpha}, top=None)",
     "gridmixup": "GridMixup(alpha={alpha})",
     "mixup_cutmix": "switch_mix()",
 }
 _WITH_SUMIX = ("mixup", "cutmix", "fmix", "saliencymix", "resizemix", "puzzlemix")
-_BY_PATCHES = "SMMix(saliency=Attention(by_patches=True))"
+_SMMIX = "OneOf((SMMix(saliency=Attention(by_patches=True)), MixUp(alpha=0.8, pairing=Reverse())))"
 TRAININGS: dict[str, Changes] = {
     "plain": {},
     **{name: {"policy": policy} for name, policy in _POLICIES.items()},
@@ -50,14 +54,18 @@ TRAININGS: dict[str, Changes] = {
         "method": "Mixing(label=ProgressiveAttentionShare())",
         "warmup": 20.0,
     },
-    "smmix": {"policy": f"OneOf(({_BY_PATCHES}, MixUp(alpha=0.8, pairing=Reverse())))", "method": "RegionLoss"},
+    "smmix": {"policy": _SMMIX, "method": "RegionLoss"},
     "tla": {"policy": "CutMix(alpha=1.0)", "method": "Mixing(label=TokenLabelAlignment())"},
     "mergemix": {"policy": "MergeMix(saliency=Attention())", "method": "RegMixup"},
     "automix": {},
     "samix": {},
     "adautomix": {},
+    **{name: {} for name in ("bilinear_automix", "nomomentum_automix", "nomomentum_samix", "nolam_adautomix")},
 }
-_DEIT_OF_MIXPRO = {"model": "timm/deit_small_patch16_224(drop_path_rate=0.1, patch_size=14)"}
+_WITH_MIXPRO = (
+    *("cifar100_deit_tiny", "cifar100_deit_small", "cifar100_deit_base", "cifar100_vit_small", "cifar100_vit_large"),
+    "imagenet_deit_small",
+)
 _DECAY = {"weight_decay": 5e-4}  # ResNeXt-50 on CIFAR, with policies that cut
 _CUTTING = ("cutmix", "fmix", "saliencymix", "resizemix", "attentivemix", "gridmixup")
 OF_BASE: dict[str, Changes] = {  # by the name of a recipe: where a training changes more with this data set and network
@@ -75,6 +83,7 @@ OF_BASE: dict[str, Changes] = {  # by the name of a recipe: where a training cha
         for setting in ("a2", "a3")
     },
     "imagenet_deit_small_transmix": {"weight_decay": 0.03, "warmup": 20.0, "ema": 0.99996, "batch_size": 2048},
-    "cifar100_deit_small_mixpro": _DEIT_OF_MIXPRO,
-    "imagenet_deit_small_mixpro": _DEIT_OF_MIXPRO,
+    "imagenet_pvt_small_smmix": {"policy": _SMMIX.replace("SMMix(", "SMMix(cells=7, ")},  # places of its last map
+    "imagenet_moganet_tiny_mixup_cutmix": {"policy": "switch_mix(mixup_alpha=0.1)"},
+    **{f"{base}_mixpro": {"model": BASES[base].model.replace(")", ", patch_size=14)")} for base in _WITH_MIXPRO},
 }
