@@ -139,6 +139,16 @@ def test_wrong_use_is_refused(make, error, sentence) -> None:
         make()
 
 
+def test_accuracy_counts_every_source() -> None:
+    """The label weight of the predicted class, also where it is the class of the partner."""
+    model, images, policy = Net(), data()[0], fixed(8)
+    predicted = model(policy(images, torch.arange(8)).images).argmax(1)
+    labels = predicted.view(4, 2).flip(1).flatten()  # the partner of every row has the predicted class
+    step = Mixing(model, policy)(images, labels)
+    assert step["accuracy"] >= 69.9
+    torch.testing.assert_close(step["accuracy"], mixwell.mixed_accuracy(step["output"], policy(images, labels)))
+
+
 @pytest.mark.parametrize("name", mixwell.names("method"))
 def test_parts_follow_the_model(name: str) -> None:
     """Heads and blocks that a method adds have the dtype and the device of the model."""

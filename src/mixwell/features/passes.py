@@ -38,8 +38,7 @@ def logits_of(output: Any) -> Tensor:
         )
     if logits.dim() != 2:
         raise ValueError(
-            f"The model must return logits (B, N), one for each class, but their shape is {tuple(logits.shape)}: wrap "
-            "it in a module that returns logits of this shape."
+            f"The model must return logits (B, N), but returned {tuple(logits.shape)}: wrap it in a module that does."
         )
     return logits
 
