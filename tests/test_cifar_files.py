@@ -98,6 +98,7 @@ REFUSED = {
     "memo": b"\x80\x02}r\xff\xff\xff\xff.",
     "length": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
     "text length": b"\x80\x02X\xff\xff\xff\xff.",
+    "length of a bytearray": b"\x80\x05\x96\x00\x00\x00\x40\x00\x00\x00\x00.",
     "nested": nested(),
     "laughs in labels": pickle.dumps({b"data": GOOD, b"labels": laughs()}),
     "laughs as a name": pickle.dumps(laughs())[:-1] + b"\x8c\x01x\x93.",
@@ -119,6 +120,11 @@ REFUSED = {
     "no images": pickle.dumps({b"data": GOOD[:0], b"labels": []}),
     "flat": pickle.dumps({b"data": GOOD.reshape(-1), b"labels": [0, 1]}),
 }
+WORDS = {  # of what would have called something
+    "system": "system, which is not part of a CIFAR file",
+    "ndarray": "it calls numpy.ndarray, which is not part of a CIFAR file",
+    "strides": "it calls numpy.ndarray, which is not part of a CIFAR file",
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -132,6 +138,7 @@ def test_hostile_pickles_are_one_sentence(tmp_path: Path, name: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert WORDS.get(name, "") in str(caught.value)
     assert peak < 3_000_000 + 300 * len(REFUSED[name]) and time.process_time() - began < 20
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,7 +55,11 @@ def refused(do: Callable[[], Any], kind: type[Exception], *words: str) -> None:
         (IMAGES, torch.zeros(4, 7, dtype=torch.int64), TypeError, ["dense labels", "floating point", "labels.float()"]),
         (IMAGES, torch.zeros(4, 2, 7), ValueError, ["(B,)", "(B, N)", "(4, 2, 7)"]),
         (IMAGES, torch.tensor(3), ValueError, ["(B,)", "()"]),
-        (IMAGES, [0, 1, 2, 3], TypeError, ["labels", "tensor", "list"]),
+        (IMAGES, [0, 1, 2, 3], TypeError, ["labels", "tensor", "list", "use torch.tensor(labels)"]),
+        (IMAGES, tuple(LABELS), TypeError, ["tensor", "tuple", "use torch.stack(labels)"]),
+        (IMAGES, ["ant", "bee", "ant", "bee"], TypeError, ["list", "number the classes", "names.index(label)"]),
+        (IMAGES, np.array(["ant", "bee"] * 2), TypeError, ["ndarray", "number the classes"]),
+        (IMAGES, np.array(1), TypeError, ["ndarray", "use torch.tensor(labels)"]),
         (IMAGES[0], LABELS, ValueError, ["(B, C, H, W)", "(3, 8, 8)"]),
         (IMAGES[None], LABELS, ValueError, ["(B, C, H, W)", "(1, 4, 3, 8, 8)", "AnyShape(policy, dims=2)"]),
         (IMAGES[:, :, 0], LABELS, ValueError, ["(4, 3, 8)", "images[:, None]", "AnyShape(policy, dims=1)"]),
@@ -102,6 +107,8 @@ def test_nothing_to_look_at() -> None:
         (lambda: mw.MixUp(alpha=float("nan")), ["alpha", "positive", "nan"]),
         (lambda: mw.FMix(alpha=-0.5, reformulated=True), ["positive", "-0.5"]),
         (lambda: mw.Beta(1.0, beta=0.0), ["beta", "positive", "0.0"]),
+        (lambda: mw.Beta(1e-320), ["alpha", "1e-300 to 1e+300", "1e-320"]),
+        (lambda: mw.Beta(1.0, beta=1e308), ["beta", "1e-300 to 1e+300", "1e+308"]),
         (lambda: mw.Uniform(0.8, 0.2), ["low", "high", "0.8", "0.2"]),
         (lambda: mw.Uniform(0.1, 1.2), ["1.2"]),
         (lambda: mw.Constant(1.5), ["[0, 1]", "1.5"]),

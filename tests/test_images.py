@@ -144,8 +144,15 @@ def encoded(ending: str) -> bytes:
 
 def bomb() -> bytes:
     """A PNG that states 60000 x 60000 pixels."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 BAD = {
@@ -171,6 +178,7 @@ def test_bad_images_are_one_sentence(tmp_path: Path, name: str) -> None:
         images.read(path)
     assert str(caught.value).startswith(f"cannot read the image {path}: ") and "\n" not in str(caught.value)
     assert str(caught.value).count(str(path)) == 1
+    assert ("decompression bomb" in str(caught.value)) == (name == "bomb.png")
 
 
 def test_missing_image_and_folder_with_an_ending(tmp_path: Path) -> None:

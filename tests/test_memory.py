@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("accelerate")
 from PIL import Image
@@ -13,6 +15,8 @@ from PIL import Image
 from mixwell.train import errors
 from mixwell.train.cli import main
 from mixwell.train.errors import RunError, check_memory, enough_memory
+from mixwell.train.evaluate import stored
+from mixwell.train.runs import read_config
 
 TRAIN = ["train", "folder", "--dataset", "csv", "--model", "mini_resnet", "--epochs", "1", "--device", "cpu",
          "--threads", "1", "--workers", "0", "--policy", "none", "--warmup", "0", "--ema", "0", "--augment", "",
@@ -71,12 +75,15 @@ def test_evaluation_of_images_that_cannot_fit(folder: Path, capsys: pytest.Captu
         assert main(["eval", run, "--split", "val", *more]) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith("mixwell: out of memory: use a machine or a --device with more memory (")
+    config = replace(read_config(Path(run)), image_size=8)
+    with pytest.raises(MemoryError, match=r"^64 images of 4096 x 4096 pixels "):
+        stored(replace(config, eval_size=4096), Path(run), "val")
+    model, images, _ = stored(replace(config, image_size=4096, eval_size=8), Path(run), "val")
+    assert len(images) == 64 and model(torch.zeros(1, 3, 8, 8)).shape == (1, 2)  # the training size does not count
 
 
 def test_sentence_of_python_and_torch() -> None:
     """A lack of memory that only shows when memory is allocated gets the same advice; other errors keep theirs."""
-    import torch
-
     assert 2**28 < errors.memory() < 2**60
     check_memory(100, 224)
     for allocate in (lambda: bytearray(2**62), lambda: torch.empty(2**60)):

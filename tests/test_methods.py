@@ -127,6 +127,7 @@ def test_semantic_labels_without_the_rest_of_sumix() -> None:
     [
         (lambda: Mixing(Net(), CutMix), TypeError, "policy must be an object such as CutMix"),
         (lambda: Mixing("resnet18"), TypeError, "model must be an nn.Module, but got str"),
+        (lambda: Mixing(SUMix(Net(), CutMix(), num_classes=10)), TypeError, r"got SUMix: give it the .*method\.model"),
         (lambda: Mixing(Several(), CutMix())(*data()), TypeError, "must return logits.* returned a tuple: wrap"),
         (lambda: Mixing(Net(5), CutMix())(*data()), ValueError, "labels must lie between 0 and 4"),
     ],
@@ -136,6 +137,34 @@ def test_wrong_use_is_refused(make, error, sentence) -> None:
     torch.manual_seed(0)
     with pytest.raises(error, match=sentence):
         make()
+
+
+def test_accuracy_counts_every_source() -> None:
+    """The label weight of the predicted class, also where it is the class of the partner."""
+    model, images, policy = Net(), data()[0], fixed(8)
+    predicted = model(policy(images, torch.arange(8)).images).argmax(1)
+    labels = predicted.view(4, 2).flip(1).flatten()  # the partner of every row has the predicted class
+    step = Mixing(model, policy)(images, labels)
+    assert step["accuracy"] >= 69.9
+    torch.testing.assert_close(step["accuracy"], mixwell.mixed_accuracy(step["output"], policy(images, labels)))
+
+
+@pytest.mark.parametrize("name", mixwell.names("method"))
+def test_parts_follow_the_model(name: str) -> None:
+    """Heads and blocks that a method adds have the dtype and the device of the model."""
+    for like in (torch.zeros((), dtype=torch.bfloat16), torch.zeros((), device="meta")):
+        method = mixwell.parse(name)(mixwell.models.build("mini_resnet", 10).to(like), CutMix(), num_classes=10)
+        assert {(p.dtype, p.device) for p in method.parameters()} == {(like.dtype, like.device)}
+
+
+@pytest.mark.parametrize("name", mixwell.names("method"))
+@pytest.mark.parametrize("place", [(slice(None), 0), (slice(None), None)], ids=["(8,)", "(8, 1, 10)"])
+def test_logits_of_another_shape(name: str, place: tuple) -> None:
+    """Models with one logit, or with further dimensions, are refused before a loss broadcasts them."""
+    model = mixwell.models.build("mini_resnet", 10)
+    model.register_forward_hook(lambda module, inputs, logits: logits[place])
+    with pytest.raises(ValueError, match=r"must return logits \(B, N\)|but its output is not what|logits .* shape"):
+        mixwell.parse(name)(model, CutMix(), num_classes=10)(torch.rand(8, 3, 16, 16), torch.arange(8))
 
 
 class Several(Net):

@@ -11,6 +11,7 @@ import torch
 
 import mixwell
 from mixwell import (
+    AnyShape,
     Beta,
     Constant,
     CutMix,
@@ -56,6 +57,8 @@ VALUES = [
     SemanticShare(similarity=Released(sign=-1, reference=True), kappa=0.5),
     SemanticShare(similarity="agreement"),
     TwoHotTargets(clamp=False),
+    AnyShape(CutMix(alpha=0.2), dims=3),
+    AnyShape(OneOf([MixUp(), Sometimes(FMix(), p=0.5)]), dims=1),
 ]
 
 
@@ -277,7 +280,7 @@ def test_what_is_no_text_is_refused() -> None:
         ("mixwell.CutMix(alpha=0.2)", r"Unknown name 'mixwell\.CutMix'; did you mean CutMix\?$"),
         ("OneOf([mw.CutMix(), MixUp()])", r"Unknown name 'mw\.CutMix'; did you mean CutMix\?$"),
         ("MixUp(alpha=mixwell.beta(2))", r"Unknown name 'mixwell\.beta'; did you mean Beta\?$"),
-        ("CutMix(alpha=-1)", "alpha of a Beta distribution must be a positive finite number, but got -1"),
+        ("CutMix(alpha=-1)", "alpha of a Beta distribution must be a positive finite number, .*, but got -1"),
         ("SUMix(CutMix())", "SUMix takes its settings by name, as in .*: .*gamma, .*classifier"),
         ("swich_mix()", r"Unknown name 'swich_mix'; did you mean switch_mix\?$"),
         ("switch_mix(prb=1)", r"switch_mix has no setting 'prb' here; did you mean prob\?$"),

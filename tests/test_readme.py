@@ -21,6 +21,11 @@ def test_table_of_policies_is_current() -> None:
     assert script["filled"](README) == README, "README.md is not current: run 'make pages'"
 
 
+def test_installation_comes_before_the_tables() -> None:
+    """With a command that works from a clone."""
+    assert README.index("\npip install . ") < README.index("\npip install '.[train]'") < README.index("\n|")
+
+
 def test_numbers_of_policies_and_methods() -> None:
     """The README counts what the library has: its table of policies lists ``NoMix`` too."""
     policies = [getattr(mw, name) for name in mw.names("policy")]

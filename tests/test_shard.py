@@ -62,6 +62,31 @@ def test_two_shards(policy: str, tmp_path: Path) -> None:
     same(run, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes(before: int, after: int, tmp_path: Path) -> None:
+    """Without batch norm and mixing, a run that goes on in other processes ends like one that was not interrupted."""
+    model = "timm/vit_tiny_patch16_224(img_size=8, patch_size=4, depth=2)"
+    args = [*ARGS, "--policy", "none", "--model", model, "--accumulate", "2", "--clip", "1", "--shard"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert Processes(whole, args, 2).ended()
+    assert not Processes(run, args, before, fatal=50).ended()
+    folder = checkpoint.latest(run)
+    assert folder and 0 < checkpoint.epochs(folder) < EPOCHS
+    resumed = Processes(run, [], after)
+    assert resumed.ended()
+    assert f"processes: {after} here, {before} before: same batches" in resumed.note("stderr")
+    for name, value in load_file(whole / "model.safetensors").items():
+        torch.testing.assert_close(load_file(run / "model.safetensors")[name], value, rtol=1e-3, atol=1e-4)
+    last = f"checkpoint/epoch-{EPOCHS:05d}/state.pt"
+    theirs, mine = (torch.load(out / last, weights_only=True)["optimizer"]["state"] for out in (whole, run))
+    for name, state in theirs.items():
+        torch.testing.assert_close(mine[name], state, rtol=1e-2, atol=1e-4)
+    theirs, mine = ([record["train_loss"] for record in metrics(out)] for out in (whole, run))
+    assert mine == pytest.approx(theirs, rel=1e-3)
+
+
 def test_what_cannot_be_sharded() -> None:
     """One sentence each."""
     model = models.build("mini_resnet", 10)

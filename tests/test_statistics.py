@@ -28,6 +28,13 @@ def test_ratios_follow_their_law(ratio: Ratio) -> None:
     assert draws.equal(ratio(N, generator=seeded(1)))
 
 
+@pytest.mark.parametrize(("alpha", "beta"), [(1e-300, 1e-300), (1e300, 1e300), (1e-300, 1e300), (1e300, 1e-300)])
+def test_the_smallest_and_largest_parameters(alpha: float, beta: float) -> None:
+    """Draws do not overflow: their mean is alpha / (alpha + beta)."""
+    draws = Beta(alpha, beta=beta)(1000, generator=seeded(1))
+    assert draws.mean().item() == pytest.approx(alpha / (alpha + beta), abs=0.05)
+
+
 @pytest.mark.parametrize("alpha", [1e-4, 1e-3, 0.01, 0.05, 0.0999, 0.1, 0.2, 1.0, 2.0, 30.0, 100.0])
 @pytest.mark.parametrize("times", [1.0, 2.0, 100.0])
 def test_beta_is_scipys(alpha: float, times: float) -> None:

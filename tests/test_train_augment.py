@@ -91,8 +91,9 @@ def test_augment_changes_training_images_alone() -> None:
 
 
 def test_augment_that_cannot_be() -> None:
-    with pytest.raises(RunError, match=r"augment must be like rand-m9-mstd0\.5-inc1, got 'rund-m9'"):
-        both(Config(batch_size=4, image_size=12, augment="rund-m9"), noise())
+    for text in ("rund-m9", "rand-m9-n0", "rand-m9-n99999999", "rand-m99999"):
+        with pytest.raises(RunError, match=rf"augment must be like rand-m9-mstd0\.5-inc1, got '{text}'"):
+            both(Config(batch_size=4, image_size=12, augment=text), noise())
     with pytest.raises(RunError, match="augment needs images of 3 channels, and these have 1"):
         both(Config(batch_size=4, image_size=12, augment="rand-m9"), noise(channels=1))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ pytest.importorskip("accelerate")
 from PIL import Image
 
 from mixwell.train import data as sets
+from mixwell.train import images
 from mixwell.train.config import Config
 from mixwell.train.dataset import DataSet, Split, match_classes
 from mixwell.train.errors import RunError
@@ -175,6 +178,34 @@ def test_linked_folders_are_read_once(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "far" / "z.png")
     (root / "train" / "b" / "far").symlink_to(tmp_path / "far", target_is_directory=True)
     assert load(root).train.counts(2) == [2, 3]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and names of any bytes")
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """They are files that cannot be read, and not a fault of the folder."""
+    root = tree(tmp_path, train={"a": 2, "b": 2}, val={"a": 1, "b": 1})
+    for name, target in (("self", "self"), ("there", "back"), ("back", "there"), ("gone", "nowhere")):
+        (root / "train" / "a" / f"{name}.png").symlink_to(f"{target}.png")
+    (root / "train" / "c").symlink_to("c")
+    data = load(root)
+    assert data.train.counts(2) == [6, 2] and data.skipped["outside class folders"] == 1
+    with pytest.raises(RunError, match=r"cannot read the image .*self\.png: Too many levels of symbolic links"):
+        images.read(root / "train" / "a" / "self.png")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_one_spelling_of_class_names(tmp_path: Path) -> None:
+    """Folders from macOS write accents as characters of their own; bytes that are not UTF-8 are escaped."""
+    ours, theirs, undecoded = "M\u00fccke", "Mu\u0308cke", os.fsdecode(b"M\xfccke")
+    for split, name in (("train", ours), ("val", theirs)):
+        tree(tmp_path, **{split: {name: 2, "Zebra": 2, undecoded: 1}})
+    data = load(tmp_path)
+    assert data.classes == [r"M\udcfccke", ours, "Zebra"] and data.val.counts(3) == [1, 2, 2]
+    split = Split(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]))
+    assert match_classes(split, [ours, "ant"], ["ant", theirs]).labels.tolist() == [1, 0]
+    tree(tmp_path, train={theirs: 1})
+    with pytest.raises(RunError, match=r"holds two folders of the class '.*', with another spelling: merge them"):
+        load(tmp_path)
 
 
 def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

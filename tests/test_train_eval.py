@@ -270,6 +270,8 @@ def test_weights_in_a_checkpoint_with_a_prefix(tmp_path: Path, prefix: str, insi
     if inside:
         optimizer = torch.optim.SGD(network().parameters(), 0.1).state_dict()
         content = {"epoch": 3, "optimizer": optimizer, "optimizer_state_dict": optimizer, inside: content}
+        if inside != "some_name":  # the usual names are those of the model, whatever else is there
+            content |= {"statistics": {"mean": torch.zeros(3)}}
     torch.save(content, tmp_path / "weights.pth")
     torch.manual_seed(2)
     model = build.classifier(Config(image_size=16, weights=str(tmp_path / "weights.pth")), three_classes())

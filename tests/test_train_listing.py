@@ -77,6 +77,7 @@ def test_files_are_read(tmp_path: Path, lines: str, classes: list[str], train: l
         ("file,label,split\n0.png,a,train\n1.png,b,dev", "line 3 of {} has the split 'dev': expected train, val, test"),
         ("file,label,split\n0.png,a,train\n9.png,b,train\n1.png,b,val",
          "line 3 of {} names an image that does not exist"),
+        ("file,label\n0.png,a\n1.png,b\n0.png,b\n", "line 4 of {0} has other labels than line 2 of {0}, with the"),
         ("file,label,split\n0.png,a,train\n0.png,a,val\n", "line 3 of {} lists an image for val that is also"),
         ("file,label\n0.png,a\n1.png,a", "has 1 classes: expected two or more"),
         ("file,label\n0.png,a\n1.png,b", "no images to validate on in {}: add a split val or test"),

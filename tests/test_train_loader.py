@@ -18,6 +18,7 @@ from mixwell.train import data as sets
 from mixwell.train.augment import reflect
 from mixwell.train.config import Config
 from mixwell.train.errors import RunError
+from mixwell.train.images import BadImageError, BadImages
 from mixwell.train.loader import ArrayLoader, ProcessInfo, evaluation_loader, loaders
 
 CPU = torch.device("cpu")
@@ -171,6 +172,16 @@ def test_bad_images_are_skipped_and_listed(tmp_path, workers):
         list(stop)
     with pytest.raises(RunError, match="bad_images must be one of stop, skip, but is 'ignore'"):
         Config(bad_images="ignore")
+
+
+def test_names_of_bad_images_are_one_line(tmp_path, capsys):
+    """A line break or an escape sequence in a name of a file changes neither the message nor the list."""
+    for _ in range(2):
+        BadImages(skip=True, file=tmp_path / "bad.txt").add([("a\nb\x1b[31m\udcff.png", "it is\nempty")])
+    name = r"a\nb\x1b[31m\udcff.png"
+    assert (tmp_path / "bad.txt").read_text() == f"{name}\tit is\\nempty\n"
+    assert capsys.readouterr().err == 2 * f"skipped the image {name}: it is\\nempty\n"
+    assert str(BadImageError("a\nb.png", "it is empty")) == r"cannot read the image a\nb.png: it is empty"
 
 
 def test_no_image_can_be_read(tmp_path):

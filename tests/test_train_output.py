@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("accelerate")
 import mixwell
+from mixwell.train.cli import main
+from mixwell.train.files import save
 from mixwell.train.output import SafeStream
 
 TINY = ["--subset", "40", "--batch_size", "20", "--image_size", "8", "--device", "cpu"]
@@ -114,6 +116,74 @@ def test_a_result_that_is_lost_is_an_error(tmp_path):
     assert found.returncode == 2 and found.stderr == "mixwell: cannot write the output: No space left on device\n"
     found = subprocess.run(f"{SHELL} list | head -1", shell=True, capture_output=True, text=True, check=True)
     assert found.stdout == "recipes\n" and found.stderr == ""
+
+
+def test_streams_that_lose_what_is_buffered():
+    """The loss shows only when the stream is flushed; that is an error unless the reader has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as gone:  # noqa: PTH123
+        output = SafeStream(gone)
+        output.write("epoch 1")
+        output.flush()
+        assert output.error and not output.incomplete
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            output = SafeStream(full)
+            output.write("epoch 1")
+            output.flush()
+            assert output.incomplete
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes and links")
+def test_a_device_or_link_is_not_replaced_by_a_file(tmp_path):
+    """As root, a report that is written to /dev/null would otherwise take its place."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    save(tmp_path / "pipe", b"page")
+    assert os.read(reader, 100) == b"page" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for content in (b"new", b"again"):
+        save(tmp_path / "link", content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_bytes() == content
+    assert not [*tmp_path.glob("*.part")]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("", "a path is empty"),
+        ("x" * 300, "cannot be a path: File name too long"),
+        ("/".join(["y" * 200] * 30), "cannot be a path: File name too long"),
+        ("a\0b", "cannot be a path: embedded null"),
+        ("~nobody_of_that_name/x", "cannot find the home directory"),
+    ],
+)
+def test_what_cannot_be_a_path(path, sentence, tmp_path, monkeypatch, capsys):
+    """Every command says so in one line, before anything else."""
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["train", "digits", "--out", path],
+        ["train", "folder", "--data", path or "~nobody_of_that_name"],
+        ["train", "--resume", path],
+        ["eval", path],
+        ["report", path],
+        ["check", path],
+        ["show", "CutMix", "--images", path],
+        ["sweep", path],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and (re.search(sentence, said) or not path), (words, said)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names of any bytes")
+def test_run_directory_whose_name_is_not_text(tmp_path, capsys):
+    out = os.fsencode(tmp_path) + b"/\xff"
+    assert main(["train", "digits", "--epochs", "1", "--warmup", "0", *TINY, "--out", os.fsdecode(out)]) == 2
+    assert r"\udcff: its name is not UTF-8" in capsys.readouterr().err
 
 
 def test_ascii_terminal():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ def labels_error(labels: object, rows: int) -> Exception:
     if isinstance(labels, Tensor) and labels.is_complex():
         return TypeError(f"labels must be real numbers, but got {labels.dtype}: use class indices (B,), int64.")
     if not isinstance(labels, Tensor):
-        return TypeError(f"labels must be a tensor, but got {type(labels).__name__}: use torch.tensor(labels).")
+        return TypeError(f"labels must be a tensor, but got {type(labels).__name__}: {_as_tensor(labels)}.")
     if labels.dim() not in (1, 2):
         return ValueError(f"labels must be class indices (B,) or dense labels (B, N), but got {tuple(labels.shape)}.")
     if labels.shape[0] != rows:
@@ -61,6 +63,14 @@ def labels_error(labels: object, rows: int) -> Exception:
     indices = labels.shape[1] == 1 and labels.dtype != torch.bool
     advice = "use labels.squeeze(1) for class indices (B,)" if indices else "use labels.float()"
     return TypeError(f"dense labels (B, N) must be floating point, but got {labels.dtype}: {advice}.")
+
+
+def _as_tensor(labels: Any) -> str:
+    """Say how labels that are not a tensor become one; names of classes, and what holds no labels, do not."""
+    first = next(iter(labels), None) if isinstance(labels, Collection) and getattr(labels, "ndim", 1) else None
+    if isinstance(first, str):
+        return "number the classes, as in torch.tensor([names.index(label) for label in labels])"
+    return f"use {'torch.stack' if isinstance(first, Tensor) else 'torch.tensor'}(labels)"
 
 
 def classes_of(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

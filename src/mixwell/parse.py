@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mixwell import labels, losses, methods, pairing, policies, policy, ratio, saliency, schedule, targets
+from mixwell.anyshape import AnyShape
 from mixwell.mixers import adaptivemask, masks, mixblock, teacher
 
 KINDS: dict[str, type] = {
@@ -41,7 +42,7 @@ def known() -> dict[str, Callable[..., Any]]:
     """Return every class and every function that may be named in text."""
     modules = (policies, policy, methods, saliency, pairing, ratio, labels, losses, targets)
     modules += (adaptivemask, masks, mixblock, teacher, schedule)
-    return SHORTHANDS | {
+    return {"AnyShape": AnyShape, **SHORTHANDS} | {
         name: cls
         for module in modules
         for name, cls in vars(module).items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import field
 
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from mixwell.typecheck import Fraction
 from mixwell.value import Value
+
+SMALLEST, LARGEST = 1e-300, 1e300  # parameters of a Beta distribution; beyond these, draws overflow
 
 
 class Ratio(Value, ABC):
@@ -39,7 +40,7 @@ class Beta(Ratio):
             ``Beta(alpha + 1, beta=alpha)``.
 
     Raises:
-        ValueError: A parameter is not a positive finite number.
+        ValueError: A parameter is not a number from 1e-300 to 1e300.
 
     Source: Zhang et al., *mixup: Beyond Empirical Risk Minimization*, ICLR 2018 (arXiv:1710.09412).
 
@@ -53,10 +54,10 @@ class Beta(Ratio):
 
     def __post_init__(self) -> None:
         for name, value in (("alpha", self.alpha), ("beta", self.alpha if self.beta is None else self.beta)):
-            if not 0 < value < math.inf:
+            if not SMALLEST <= value <= LARGEST:
                 raise ValueError(
-                    f"{name} of a Beta distribution must be a positive finite number, but got {value}: to train "
-                    "without mixing use NoMix()."
+                    f"{name} of a Beta distribution must be a positive finite number, {SMALLEST} to {LARGEST}, but got "
+                    f"{value}: to train without mixing use NoMix()."
                 )
 
     def __call__(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:

@@ -97,7 +97,7 @@ def classifier_of(model: nn.Module, num_classes: int | None = None) -> tuple[str
 
 def computes_logits(output: Any, logits: Tensor) -> bool:
     """Return whether a layer's output is the logits, or at least a map of as many classes that is pooled later."""
-    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1] != logits.shape[1]:
+    if not isinstance(output, Tensor) or output.dim() < 2 or output.shape[1:2] != logits.shape[1:2]:
         return False
     if output is logits or output.dim() > 2:
         return True

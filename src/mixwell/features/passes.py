@@ -21,19 +21,24 @@ def logits_of(output: Any) -> Tensor:
 
     Raises:
         TypeError: The output is neither.
+        ValueError: The logits do not have the shape (B, N).
 
     Example:
         >>> from types import SimpleNamespace
         >>> logits_of(SimpleNamespace(logits=torch.zeros(2, 3))).shape
         torch.Size([2, 3])
     """
-    if isinstance(output, Tensor):
-        return output
-    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    logits = output
+    if not isinstance(output, Tensor):
+        logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"The model must return logits, a tensor (B, N) or an output with the attribute logits, but it returned a "
             f"{type(output).__name__}: wrap it in a module that returns the logits."
+        )
+    if logits.dim() != 2:
+        raise ValueError(
+            f"The model must return logits (B, N), but returned {tuple(logits.shape)}: wrap it in a module that does."
         )
     return logits
 

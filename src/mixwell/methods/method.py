@@ -76,8 +76,9 @@ class Method(nn.Module, ABC):
         **settings: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, but got {type(model).__name__}.")
+        if not isinstance(model, nn.Module) or isinstance(model, Method):
+            advice = ": give it the classifier, method.model" if isinstance(model, Method) else ""
+            raise TypeError(f"model must be an nn.Module, but got {type(model).__name__}{advice}.")
         if isinstance(policy, type) or not callable(getattr(policy, calls, None)):
             raise TypeError(
                 f"policy must be an object such as CutMix(alpha=0.2) with the method {calls}, but got {policy!r}."

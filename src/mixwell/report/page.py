@@ -66,7 +66,7 @@ def png(content: Tensor | Path) -> str:
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
     """Return a table as a data URI."""
-    return f"data:text/csv;base64,{base64.b64encode(csv_text(rows).encode()).decode()}"
+    return f"data:text/csv;base64,{base64.b64encode(csv_text(rows).encode(errors='backslashreplace')).decode()}"
 
 
 def _lines(words: str) -> list[list[str]]:
@@ -136,9 +136,9 @@ def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
     drawn = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
     remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
     contents = {
-        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(),
+        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(errors="backslashreplace"),
         "strip.png": picture.png(*drawn),
-        "report.html": html(runs).encode(),
+        "report.html": html(runs).encode(errors="backslashreplace"),
     }
     for name, content in contents.items():
         save(folder / name, content)
@@ -157,6 +157,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=expand, default=Path("report.html"), metavar="HTML", help="output [report.html]")
     args = parser.parse_args(argv)
     runs = read_all(args.runs)
-    save(args.out, html(runs).encode())
+    save(args.out, html(runs).encode(errors="backslashreplace"))
     table.show(groups(runs))
     print(f"report: {args.out}")

@@ -12,7 +12,7 @@ from mixwell.normalization import Normalization
 from mixwell.parse import nearest
 from mixwell.train.cifar import cifar10, cifar100
 from mixwell.train.config import Config
-from mixwell.train.dataset import DataSet, Source, Split
+from mixwell.train.dataset import DataSet, Source, Split, class_name
 from mixwell.train.errors import RunError
 from mixwell.train.huggingface import huggingface, huggingface_stream
 from mixwell.train.image_folder import folder
@@ -97,7 +97,8 @@ def load(config: Config, only: str = "") -> DataSet:
         if name not in read:
             read |= _read(source, config, name)
     train, val, test = (read[names.get(only or name, name)] for name in ("train", "val", "test"))
-    return DataSet(train, val, test, source.classes, source.channels, source.normalization, source.skipped)
+    classes = list(map(class_name, source.classes))
+    return DataSet(train, val, test, classes, source.channels, source.normalization, source.skipped)
 
 
 def _splits(source: Source, config: Config, only: str) -> dict[str, str]:

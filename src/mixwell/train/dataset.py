@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -162,6 +163,19 @@ class DataSet:
                 raise RunError(f"{change}: the {split} images have other file names or labels, or another order; {fix}")
 
 
+def class_name(text: str) -> str:
+    """Return the name of a class in the one form that is compared and stored.
+
+    Unicode writes an accent as part of a letter or as a character of its own, which looks the same; macOS stores file
+    names in the second form. Bytes of a file name that are not UTF-8 are escaped.
+
+    Example:
+        >>> class_name("Mu\u0308cke") == "M\u00fccke"
+        True
+    """
+    return unicodedata.normalize("NFC", text).encode(errors="backslashreplace").decode()
+
+
 def difference(expected: Sequence[str], found: Sequence[str]) -> str:
     """Say how two lists of class names differ.
 
@@ -197,7 +211,8 @@ def match_classes(split: Split, classes: Sequence[str], wanted: Sequence[str]) -
         >>> match_classes(split, ["bee", "ant"], ["ant", "bee"]).labels
         tensor([1, 0])
     """
-    if list(classes) == list(wanted):
+    classes, wanted = ([class_name(name) for name in names] for names in (classes, wanted))
+    if classes == wanted:
         return split
     if sorted(classes) != sorted(wanted) or len(set(wanted)) < len(wanted):
         raise RunError(f"the images have other classes than the model: {difference(wanted, classes)}")

@@ -103,7 +103,9 @@ def check_memory(images: int, side: int) -> None:
     """
     needed, there = 15 * images * side**2, memory()
     if needed > there:
-        raise MemoryError(f"{images} images of {side} x {side} pixels take {needed >> 30} GiB of {there >> 30} GiB")
+        raise MemoryError(
+            f"{images} images of {side} x {side} pixels alone take {needed >> 30} GiB of {there >> 30} GiB"
+        )
 
 
 def memory() -> int:
@@ -126,6 +128,16 @@ def closest(name: str, choices: Iterable[str]) -> str:
     lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), lower, 1, 0.6)
     return f"; did you mean {lower[close[0]]}?" if close else ""
+
+
+def one_line(text: object) -> str:
+    r"""Return text with control characters escaped, such as a line break in the name of a file.
+
+    Example:
+        >>> print(one_line("a\nb"))
+        a\nb
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
 
 
 def full_disk(error: OSError) -> bool:

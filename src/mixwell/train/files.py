@@ -25,7 +25,11 @@ def save(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, content)
+        real = Path(os.path.realpath(path))  # a link stays one
+        if real.exists() and not real.is_file() and not real.is_dir():
+            real.write_bytes(content)  # a device or a pipe must not be replaced by a file
+        else:
+            write(real, content)
     except OSError as error:
         raise RunError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
 

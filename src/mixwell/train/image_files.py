@@ -134,7 +134,7 @@ def _augmentation(config: Config, fill: tuple[int, ...]) -> Callable[[Any], Any]
         raise RunError("augment needs timm: pip install timm, or leave augment out") from None
     from PIL import Image
 
-    if not re.fullmatch(r"rand(-(m|n|inc|mmax)\d+|-(p|mstd)\d+(\.\d+)?|-t\w+)*", config.augment):
+    if not re.fullmatch(r"rand(-(m|inc|mmax)\d{1,3}|-n[1-9]\d?|-(p|mstd)\d+(\.\d+)?|-t\w+)*", config.augment):
         raise RunError(f"augment must be like rand-m9-mstd0.5-inc1, got {config.augment!r}")
     settings = {
         "translate_const": int(0.45 * config.image_size),

@@ -10,7 +10,7 @@ import torch
 from mixwell.normalization import IMAGENET
 from mixwell.train import images
 from mixwell.train.config import Config
-from mixwell.train.dataset import SPLITS, Source, Split, difference
+from mixwell.train.dataset import SPLITS, Source, Split, class_name, difference
 from mixwell.train.errors import RunError
 from mixwell.train.paths import expand
 
@@ -44,13 +44,13 @@ def class_names(split: Path) -> list[str]:
     """Return the names of the class folders of a split, sorted; hidden folders are not classes.
 
     Raises:
-        RunError: There are fewer than two.
+        RunError: There are fewer than two, or two have the same name.
     """
-    names = [path.name for path in _folders(split)]
+    names = list(folders := class_folders(split))
     if not names:
         raise RunError(f"no class folders in {split}: expected {split / 'CLASS'}/*.jpg")
     if len(names) == 1:
-        only = split / names[0]
+        only = folders[names[0]]
         inner = [path.name for path in _folders(only)]
         if inner:
             raise RunError(
@@ -59,6 +59,19 @@ def class_names(split: Path) -> list[str]:
             )
         raise RunError(f"{split} holds one class, {names[0]!r}: expected a folder for each of two or more classes")
     return names
+
+
+def class_folders(split: Path) -> dict[str, Path]:
+    """Return the class folders of a split by the names of the classes, sorted.
+
+    Raises:
+        RunError: Two of them have the same name; see :func:`class_name`.
+    """
+    found: dict[str, Path] = {}
+    for path in _folders(split):
+        if found.setdefault(class_name(path.name), path) != path:
+            raise RunError(f"{split} holds two folders of the class {path.name!r}, with another spelling: merge them")
+    return dict(sorted(found.items()))
 
 
 def read_split(split: Path, classes: list[str], skipped: Counter[str]) -> Split:
@@ -78,8 +91,9 @@ def read_split(split: Path, classes: list[str], skipped: Counter[str]) -> Split:
             skipped["hidden"] += len(list(path.rglob("*"))) if is_folder else 1
         elif not is_folder:
             skipped["outside class folders"] += 1
+    folders = class_folders(split)
     for index, name in enumerate(classes):
-        found = images.find_some(split / name)
+        found = images.find_some(folders[name])
         skipped.update(found.skipped)
         paths += found.paths
         labels += [index] * len(found.paths)

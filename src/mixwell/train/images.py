@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixwell.train.errors import RunError, first_line
+from mixwell.train.errors import RunError, first_line, one_line
 
 # Formats that Pillow identifies but cannot decode by itself. It would start Ghostscript to decode EPS.
 NOT_DECODED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}
@@ -28,7 +28,7 @@ class BadImageError(RunError):
     """An image file cannot be read. ``path`` and ``reason`` say which and why."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"cannot read the image {path}: {reason}")
+        super().__init__(f"cannot read the image {one_line(path)}: {one_line(reason)}")
         self.path, self.reason = str(path), reason
 
 
@@ -110,7 +110,7 @@ def find_some(folder: Path) -> Found:
     """
     found = find(folder)
     if not found.paths:
-        raise RunError(f"no images in {folder}: {summary(found.skipped) or 'the folder is empty'}")
+        raise RunError(f"no images in {one_line(folder)}: {summary(found.skipped) or 'the folder is empty'}")
     return found
 
 
@@ -136,9 +136,17 @@ def listed(folder: Path) -> list[tuple[Path, bool]]:
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted((folder / entry.name, entry.is_dir()) for entry in entries)
+            return sorted((folder / entry.name, _is_folder(entry)) for entry in entries)
     except OSError as error:
-        raise RunError(f"cannot list the folder {folder}: {error.strerror}") from None
+        raise RunError(f"cannot list the folder {one_line(folder)}: {error.strerror}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; a link that leads nowhere or to itself is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def summary(skipped: Counter[str]) -> str:
@@ -276,15 +284,15 @@ class BadImages:
     def _list(self, path: str, reason: str) -> None:
         if self.file is None or not self.file.parent.is_dir():
             return
-        line = f"{path}\t{reason}"
-        known = self.file.read_text("utf-8", "surrogateescape").splitlines() if self.file.is_file() else []
+        line = f"{one_line(path)}\t{one_line(reason)}"
+        known = self.file.read_text("utf-8").splitlines() if self.file.is_file() else []
         if line not in known:  # an earlier start of the run, or another process, may have listed it
-            with self.file.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            with self.file.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def _print(self, path: str, reason: str) -> None:
         if len(self.reasons) <= self.SHOWN:
-            print(f"skipped the image {path}: {reason}", file=sys.stderr, flush=True)
+            print(f"skipped the image {one_line(path)}: {one_line(reason)}", file=sys.stderr, flush=True)
         elif len(self.reasons) == self.SHOWN + 1:
             where = f", listed in {self.file}" if self.file else ""
             print(f"skipped more images{where}", file=sys.stderr, flush=True)

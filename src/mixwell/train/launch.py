@@ -13,7 +13,7 @@ import accelerate.utils
 from mixwell.train import accelerator as processes
 from mixwell.train import budget, build, checkpoint
 from mixwell.train.config import Config
-from mixwell.train.errors import RunError, enough_memory, full_disk
+from mixwell.train.errors import RunError, enough_memory, full_disk, one_line
 from mixwell.train.files import write
 from mixwell.train.lock import locked
 from mixwell.train.loop import Training
@@ -61,6 +61,7 @@ def _owned(run: Path, config: Config, main: bool, resume: bool) -> Iterator[None
         failure = ""
         if main:
             try:
+                str(run.absolute()).encode()  # TensorBoard needs a name that is text
                 run.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(run))
                 if not resume and (run / "config.json").exists():  # since the first look
@@ -69,6 +70,8 @@ def _owned(run: Path, config: Config, main: bool, resume: bool) -> Iterator[None
                 (run / STOPPED).unlink(missing_ok=True)
             except OSError as error:
                 failure = f"cannot start a run in {run}: {error.strerror}"
+            except UnicodeEncodeError:
+                failure = f"cannot start a run in {one_line(run)}: its name is not UTF-8"
             except RunError as error:
                 failure = str(error)
         failure = accelerate.utils.gather_object([failure])[0]

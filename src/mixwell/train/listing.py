@@ -11,7 +11,7 @@ import torch
 
 from mixwell.normalization import IMAGENET
 from mixwell.train.config import Config
-from mixwell.train.dataset import SPLITS, Source, Split
+from mixwell.train.dataset import SPLITS, Source, Split, class_name
 from mixwell.train.errors import RunError, closest
 from mixwell.train.paths import expand
 
@@ -46,14 +46,10 @@ def listed(config: Config, entries: Iterable[Entry], classes: list[str], where: 
         where: The list, for error messages.
 
     Raises:
-        RunError: There are fewer than two classes, or a class is not among them.
+        RunError: There are fewer than two classes, a class is not among them, or an image is listed twice, for
+            different splits or with different labels.
     """
-    by_split: dict[str, list[Entry]] = {}
-    seen: dict[Path, str] = {}
-    for entry in entries:
-        if (other := seen.setdefault(entry.file, entry.split)) != entry.split:
-            raise RunError(f"{entry.where} lists an image for {entry.split} that is also listed for {other}")
-        by_split.setdefault(entry.split, []).append(entry)
+    by_split = _by_split(entries)
     if len(classes) < 2:
         raise RunError(f"{where} has {len(classes)} classes: expected two or more")
     several = any(len(entry.classes) != 1 for found in by_split.values() for entry in found)
@@ -77,6 +73,21 @@ def listed(config: Config, entries: Iterable[Entry], classes: list[str], where: 
 
     splits = {name: lambda name=name: read(name) for name in SPLITS if name in by_split}
     return Source(splits, classes, 3, IMAGENET, str(where))
+
+
+def _by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    seen: dict[Path, Entry] = {}
+    for entry in entries:
+        other = seen.setdefault(entry.file, entry)
+        if other.split != entry.split:
+            raise RunError(f"{entry.where} lists an image for {entry.split} that is also listed for {other.split}")
+        if sorted(other.classes) != sorted(entry.classes):
+            raise RunError(
+                f"{entry.where} has other labels than {other.where}, with the same image: give all in one row"
+            )
+        found.setdefault(entry.split, []).append(entry)
+    return found
 
 
 def csv_file(config: Config) -> Source:
@@ -129,7 +140,7 @@ def _entry(where: str, row: dict[str, str], names: list[str], path: Path) -> Ent
         classes = [name for name in names if _one(row[name], name, where)]
     else:
         text = row["label"] if "label" in row else row["labels"]
-        classes = [part.strip() for part in text.replace(";", "|").split("|") if part.strip()]
+        classes = [class_name(part.strip()) for part in text.replace(";", "|").split("|") if part.strip()]
         if not classes:
             raise RunError(f"{where} has no label; images of no class need a column of 0 and 1 for each class")
     return Entry(split, path.parent / row["file"].strip(), classes, where)

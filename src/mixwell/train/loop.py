@@ -31,6 +31,7 @@ from mixwell.train.images import summary as skipped_files
 from mixwell.train.loader import ProcessInfo, loaders
 from mixwell.train.records import Means, Record, Records
 from mixwell.train.runs import curve
+from mixwell.train.stream import Stream
 from mixwell.train.summary import Summary
 
 CURVES = ("val_top1", "ema_top1", "val_map", "ema_map")
@@ -255,7 +256,8 @@ class Training:
             processes.seed_everything(self.config.seed + 1_000_003 * rank + len(state["history"]))
             if self.main:
                 now = self.accelerator.num_processes
-                warn(f"processes: {now} here, {len(randomness)} before: same batches, other random numbers")
+                batches = "other" if isinstance(self.data.train, Stream) else "same"
+                warn(f"processes: {now} here, {len(randomness)} before: {batches} batches, other random numbers")
         for record in state["history"]:
             checkpoint.require(record, {"epoch", "train_loss", "seconds", "images_per_second"})
         self.history, self.command = list(state["history"]), str(state["command"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from pathlib import Path
@@ -13,16 +14,24 @@ def expand(path: str | Path) -> Path:
     """Return a path with a leading ``~`` or ``~USER`` replaced by that home directory.
 
     Raises:
-        RunError: The user does not exist.
+        RunError: The user does not exist, or the path is empty or too long, or has a character that no path may have.
 
     Example:
         >>> expand("~/photos") == Path.home() / "photos", expand("a/~b") == Path("a/~b")
         (True, True)
     """
+    text = str(path)
+    if not text:
+        raise RunError("a path is empty: expected the name of a file or folder")
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.lstat()
     except RuntimeError:
-        raise RunError(f"cannot find the home directory in {str(path)!r}: give the full path") from None
+        raise RunError(f"cannot find the home directory in {text!r}: give the full path") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{text[:80]!r} cannot be a path: {getattr(error, 'strerror', None) or error}") from None
+    return found
 
 
 def file_name(text: str) -> str:

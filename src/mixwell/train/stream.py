@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Stream(Split, ABC):
     def digest(self) -> str:
         """Return a hash of the file names of the shards and the number of images."""
         names = [Path(name).name for name in self.names]
-        return hashlib.blake2b("\n".join([*names, str(self.length)]).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(os.fsencode("\n".join([*names, str(self.length)])), digest_size=8).hexdigest()
 
     def head(self) -> Split:
         """Return the first images."""
