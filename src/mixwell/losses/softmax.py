@@ -133,25 +133,28 @@ def cross_entropy(
     """
     if smoothing:
         check_smoothing(smoothing)
-    mixed, left = (mixed, None) if ignore_index is None else without(mixed, ignore_index)
     check_shape(logits, mixed)
-    weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
-    plain = reduction == "mean" and weight is None and ignore_index is None and mixed.labels.dim() == 2
-    # A compiler fuses the plain formula; torch.func and forward mode transform it.
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    traced = traced or forward_ad._current_level >= 0
-    if plain and not weights.requires_grad and not traced:
+    if weight is None and ignore_index is None and reduction == "mean" and not published and _fits(mixed):
         try:  # torch checks the labels while it looks them up: checking them before takes a twentieth of the time
-            return _weighted_cross_entropy(logits.float(), mixed.labels, weights, smoothing)
+            return _weighted_cross_entropy(logits.float(), mixed.labels, mixed.weights, smoothing)
         except RuntimeError:
             mixed.check_classes(logits.shape[1])
             raise
+    mixed, left = without(mixed, ignore_index)
+    weights = mixed.weights.mean(0, keepdim=True).expand_as(mixed.weights) if published else mixed.weights
     _check_labels(logits, mixed)
     scores = _class_weighted(logits.float().log_softmax(1), weight)
     terms = _of_sources(scores, mixed.labels, weights)
     if smoothing:
         terms = torch.cat((terms * (1 - smoothing), smoothing * weights * scores.mean(1, keepdim=True)), 1)
     return reduced(terms, reduction, left)
+
+
+def _fits(mixed: MixedBatch) -> bool:
+    """Say whether :class:`WeightedCrossEntropy` can be used: compilers, torch.func and forward mode need a formula."""
+    if mixed.labels.dim() != 2 or mixed.weights.requires_grad or torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
 
 
 class WeightedCrossEntropy(torch.autograd.Function):
@@ -168,7 +171,8 @@ class WeightedCrossEntropy(torch.autograd.Function):
         own = weights * ((smoothing - 1) / logits.shape[0])
         loss = torch.dot(log_p.gather(1, labels).reshape(-1), own.reshape(-1))
         if smoothing:
-            loss += torch.dot(log_p.sum(1), _spread(own, smoothing, log_p).reshape(-1))
+            share = smoothing / (1 - smoothing) / log_p.shape[1]  # of each class, as a factor of all labels' factors
+            loss = torch.add(loss, torch.dot(log_p.sum(1), own.sum(1)), alpha=share)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(log_p, logits, labels, own)
             ctx.smoothing = smoothing
@@ -180,21 +184,10 @@ class WeightedCrossEntropy(torch.autograd.Function):
         own = own * grad
         # create_graph=True: a function of the logits, and a copy, because autograd keeps what softmax returned
         probabilities = logits.softmax(1).clone() if torch.is_grad_enabled() else log_p.exp()
-        gradient = probabilities.mul_(own.sum(1, keepdim=True).div_(ctx.smoothing - 1)).scatter_add_(1, labels, own)
         if ctx.smoothing:
-            gradient.add_(_spread(own, ctx.smoothing, log_p))
-        return gradient, None, None, None
-
-
-def _spread(own: Tensor, smoothing: float, log_p: Tensor) -> Tensor:
-    """Return what smoothing gives to each of all classes, as a factor of their scores ``(B, 1)``.
-
-    Args:
-        own: Factors of the labels' scores, shape ``(B, K)``.
-        smoothing: Label smoothing.
-        log_p: Log-probabilities ``(B, N)``.
-    """
-    return own.sum(1, keepdim=True) * (smoothing / (1 - smoothing) / log_p.shape[1])
+            probabilities.sub_(ctx.smoothing / log_p.shape[1])
+        total = own.sum(1, keepdim=True).div_(ctx.smoothing - 1)
+        return probabilities.mul_(total).scatter_add_(1, labels, own), None, None, None
 
 
 # Function.apply without its support for torch.func, which takes a tenth of the time of a small loss.
