@@ -15,7 +15,7 @@ import torch
 
 pytest.importorskip("accelerate")
 pytest.importorskip("timm")
-from mixwell import AdAutoMix, AutoMix, Derangement, SAMix, models, parse
+from mixwell import AdAutoMix, AutoMix, Derangement, PerturbedMixing, SAMix, models, parse
 from mixwell.labels import RatioShare
 from mixwell.losses import CrossEntropy
 from mixwell.mixers.masks import VarianceBonus
@@ -159,8 +159,11 @@ def test_released_forms_on_the_page_can_be_had() -> None:
     page = (Path(__file__).resolve().parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
     forms = [cell for line in page.split("<!-- recipes")[0].splitlines() if line.startswith("|")
              for cell in re.findall(r"\| `([^`]+)` \|$", line)]  # fmt: skip
-    assert len(forms) == 3
+    assert len(forms) == 4
     for form in forms:
+        if form.startswith("method="):
+            assert parse(form.removeprefix("method=").strip('"')).func is PerturbedMixing
+            continue
         text = form if "=" in form.partition("(")[0] else f"mask_loss={form}"
         parse(f"AdAutoMix({text})" if "cosine" in text else f"SAMix({text})")
 
