@@ -64,9 +64,19 @@ def png(content: Tensor | Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(raw).decode()}"
 
 
+def encoded(text: str) -> bytes:
+    r"""Return the bytes of a text; names of runs and files that are not UTF-8 are escaped.
+
+    Example:
+        >>> encoded("run \udcff")
+        b'run \\udcff'
+    """
+    return text.encode(errors="backslashreplace")
+
+
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
     """Return a table as a data URI."""
-    return f"data:text/csv;base64,{base64.b64encode(csv_text(rows).encode(errors='backslashreplace')).decode()}"
+    return f"data:text/csv;base64,{base64.b64encode(encoded(csv_text(rows))).decode()}"
 
 
 def _lines(words: str) -> list[list[str]]:
@@ -136,9 +146,9 @@ def write(folder: Path, runs: Sequence[Run], command: str) -> list[Path]:
     drawn = gallery(drawable(images)[0], images, RATIOS, seed=0, side=GALLERY_SIDE)
     remarks = "".join(f"* {remark}\n" for remark in table.remarks(found))
     contents = {
-        "table.md": f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n".encode(errors="backslashreplace"),
+        "table.md": encoded(f"{table.markdown(found)}\n{remarks}\nMade by `{command}`.\n"),
         "strip.png": picture.png(*drawn),
-        "report.html": html(runs).encode(errors="backslashreplace"),
+        "report.html": encoded(html(runs)),
     }
     for name, content in contents.items():
         save(folder / name, content)
@@ -157,6 +167,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=expand, default=Path("report.html"), metavar="HTML", help="output [report.html]")
     args = parser.parse_args(argv)
     runs = read_all(args.runs)
-    save(args.out, html(runs).encode(errors="backslashreplace"))
+    save(args.out, encoded(html(runs)))
     table.show(groups(runs))
     print(f"report: {args.out}")
